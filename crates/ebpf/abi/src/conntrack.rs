@@ -1,0 +1,161 @@
+//! Flows: connection tracking, Service flows, SNAT, fragments.
+
+use crate::Addr;
+
+/// Key of LRU hashes `CT` (seen both ways) and `CT_NEW` (half open): the flow behind Service translation and before
+/// SNAT, its two ends in byte order (address, then port), so that both directions have one key. For ICMP echo both
+/// ports are the identifier; for protocols without ports both are 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CtKey {
+    /// Network number.
+    pub network: u32,
+    /// The lesser end's address.
+    pub low: Addr,
+    /// The greater end's address.
+    pub high: Addr,
+    /// The lesser end's port.
+    pub low_port: u16,
+    /// The greater end's port.
+    pub high_port: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// `CtEntry::flags`: the flow was begun by the `high` end.
+pub const CT_INITIATOR_IS_HIGH: u32 = 1;
+/// `CtEntry::flags`: a packet came back.
+pub const CT_REPLIED: u32 = 2;
+/// `CtEntry::flags`: the initiator has sent FIN.
+pub const CT_FIN_INITIATOR: u32 = 4;
+/// `CtEntry::flags`: the responder has sent FIN.
+pub const CT_FIN_RESPONDER: u32 = 8;
+/// `CtEntry::flags`: one end has sent RST.
+pub const CT_RST: u32 = 16;
+/// `CtEntry::flags`: the initiator used a Service; replies get `frontend` as their source.
+pub const CT_SERVICE: u32 = 32;
+/// `CtEntry::flags`: the initiator reached itself; its source is the hairpin address.
+pub const CT_HAIRPIN: u32 = 64;
+/// `CtEntry::flags`: leaves with a node address and `nat_port` as its source.
+pub const CT_MASQUERADED: u32 = 128;
+
+/// Value of `CT` and `CT_NEW`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CtEntry {
+    /// When a packet was last seen, ns of CLOCK_MONOTONIC (written at most once a second).
+    pub last_seen: u64,
+    /// `CT_*`.
+    pub flags: u32,
+    /// `policy_epoch` under which the initiator's egress was allowed, 0 = not judged on this node.
+    pub egress_epoch: u32,
+    /// `policy_epoch` under which the responder's ingress was allowed, 0 = not judged on this node.
+    pub ingress_epoch: u32,
+    /// Backend number of a Service flow, else 0.
+    pub backend: u32,
+    /// The Service address the initiator used, or [`crate::NO_ADDR`].
+    pub frontend: Addr,
+    /// The Service port the initiator used.
+    pub frontend_port: u16,
+    /// Source port after masquerade.
+    pub nat_port: u16,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Key of LRU hash `SERVICE_FLOWS`: a flow as its client sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceFlowKey {
+    /// Network number.
+    pub network: u32,
+    /// Client address.
+    pub client: Addr,
+    /// Service address.
+    pub frontend: Addr,
+    /// Client port.
+    pub client_port: u16,
+    /// Service port.
+    pub frontend_port: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// Value of `SERVICE_FLOWS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceFlowValue {
+    /// When a packet was last seen, ns of CLOCK_MONOTONIC (written at most once a second).
+    pub last_seen: u64,
+    /// Backend number.
+    pub backend: u32,
+    /// Number of the Service port.
+    pub service: u32,
+}
+
+/// Key of LRU hash `SNAT`: a masqueraded flow as its remote end sees it. For ICMP echo `nat_port` is the identifier
+/// and `remote_port` 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnatKey {
+    /// The remote end.
+    pub remote: Addr,
+    /// This node's address.
+    pub node: Addr,
+    /// The remote port.
+    pub remote_port: u16,
+    /// Our source port.
+    pub nat_port: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// Value of `SNAT`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnatValue {
+    /// When a packet was last seen, ns of CLOCK_MONOTONIC (written at most once a second).
+    pub last_seen: u64,
+    /// Network number of the pod.
+    pub network: u32,
+    /// The pod's port or ICMP identifier.
+    pub port: u16,
+    /// Zero.
+    pub pad: u16,
+    /// The pod's address.
+    pub addr: Addr,
+}
+
+/// Key of LRU hash `FRAGMENTS`: a fragmented datagram (RFC 791 §3.2, RFC 8200 §4.5), as it arrives.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentKey {
+    /// Network number.
+    pub network: u32,
+    /// Identification; 16 bits for IPv4.
+    pub id: u32,
+    /// Source.
+    pub src: Addr,
+    /// Destination.
+    pub dst: Addr,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// Value of `FRAGMENTS`: the ports of the first fragment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentValue {
+    /// Source port.
+    pub src_port: u16,
+    /// Destination port.
+    pub dst_port: u16,
+}

@@ -1,0 +1,123 @@
+//! Pods, places and policy.
+
+use crate::Addr;
+
+/// Key of hash `LOCAL` (→ `u32` ifindex) and of hash `CLASSES` (→ `u32` class).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassKey {
+    /// Network number.
+    pub network: u32,
+    /// The address.
+    pub addr: Addr,
+}
+
+/// Data of a longest-prefix key of `BLOCKS` (→ `u32` class) and `ROUTES` (→ [`RouteEntry`]). The prefix length counts
+/// the 32 bits of the network, so an IPv4 /24 has 32 + 96 + 24.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrefixKey {
+    /// Network number, big endian.
+    pub network: [u8; 4],
+    /// The address.
+    pub addr: Addr,
+}
+
+impl PrefixKey {
+    /// Number of prefix bits of a whole address.
+    pub const FULL: u32 = 32 + 128;
+}
+
+/// `PodEntry::flags`: the policy is in place. Without it everything of the pod is dropped.
+pub const POD_READY: u32 = 1;
+/// `PodEntry::flags`: ingress is denied unless a rule allows it.
+pub const POD_ISOLATED_INGRESS: u32 = 2;
+/// `PodEntry::flags`: egress is denied unless a rule allows it.
+pub const POD_ISOLATED_EGRESS: u32 = 4;
+
+/// Value of hash `PODS`, key: `u32` interface index of the veth's end on the node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodEntry {
+    /// Network number.
+    pub network: u32,
+    /// Policy set, 0 = the empty one.
+    pub set: u32,
+    /// `POD_*`.
+    pub flags: u32,
+    /// MTU of the pod's interface, bytes.
+    pub mtu: u32,
+    /// Its IPv4 address, or [`crate::NO_ADDR`].
+    pub ipv4: Addr,
+    /// Its IPv6 address, or [`crate::NO_ADDR`].
+    pub ipv6: Addr,
+    /// Ethernet address of the pod's end.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// `RuleKey::direction`.
+pub const DIRECTION_INGRESS: u8 = 0;
+/// `RuleKey::direction`.
+pub const DIRECTION_EGRESS: u8 = 1;
+
+/// Data of a longest-prefix key of `RULES` (→ [`RuleValue`]). A rule for every protocol has
+/// [`RuleKey::ANY_PROTOCOL`] bits, one for a port prefix [`RuleKey::FULL`] − 16 + its length. Two look-ups decide:
+/// with the peer's class, and with class 0, which stands for every peer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleKey {
+    /// The pod's set.
+    pub set: u32,
+    /// The peer's class, 0 = every peer.
+    pub class: u32,
+    /// `DIRECTION_*`.
+    pub direction: u8,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Destination port, big endian.
+    pub port: [u8; 2],
+}
+
+impl RuleKey {
+    /// Prefix bits of a rule for one port.
+    pub const FULL: u32 = 96;
+    /// Prefix bits of a rule for every protocol and port.
+    pub const ANY_PROTOCOL: u32 = 72;
+}
+
+/// Value of `RULES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleValue {
+    /// 1 = allow. Other verdicts come with tiers.
+    pub verdict: u32,
+    /// Number of the rule that says so, for events.
+    pub origin: u32,
+}
+
+/// `RouteEntry::kind`: pods of this node.
+pub const ROUTE_LOCAL: u32 = 1;
+/// `RouteEntry::kind`: pods of the node at `via`.
+pub const ROUTE_NODE: u32 = 2;
+/// `RouteEntry::kind`: a pod range that no node owns.
+pub const ROUTE_UNOWNED: u32 = 3;
+/// `RouteEntry::kind`: a node's own address.
+pub const ROUTE_NODE_ADDRESS: u32 = 4;
+/// `RouteEntry::kind`: outside, never masqueraded towards.
+pub const ROUTE_NO_MASQUERADE: u32 = 5;
+
+/// Value of `ROUTES`. No entry = the world.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteEntry {
+    /// `ROUTE_*`.
+    pub kind: u32,
+    /// Ethernet address of the tunnel device there ([`crate::vtep_mac`]); zero in host-gw mode.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub pad: [u8; 2],
+    /// Underlay address: VTEP or next hop.
+    pub via: Addr,
+}

@@ -1,0 +1,152 @@
+//! The tables of one node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::{Class, Frontend, PolicySet, ServiceEntry};
+use crate::state::{AttachmentId, NetworkMode};
+use crate::types::{AddrKey, BlockKey, Direction, NodeName, ObjectKey, PortPrefix, Protocol};
+
+/// Everything one node's kernel shall hold. Built by `compile`, carried out by `apply`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dataplane {
+    /// Attachment → the pod behind it. Every attachment of the Snapshot has an entry.
+    pub pods: BTreeMap<AttachmentId, LocalPod>,
+    /// Exact address → class, for every address whose class differs from what `blocks` says of it. A pod's address
+    /// that matches less than its enclosing block has its own (perhaps empty) class here.
+    pub classes: BTreeMap<AddrKey, Class>,
+    /// Block → class of addresses for which it is the longest match; the terms of enclosing blocks are folded in.
+    pub blocks: BTreeMap<BlockKey, Class>,
+    /// (set, direction, class, protocol, ports) → who allows it. What is not here is denied, if the set isolates.
+    pub rules: BTreeMap<RuleKey, Origin>,
+    /// Frontend → Service.
+    pub services: BTreeMap<Frontend, ServiceEntry>,
+    /// Pod range → where it is, and other ranges the node must tell apart.
+    pub routes: BTreeMap<BlockKey, Route>,
+    /// This node's own part in the overlay or the routed network.
+    pub overlay: Overlay,
+    /// What was wrong with the user's objects; handled fail-closed.
+    pub conditions: BTreeSet<Condition>,
+}
+
+/// A pod of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalPod {
+    /// The pod, when the attachment named one.
+    pub pod: Option<ObjectKey>,
+    /// Its addresses, at most one per family.
+    pub addresses: Vec<AddrKey>,
+    /// Interface index of the veth's end on the node.
+    pub host_ifindex: u32,
+    /// What may pass.
+    pub posture: Posture,
+}
+
+/// What the policy says of a pod as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Posture {
+    /// Nothing is known of the pod yet: all is dropped (reason `not_ready`).
+    Closed,
+    /// Judged by this set; the empty set lets everything pass.
+    Judged(PolicySet),
+}
+
+/// Key of the policy table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleKey {
+    /// The pod's set.
+    pub set: PolicySet,
+    /// Seen from the pod.
+    pub direction: Direction,
+    /// The peer's class; `None` = every peer.
+    pub class: Option<Class>,
+    /// `None` = every IP protocol (then `ports` is [`PortPrefix::ALL`]).
+    pub protocol: Option<Protocol>,
+    /// Destination ports.
+    pub ports: PortPrefix,
+}
+
+impl fmt::Display for RuleKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ", self.set, self.direction)?;
+        match &self.class {
+            Some(class) => write!(f, "{class} ")?,
+            None => f.write_str("any ")?,
+        }
+        match self.protocol {
+            Some(protocol) => write!(f, "{}/{protocol}", self.ports),
+            None => f.write_str("all"),
+        }
+    }
+}
+
+/// Which rule of which policy decided. Where several allow the same, the least in (policy, rule) order.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    /// The NetworkPolicy.
+    pub policy: ObjectKey,
+    /// Its direction.
+    pub direction: Direction,
+    /// Index in `spec.ingress` or `spec.egress`, from 0.
+    pub rule: u32,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}[{}]", self.policy, self.direction, self.rule)
+    }
+}
+
+/// Where the addresses of a range are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Pods of this node.
+    Local,
+    /// Pods of another node, reached at its address of the underlay (host-gw: next hop, vxlan: VTEP). `family` of
+    /// the underlay address may differ from the range's only in vxlan mode.
+    Node {
+        /// The node.
+        node: NodeName,
+        /// Its underlay address.
+        via: IpAddr,
+    },
+    /// A pod range of the cluster that no node owns now: unreachable, and never masqueraded towards.
+    Unowned,
+    /// A node's own address: never masqueraded towards.
+    NodeAddress {
+        /// The node.
+        node: NodeName,
+    },
+    /// Outside the cluster, but sees pod addresses unchanged (`network.nonMasqueradeCIDRs`).
+    NoMasquerade,
+}
+
+/// This node's own part.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overlay {
+    /// How packets reach other nodes.
+    pub mode: NetworkMode,
+    /// This node's underlay addresses, at most one per family: masquerade sources, VTEPs.
+    pub node_addresses: Vec<IpAddr>,
+    /// The router address of each family: the first usable address of the first pod range of that family.
+    pub router_addresses: Vec<IpAddr>,
+    /// This node's pod ranges.
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+/// Something wrong with an object of the user's, handled fail-closed and named.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Condition {
+    /// Kind of the object, as `Service`.
+    pub kind: &'static str,
+    /// The object.
+    pub object: ObjectKey,
+    /// CamelCase reason, as Kubernetes writes them.
+    pub reason: &'static str,
+    /// What, why, how to fix.
+    pub message: Arc<str>,
+}

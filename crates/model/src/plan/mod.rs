@@ -1,0 +1,17 @@
+//! What one node's kernel shall hold ([`Dataplane`]), in symbols, and the [`Plan`] that takes it from one state to
+//! the next.
+//!
+//! Nothing here has a number: classes, policy sets, Services and backends are named by their content. Numbers are
+//! given in `apply`.
+
+mod class;
+mod dataplane;
+mod diff;
+mod policy_set;
+mod service;
+
+pub use class::{Class, Term};
+pub use dataplane::{Condition, Dataplane, LocalPod, Origin, Overlay, Posture, Route, RuleKey};
+pub use diff::{Entry, EntryKey, Plan, Step, diff};
+pub use policy_set::{PolicyRef, PolicySet};
+pub use service::{Backend, Frontend, ServiceEntry};

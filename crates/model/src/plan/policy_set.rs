@@ -1,0 +1,67 @@
+//! Policy sets: the effective rules that pods share.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::types::{Direction, ObjectKey, Port, Protocol};
+
+/// A policy in one version of its content: a changed policy is another reference, so that its rules are built
+/// beside the old ones and a pod changes over by one write.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyRef {
+    /// The NetworkPolicy.
+    pub policy: ObjectKey,
+    /// Digest of its rules' canonical text. Equal content has equal digests.
+    pub digest: u64,
+    /// Whether it isolates its pods for ingress.
+    pub ingress: bool,
+    /// Whether it isolates its pods for egress.
+    pub egress: bool,
+}
+
+/// The policies that select a pod, sorted, with the pod's own numbers for the named ports their ingress rules use.
+/// The empty set isolates nothing. Every pod with an equal set has equal verdicts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicySet {
+    /// The policies, sorted.
+    pub policies: Arc<[PolicyRef]>,
+    /// (name, protocol, number) for each named port that an ingress rule of `policies` uses and this pod has, sorted.
+    pub named_ports: Arc<[(Arc<str>, Protocol, Port)]>,
+}
+
+impl PolicySet {
+    /// Whether no policy selects the pod.
+    pub fn is_empty(&self) -> bool {
+        self.policies.is_empty()
+    }
+
+    /// The policies that isolate the pod in `direction`, sorted; empty = not isolated.
+    pub fn isolated_by(&self, direction: Direction) -> impl Iterator<Item = &ObjectKey> {
+        self.policies
+            .iter()
+            .filter(move |policy| match direction {
+                Direction::Ingress => policy.ingress,
+                Direction::Egress => policy.egress,
+            })
+            .map(|policy| &policy.policy)
+    }
+
+    /// Whether any policy isolates the pod in `direction`.
+    pub fn isolates(&self, direction: Direction) -> bool {
+        self.isolated_by(direction).next().is_some()
+    }
+}
+
+impl fmt::Display for PolicySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(")?;
+        for (index, policy) in self.policies.iter().enumerate() {
+            let separator = if index == 0 { "" } else { " " };
+            write!(f, "{separator}{}#{:08x}", policy.policy, policy.digest as u32)?;
+        }
+        for (name, protocol, port) in self.named_ports.iter() {
+            write!(f, " {name}={port}/{protocol}")?;
+        }
+        f.write_str(")")
+    }
+}

@@ -1,0 +1,77 @@
+//! What an administrator chooses for the whole cluster network.
+
+use std::fmt;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// How a packet gets to a pod on another node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum NetworkMode {
+    /// RFC 7348, one collect-metadata device.
+    #[default]
+    Vxlan,
+    /// Routes over the nodes' own addresses; all nodes share a link.
+    HostGw,
+}
+
+/// A mode that does not exist, or not yet.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkModeError {
+    /// Named in the design, not built.
+    #[error("network.mode {0:?} is not built yet; use vxlan or host-gw")]
+    NotBuilt(String),
+    /// No such mode.
+    #[error("network.mode {0:?} does not exist; use vxlan or host-gw")]
+    Unknown(String),
+}
+
+impl FromStr for NetworkMode {
+    type Err = NetworkModeError;
+
+    fn from_str(text: &str) -> Result<Self, NetworkModeError> {
+        match text {
+            "vxlan" => Ok(Self::Vxlan),
+            "host-gw" => Ok(Self::HostGw),
+            "bgp" | "wireguard" | "auto" | "nftables" => Err(NetworkModeError::NotBuilt(text.to_owned())),
+            _ => Err(NetworkModeError::Unknown(text.to_owned())),
+        }
+    }
+}
+
+impl TryFrom<String> for NetworkMode {
+    type Error = NetworkModeError;
+
+    fn try_from(text: String) -> Result<Self, NetworkModeError> {
+        text.parse()
+    }
+}
+
+impl From<NetworkMode> for String {
+    fn from(mode: NetworkMode) -> Self {
+        mode.to_string()
+    }
+}
+
+impl fmt::Display for NetworkMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NetworkMode::Vxlan => "vxlan",
+            NetworkMode::HostGw => "host-gw",
+        })
+    }
+}
+
+/// The part of the configuration that `compile` reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NetworkConfig {
+    /// How packets reach other nodes.
+    pub mode: NetworkMode,
+    /// Every range that pods of this cluster may have, on top of the Nodes' podCIDRs.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Destinations outside the cluster that see pod addresses unchanged.
+    pub non_masquerade_cidrs: Vec<IpNet>,
+}

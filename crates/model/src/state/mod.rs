@@ -1,0 +1,22 @@
+//! What the cluster is: one immutable [`Snapshot`] of the objects that networking needs, trimmed to what it needs.
+//!
+//! Objects are shared (`Arc`) and the maps are persistent, so that a new Snapshot after one change costs one path
+//! of one tree, and two Snapshots are compared by what they do not share.
+
+mod attachment;
+mod config;
+mod node;
+mod pod;
+mod policy;
+mod selector;
+mod service;
+mod snapshot;
+
+pub use attachment::{Attachment, AttachmentId};
+pub use config::{NetworkConfig, NetworkMode, NetworkModeError};
+pub use node::{Namespace, Node};
+pub use pod::{ContainerPort, Pod, PodPhase};
+pub use policy::{IpBlock, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortMatch};
+pub use selector::{LabelSelector, Operator, Requirement};
+pub use service::{Algorithm, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceType, TargetPort};
+pub use snapshot::Snapshot;

@@ -1,0 +1,37 @@
+//! Nodes and namespaces.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::types::{Family, Labels, NodeName};
+
+/// A Node (core/v1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: NodeName,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// `status.addresses` of type InternalIP, in the order given.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`: the ranges its pods' addresses come from.
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+impl Node {
+    /// The node's first address of `family`.
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|addr| Family::of(*addr) == family)
+    }
+}
+
+/// A Namespace (core/v1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name.
+    pub name: Arc<str>,
+    /// `metadata.labels`, `kubernetes.io/metadata.name` included.
+    pub labels: Labels,
+}

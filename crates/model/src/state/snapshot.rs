@@ -1,0 +1,27 @@
+//! The cluster at one moment.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use super::{Attachment, AttachmentId, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service};
+use crate::types::{NodeName, ObjectKey};
+
+/// The cluster at one moment, as far as networking needs it. Cloning is O(1).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// Node name → Node.
+    pub nodes: OrdMap<NodeName, Arc<Node>>,
+    /// Namespace name → Namespace.
+    pub namespaces: OrdMap<Arc<str>, Arc<Namespace>>,
+    /// Pod key → Pod, on every node.
+    pub pods: OrdMap<ObjectKey, Arc<Pod>>,
+    /// Service key → Service.
+    pub services: OrdMap<ObjectKey, Arc<Service>>,
+    /// EndpointSlice key → EndpointSlice.
+    pub endpoint_slices: OrdMap<ObjectKey, Arc<EndpointSlice>>,
+    /// NetworkPolicy key → NetworkPolicy.
+    pub policies: OrdMap<ObjectKey, Arc<NetworkPolicy>>,
+    /// What CNI has attached on *this* node.
+    pub attachments: OrdMap<AttachmentId, Arc<Attachment>>,
+}
