@@ -1,1 +1,5 @@
-//! Placeholder.
+//! The kernel's border: reads back what it holds and carries out Plans. Decides nothing.
+
+pub mod bpf;
+pub mod netlink;
+pub mod store;

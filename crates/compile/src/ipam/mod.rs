@@ -1,0 +1,1 @@
+//! Which address of a pool is given out next.

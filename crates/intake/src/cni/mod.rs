@@ -1,0 +1,1 @@
+//! CNI requests (CNI specification 1.1.0).
