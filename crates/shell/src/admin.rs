@@ -1,0 +1,72 @@
+//! The admin server: HTTP on a Unix socket, for probes and for `sheetbend status`.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::drain::Drain;
+use crate::ready::Ready;
+
+/// Makes the document of `/status`.
+pub type StatusFn = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// Serves `/livez`, `/readyz` and `/status` at `path` until drained.
+///
+/// # Errors
+/// When the socket cannot be bound.
+pub async fn serve(path: &Path, ready: Ready, status: StatusFn, drain: Drain) -> io::Result<()> {
+    remove_stale(path)?;
+    let listener = UnixListener::bind(path)?;
+    let app = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/status", get(move || async move { Json(status()) }))
+        .with_state(ready);
+    axum::serve(listener, app).with_graceful_shutdown(async move { drain.requested().await }).await
+}
+
+async fn readyz(State(ready): State<Ready>) -> (StatusCode, String) {
+    let waiting = ready.waiting_for();
+    if waiting.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {}\n", waiting.join(", ")))
+    }
+}
+
+/// Removes the socket file that a killed process left.
+///
+/// # Errors
+/// When there is a file that cannot be removed.
+pub fn remove_stale(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Fetches a document of a running admin server.
+///
+/// # Errors
+/// When nobody serves at `path`, or the answer is no HTTP 200.
+pub async fn fetch(path: &Path, document: &str) -> io::Result<String> {
+    let mut stream = UnixStream::connect(path).await?;
+    let request = format!("GET {document} HTTP/1.1\r\nHost: sheetbend\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer.as_str(), ""));
+    if head.starts_with("HTTP/1.1 200") {
+        Ok(body.to_owned())
+    } else {
+        let line = head.lines().next().unwrap_or("nothing");
+        Err(io::Error::other(format!("{document} at {} answered {line}: {}", path.display(), body.trim())))
+    }
+}

@@ -1,0 +1,213 @@
+//! One configuration schema, used by the file, the environment and flags alike; later sources win.
+//!
+//! Every key has one name: `network.mode` in the file (nested), `SHEETBEND_NETWORK_MODE` in the environment,
+//! `--set network.mode=…` (or a flag of its own) on the command line.
+
+mod source;
+mod yaml;
+
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::Serialize;
+use sheetbend_model::state::{NetworkConfig, NetworkMode};
+
+use crate::log::LogFormat;
+pub use source::{ConfigError, ConfigErrors, Sources};
+
+/// A key of the schema: its name and what it means.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Dotted name.
+    pub name: &'static str,
+    /// The default, as one writes it.
+    pub default: &'static str,
+    /// What it means, with unit and range.
+    pub help: &'static str,
+}
+
+/// Every key there is, in the order of `docs/user/configuration.md`.
+pub const KEYS: &[Key] = &[
+    Key { name: "network.mode", default: "vxlan", help: "How packets reach other nodes: vxlan or host-gw." },
+    Key { name: "network.podCIDRs", default: "[]", help: "Pod ranges on top of the Nodes' podCIDRs." },
+    Key {
+        name: "network.nonMasqueradeCIDRs",
+        default: "[]",
+        help: "Destinations outside the cluster that see pod addresses unchanged.",
+    },
+    Key { name: "node.name", default: "the host name", help: "Name of this machine's Node object." },
+    Key {
+        name: "node.instance",
+        default: "default",
+        help: "Tells several agents on one machine apart: pins lie below it.",
+    },
+    Key { name: "node.uplink", default: "found", help: "Device that carries the node's address." },
+    Key { name: "node.runDir", default: "/run/sheetbend", help: "Sockets; gone after a reboot." },
+    Key { name: "node.stateDir", default: "/var/lib/sheetbend", help: "Leases and attachments." },
+    Key { name: "node.bpffs", default: "/sys/fs/bpf", help: "Where the BPF file system is mounted." },
+    Key {
+        name: "intake.objects",
+        default: "none",
+        help: "Directory of Kubernetes YAML that stands for the API server.",
+    },
+    Key { name: "nat.ports", default: "40000-59999", help: "Source ports for masquerade." },
+    Key { name: "ipam.reuseDelay", default: "30", help: "Seconds that a released address rests." },
+    Key { name: "log.level", default: "info", help: "Filter, such as info or sheetbend_apply=debug,info." },
+    Key { name: "log.format", default: "text", help: "text or json." },
+];
+
+/// The whole configuration, checked.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Config {
+    /// `network.*`.
+    pub network: NetworkConfig,
+    /// `node.*`.
+    pub node: NodeConfig,
+    /// `intake.objects`.
+    pub objects: Option<PathBuf>,
+    /// `nat.ports`.
+    pub nat_ports: PortSpan,
+    /// `ipam.reuseDelay`, seconds.
+    pub reuse_delay: u64,
+    /// `log.level`.
+    pub log_level: String,
+    /// `log.format`.
+    pub log_format: LogFormat,
+}
+
+/// `node.*`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeConfig {
+    /// `node.name`.
+    pub name: Option<String>,
+    /// `node.instance`.
+    pub instance: String,
+    /// `node.uplink`.
+    pub uplink: Option<String>,
+    /// `node.runDir`.
+    pub run_dir: PathBuf,
+    /// `node.stateDir`.
+    pub state_dir: PathBuf,
+    /// `node.bpffs`.
+    pub bpffs: PathBuf,
+}
+
+/// An inclusive span of ports, 1024..=65535.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PortSpan {
+    /// The lowest.
+    pub first: u16,
+    /// The highest.
+    pub last: u16,
+}
+
+impl PortSpan {
+    /// How many ports it has, at least 1.
+    pub fn count(self) -> u16 {
+        self.last - self.first + 1
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("{text:?} is no span of ports; write FIRST-LAST within 1024-65535, as in 40000-59999");
+        let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+        let first: u16 = first.trim().parse().map_err(|_| wrong())?;
+        let last: u16 = last.trim().parse().map_err(|_| wrong())?;
+        if first < 1024 || last < first { Err(wrong()) } else { Ok(Self { first, last }) }
+    }
+}
+
+impl Config {
+    /// Reads and checks everything, and reports every fault at once.
+    ///
+    /// # Errors
+    /// Unknown keys (with the nearest known one), wrong values, an unreadable file.
+    pub fn load(mut sources: Sources) -> Result<Self, ConfigErrors> {
+        let defaults = Self::default();
+        let config = Self {
+            network: NetworkConfig {
+                mode: sources.text("network.mode", str::parse::<NetworkMode>).unwrap_or_default(),
+                pod_cidrs: sources.list("network.podCIDRs", parse_cidr),
+                non_masquerade_cidrs: sources.list("network.nonMasqueradeCIDRs", parse_cidr),
+            },
+            node: NodeConfig {
+                name: sources.text("node.name", non_empty),
+                instance: sources.text("node.instance", instance_name).unwrap_or(defaults.node.instance),
+                uplink: sources.text("node.uplink", non_empty),
+                run_dir: sources.text("node.runDir", absolute_path).unwrap_or(defaults.node.run_dir),
+                state_dir: sources.text("node.stateDir", absolute_path).unwrap_or(defaults.node.state_dir),
+                bpffs: sources.text("node.bpffs", absolute_path).unwrap_or(defaults.node.bpffs),
+            },
+            objects: sources.text("intake.objects", absolute_path),
+            nat_ports: sources.text("nat.ports", PortSpan::parse).unwrap_or(defaults.nat_ports),
+            reuse_delay: sources.text("ipam.reuseDelay", str::parse::<u64>).unwrap_or(defaults.reuse_delay),
+            log_level: sources.text("log.level", non_empty).unwrap_or(defaults.log_level),
+            log_format: sources.text("log.format", log_format).unwrap_or_default(),
+        };
+        sources.finish(config)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            network: NetworkConfig::default(),
+            node: NodeConfig {
+                name: None,
+                instance: "default".to_owned(),
+                uplink: None,
+                run_dir: "/run/sheetbend".into(),
+                state_dir: "/var/lib/sheetbend".into(),
+                bpffs: "/sys/fs/bpf".into(),
+            },
+            objects: None,
+            nat_ports: PortSpan { first: 40_000, last: 59_999 },
+            reuse_delay: 30,
+            log_level: "info".to_owned(),
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+fn parse_cidr(text: &str) -> Result<IpNet, String> {
+    match text.parse::<IpNet>() {
+        Ok(cidr) if cidr == cidr.trunc() => Ok(cidr),
+        Ok(cidr) => Err(format!("{text:?} has host bits set; write {}", cidr.trunc())),
+        Err(_) => Err(format!("{text:?} is no CIDR block; write one like 10.244.0.0/16 or fd00:10::/48")),
+    }
+}
+
+fn non_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        Err("is empty; give a value or leave the key out".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+fn instance_name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !text.is_empty() && text.len() <= 128 && text.chars().all(fits) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} cannot name an instance; use up to 128 letters, digits, - and _"))
+    }
+}
+
+fn absolute_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err(format!("{text:?} is not absolute; begin it with /")) }
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("{text:?} is no log format; use text or json")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

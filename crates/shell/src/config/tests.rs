@@ -1,0 +1,52 @@
+#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
+use super::*;
+
+fn file(text: &str) -> Sources {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.yaml");
+    std::fs::write(&path, text).unwrap();
+    Sources::default().file(&path)
+}
+
+#[test]
+fn later_sources_win() {
+    let config = Config::load(
+        file("network:\n  mode: vxlan\n  podCIDRs: [10.244.0.0/16, fd00::/48]\nnode: {instance: a}\n")
+            .environment([("SHEETBEND_NETWORK_MODE".to_owned(), "host-gw".to_owned())])
+            .flag("node.instance", Some("b")),
+    )
+    .unwrap();
+    assert_eq!(config.network.mode, NetworkMode::HostGw);
+    assert_eq!(config.network.pod_cidrs.len(), 2);
+    assert_eq!(config.node.instance, "b");
+}
+
+#[test]
+fn lists_have_environment_names_too() {
+    let variables = [("SHEETBEND_NETWORK_POD_CIDRS".to_owned(), "10.0.0.0/8, fd00::/8".to_owned())];
+    let config = Config::load(Sources::default().environment(variables)).unwrap();
+    assert_eq!(config.network.pod_cidrs.len(), 2);
+}
+
+#[test]
+fn every_fault_is_reported_at_once() {
+    let errors = Config::load(
+        file("network:\n  mod: vxlan\n  podCIDRs: [10.244.0.1/16]\nnat: {ports: 1-2}\n")
+            .flag("network.mode", Some("bgp")),
+    )
+    .unwrap_err();
+    let text = errors.to_string();
+    assert_eq!(errors.0.len(), 4, "{text}");
+    assert!(text.contains("there is no key network.mod; did you mean network.mode?"), "{text}");
+    assert!(text.contains("write 10.244.0.0/16"), "{text}");
+    assert!(text.contains("\"bgp\" is not built yet; use vxlan or host-gw"), "{text}");
+    assert!(text.contains("nat.ports"), "{text}");
+}
+
+#[test]
+fn a_file_that_is_no_mapping_is_refused() {
+    assert!(Config::load(file("- a\n")).is_err());
+    assert!(Config::load(file("a: [\n")).is_err());
+    assert_eq!(Config::load(file("")).unwrap(), Config::default());
+}
