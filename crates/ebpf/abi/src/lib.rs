@@ -23,7 +23,7 @@ pub use conntrack::{
     CtEntry, CtKey, FragmentKey, FragmentValue, ServiceFlowKey, ServiceFlowValue, SnatKey, SnatValue,
 };
 pub use event::{Event, EventKind, FLOW_STAGE_EGRESS, FLOW_STAGE_INGRESS, Hook};
-pub use maps::{LAYOUT_VERSION, limits, names};
+pub use maps::{LAYOUT_VERSION, STAGE_PROGRAMS, limits, names};
 pub use policy::{
     ClassKey, DIRECTION_EGRESS, DIRECTION_INGRESS, POD_ISOLATED_EGRESS, POD_ISOLATED_INGRESS, POD_READY, PodEntry,
     PrefixKey, ROUTE_LOCAL, ROUTE_NODE, ROUTE_NODE_ADDRESS, ROUTE_NO_MASQUERADE, ROUTE_UNOWNED, RouteEntry, RuleKey,

@@ -51,6 +51,18 @@ pub mod names {
     pub const STAGES: &str = "STAGES";
 }
 
+/// Names of the programs that [`names::STAGES`] calls; the position is the slot.
+pub const STAGE_PROGRAMS: [&str; 8] = [
+    "stage_service",
+    "stage_flow",
+    "stage_deliver",
+    "stage_icmp_error",
+    "stage_refuse",
+    "stage_snat",
+    "stage_world",
+    "stage_fragment",
+];
+
 /// Documented limits: entries each map may hold.
 pub mod limits {
     /// Pods on one node.
