@@ -1,0 +1,3 @@
+//! What is measured, a file per part of `docs/performance.md`.
+
+pub(crate) mod traffic;

@@ -1,0 +1,7 @@
+//! Networks to measure: the peers' ways to join two pods, and ours.
+
+pub(crate) mod bridge;
+pub(crate) mod fabric;
+pub(crate) mod kube_proxy;
+pub(crate) mod routed;
+pub(crate) mod wire;
