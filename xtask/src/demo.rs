@@ -34,7 +34,11 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
     build(repo)?;
     let mut command = lab(repo);
     command.arg("demo");
-    if !args.arguments.iter().any(|argument| argument == "-f" || argument == "--file") {
+    let names_files = |argument: &OsString| {
+        let text = argument.to_string_lossy();
+        text.starts_with("-f") || text.starts_with("--filename") || text == "--help" || text == "-h"
+    };
+    if !args.arguments.iter().any(names_files) {
         command.args(["-f", SHOP]);
     }
     command.args(&args.arguments);

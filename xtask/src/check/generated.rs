@@ -9,15 +9,21 @@ use crate::repo::Repo;
 
 struct Document {
     path: &'static str,
-    make: fn() -> String,
+    make: fn(&Repo) -> Result<String>,
 }
 
-const DOCUMENTS: &[Document] = &[Document { path: "docs/user/reasons.md", make: reasons }];
+const DOCUMENTS: &[Document] = &[
+    Document { path: "docs/user/reasons.md", make: |_| Ok(reasons()) },
+    Document { path: "docs/user/configuration.md", make: configuration },
+];
+
+/// Where the table of configuration keys stands.
+const KEYS: &str = "crates/shell/src/config/mod.rs";
 
 /// The gate.
 pub(super) fn check(repo: &Repo, _step: &mut Step) -> Result<Outcome> {
     for document in DOCUMENTS {
-        if repo.read(document.path).unwrap_or_default() != (document.make)() {
+        if repo.read(document.path).unwrap_or_default() != (document.make)(repo)? {
             bail!("{} is not what the code makes; run `cargo xtask check --fix`", document.path);
         }
     }
@@ -28,7 +34,7 @@ pub(super) fn check(repo: &Repo, _step: &mut Step) -> Result<Outcome> {
 pub(super) fn write(repo: &Repo) -> Result<()> {
     for document in DOCUMENTS {
         let path = repo.path(document.path);
-        std::fs::write(&path, (document.make)())
+        std::fs::write(&path, (document.make)(repo)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
@@ -56,9 +62,59 @@ fn reasons() -> String {
     text
 }
 
+/// Reads the table as text: the crate itself would bring a whole runtime into every `cargo xtask`.
+fn configuration(repo: &Repo) -> Result<String> {
+    let source = repo.read(KEYS)?;
+    let keys = keys(&source);
+    if keys.is_empty() {
+        bail!("{KEYS} has no table `KEYS` of `Key {{ name, default, help }}`");
+    }
+    let mut text = String::from(
+        "<!-- Made from crates/shell/src/config/mod.rs by `cargo xtask check --fix`. -->\n\
+         # Configuration\n\n\
+         One schema for the file, the environment and the command line; a later one in this list wins:\n\n\
+         1. the file `/etc/sheetbend/config.yaml`, or the one given with `--config`: `network: { mode: vxlan }`\n\
+         2. the environment: `SHEETBEND_NETWORK_MODE=vxlan`\n\
+         3. the command line: `--set network.mode=vxlan`\n\n\
+         An unknown key is an error that names the nearest known one; all errors are reported at once, with exit code 64.\n\n\
+         | key | default | meaning |\n|---|---|---|\n",
+    );
+    for Key { name, default, help } in keys {
+        text += &format!("| `{name}` | {default} | {help} |\n");
+    }
+    Ok(text)
+}
+
+struct Key {
+    name: String,
+    default: String,
+    help: String,
+}
+
+/// The entries `Key { name: "…", default: "…", help: "…" }`.
+fn keys(source: &str) -> Vec<Key> {
+    let table =
+        source.split("KEYS: &[Key] = &[").nth(1).and_then(|rest| rest.split("];").next()).unwrap_or_default();
+    let entry = |text: &str| {
+        let field =
+            |name: &str| Some(text.split(&format!("{name}: \"")).nth(1)?.split('"').next()?.to_owned());
+        Some(Key { name: field("name")?, default: field("default")?, help: field("help")? })
+    };
+    table.split("Key {").filter_map(entry).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_read_over_line_breaks() {
+        let source = "pub const KEYS: &[Key] = &[\n Key { name: \"a.b\", default: \"1\", help: \"A.\" },\n Key {\n name: \"c\",\n \
+                      default: \"[]\",\n help: \"C.\",\n },\n];";
+        let read: Vec<String> =
+            keys(source).into_iter().map(|key| key.name + &key.default + &key.help).collect();
+        assert_eq!(read, ["a.b1A.", "c[]C."]);
+    }
 
     #[test]
     fn every_reason_has_a_row() {

@@ -10,7 +10,7 @@ use super::scan::names_in;
 const ARROWS: &[(&str, &[&str])] = &[
     ("sheetbend-ebpf-abi", &[]),
     ("sheetbend-ebpf-programs", &["sheetbend-ebpf-abi"]),
-    ("sheetbend-model", &["sheetbend-ebpf-abi"]),
+    ("sheetbend-model", &[]),
     ("sheetbend-shell", &["sheetbend-model"]),
     ("sheetbend-intake", &["sheetbend-model", "sheetbend-shell", "sheetbend-cni-wire"]),
     ("sheetbend-cni-wire", &[]),
