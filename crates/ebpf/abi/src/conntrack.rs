@@ -40,6 +40,11 @@ pub const CT_SERVICE: u32 = 32;
 pub const CT_HAIRPIN: u32 = 64;
 /// `CtEntry::flags`: leaves with a node address and `nat_port` as its source.
 pub const CT_MASQUERADED: u32 = 128;
+/// `CtEntry::flags`: begun by this node's own stack, which always reaches its pods; so do the replies.
+pub const CT_FROM_NODE: u32 = 256;
+
+/// A flow that is not TCP begins anew after this silence, seconds, even when no sweep has freed it.
+pub const CT_IDLE_SECONDS: u64 = 180;
 
 /// Value of `CT` and `CT_NEW`.
 #[repr(C)]

@@ -15,24 +15,25 @@ mod reason;
 mod service;
 
 pub use config::{
-    DEFAULT_NAT_PORT_COUNT, DEFAULT_NAT_PORT_FIRST, HAIRPIN_IPV4, HAIRPIN_IPV6, HOST_MAC, MARK_FORWARDED, MARK_MASK,
-    MARK_OURS, MODE_HOST_GW, MODE_VXLAN, NodeConfig, TUNNEL_PORT, TUNNEL_VNI, vtep_mac,
+    DEFAULT_NAT_PORT_COUNT, DEFAULT_NAT_PORT_FIRST, HAIRPIN_IPV4, HAIRPIN_IPV6, HOST_MAC, MARK_FORWARDED,
+    MARK_MASK, MARK_OURS, MODE_HOST_GW, MODE_VXLAN, NodeConfig, TUNNEL_PORT, TUNNEL_VNI, vtep_mac,
 };
 pub use conntrack::{
-    CT_FIN_INITIATOR, CT_FIN_RESPONDER, CT_HAIRPIN, CT_INITIATOR_IS_HIGH, CT_MASQUERADED, CT_REPLIED, CT_RST, CT_SERVICE,
-    CtEntry, CtKey, FragmentKey, FragmentValue, ServiceFlowKey, ServiceFlowValue, SnatKey, SnatValue,
+    CT_FIN_INITIATOR, CT_FIN_RESPONDER, CT_FROM_NODE, CT_HAIRPIN, CT_IDLE_SECONDS, CT_INITIATOR_IS_HIGH,
+    CT_MASQUERADED, CT_REPLIED, CT_RST, CT_SERVICE, CtEntry, CtKey, FragmentKey, FragmentValue,
+    ServiceFlowKey, ServiceFlowValue, SnatKey, SnatValue,
 };
 pub use event::{Event, EventKind, FLOW_STAGE_EGRESS, FLOW_STAGE_INGRESS, Hook};
 pub use maps::{LAYOUT_VERSION, STAGE_PROGRAMS, limits, names};
 pub use policy::{
-    ClassKey, DIRECTION_EGRESS, DIRECTION_INGRESS, POD_ISOLATED_EGRESS, POD_ISOLATED_INGRESS, POD_READY, PodEntry,
-    PrefixKey, ROUTE_LOCAL, ROUTE_NODE, ROUTE_NODE_ADDRESS, ROUTE_NO_MASQUERADE, ROUTE_UNOWNED, RouteEntry, RuleKey,
-    RuleValue,
+    ClassKey, DIRECTION_EGRESS, DIRECTION_INGRESS, POD_ISOLATED_EGRESS, POD_ISOLATED_INGRESS, POD_READY,
+    PodEntry, PrefixKey, ROUTE_LOCAL, ROUTE_NO_MASQUERADE, ROUTE_NODE, ROUTE_NODE_ADDRESS, ROUTE_UNOWNED,
+    RouteEntry, RuleKey, RuleValue,
 };
 pub use reason::{Reason, Verdict};
 pub use service::{
-    ALGORITHM_RANDOM, ALGORITHM_ROUND_ROBIN, AffinityKey, AffinityValue, BACKEND_DRAINING, BackendEntry, CounterKey,
-    CounterValue, ServiceEntry, ServiceKey, SymbolKey, SymbolKind,
+    ALGORITHM_RANDOM, ALGORITHM_ROUND_ROBIN, AffinityKey, AffinityValue, BACKEND_DRAINING, BackendEntry,
+    CounterKey, CounterValue, ServiceEntry, ServiceKey, SymbolKey, SymbolKind,
 };
 
 /// An address in network order, IPv4 mapped.

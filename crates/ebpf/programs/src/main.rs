@@ -2,17 +2,96 @@
 #![no_std]
 #![no_main]
 
+mod conntrack;
+mod deliver;
+mod event;
+mod forward;
+mod hook;
+mod link;
 mod maps;
+mod node;
 mod packet;
+mod parse;
+mod policy;
+mod rewrite;
+mod stage;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
+use sheetbend_ebpf_abi::{Hook, Reason};
 
-macro_rules! programs { ($($name:ident)*) => { $(
+use crate::packet::{DROP, PASS, Packet};
+
+/// Runs one hook on a packet that has just arrived.
+#[inline(always)]
+fn enter(
+    ctx: &TcContext,
+    hook: Hook,
+    run: impl FnOnce(&TcContext, &mut Packet) -> Result<i32, Reason>,
+) -> i32 {
+    let Some(packet) = packet::arrived(ctx, hook) else { return DROP };
+    let outcome = run(ctx, packet);
+    event::conclude(ctx, packet, outcome)
+}
+
+/// Runs one stage on the packet under way.
+#[inline(always)]
+fn go_on(ctx: &TcContext, run: impl FnOnce(&TcContext, &mut Packet) -> Result<i32, Reason>) -> i32 {
+    let Some(packet) = packet::current() else { return DROP };
+    let outcome = run(ctx, packet);
+    event::conclude(ctx, packet, outcome)
+}
+
+#[classifier]
+pub fn from_pod(ctx: TcContext) -> i32 {
+    enter(&ctx, Hook::FromPod, hook::from_pod)
+}
+
+#[classifier]
+pub fn to_pod(ctx: TcContext) -> i32 {
+    enter(&ctx, Hook::ToPod, hook::to_pod)
+}
+
+#[classifier]
+pub fn from_uplink(_ctx: TcContext) -> i32 {
+    PASS
+}
+
+#[classifier]
+pub fn to_uplink(_ctx: TcContext) -> i32 {
+    PASS
+}
+
+#[classifier]
+pub fn from_tunnel(ctx: TcContext) -> i32 {
+    enter(&ctx, Hook::FromTunnel, hook::from_tunnel)
+}
+
+#[classifier]
+pub fn to_tunnel(ctx: TcContext) -> i32 {
+    enter(&ctx, Hook::ToTunnel, hook::to_tunnel)
+}
+
+#[classifier]
+pub fn stage_service(ctx: TcContext) -> i32 {
+    stage::call(&ctx, stage::FLOW);
+    DROP
+}
+
+#[classifier]
+pub fn stage_flow(ctx: TcContext) -> i32 {
+    go_on(&ctx, forward::forward)
+}
+
+#[classifier]
+pub fn stage_deliver(ctx: TcContext) -> i32 {
+    go_on(&ctx, hook::receive)
+}
+
+macro_rules! todo { ($($name:ident)*) => { $(
     #[classifier]
-    pub fn $name(_ctx: TcContext) -> i32 { -1 }
+    pub fn $name(_ctx: TcContext) -> i32 { DROP }
 )* } }
-programs! { from_pod to_pod from_uplink to_uplink from_tunnel to_tunnel
-stage_service stage_flow stage_deliver stage_icmp_error stage_refuse stage_snat stage_world stage_fragment }
+todo! { stage_icmp_error stage_refuse stage_snat stage_world stage_fragment }
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

@@ -1,0 +1,332 @@
+//! Connection tracking: one entry per flow, for both directions and for both ends when they are on this node.
+//!
+//! Half-open flows live in `CT_NEW` and move to `CT` with the first reply. `last_seen` is written at most once a second.
+
+use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_coarse_ns};
+use sheetbend_ebpf_abi::{
+    CT_FIN_INITIATOR, CT_FIN_RESPONDER, CT_FROM_NODE, CT_HAIRPIN, CT_IDLE_SECONDS, CT_INITIATOR_IS_HIGH,
+    CT_REPLIED, CT_RST, CT_SERVICE, CtEntry, NO_ADDR, PodEntry, Reason,
+};
+
+use crate::{
+    maps::{CT, CT_NEW},
+    packet::{
+        ECHO_REQUEST, HAIRPIN, Ip, NEW, Packet, REPLY, SERVICE, TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN,
+        is_hairpin, put, same, words,
+    },
+    policy::{self, RECEIVER, SENDER},
+};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// ns of CLOCK_MONOTONIC, as fine as the timer tick.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: no argument, no effect.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// Whether end (`a`, `a_port`) is the lesser of two, in byte order.
+#[inline(always)]
+fn is_less(a: &Ip, a_port: u16, b: &Ip, b_port: u16) -> bool {
+    for index in 0..4 {
+        if a[index] != b[index] {
+            return u32::from_be(a[index]) < u32::from_be(b[index]);
+        }
+    }
+    a_port < b_port
+}
+
+/// Writes the flow's key into `packet.key`.
+#[inline(always)]
+pub fn make_key(packet: &mut Packet) {
+    let key = &mut packet.key;
+    key.network = packet.network;
+    key.protocol = packet.protocol;
+    key.pad = [0; 3];
+    if is_less(&packet.src, packet.src_port, &packet.dst, packet.dst_port) {
+        put(&mut key.low, &packet.src);
+        put(&mut key.high, &packet.dst);
+        key.low_port = packet.src_port;
+        key.high_port = packet.dst_port;
+    } else {
+        put(&mut key.low, &packet.dst);
+        put(&mut key.high, &packet.src);
+        key.low_port = packet.dst_port;
+        key.high_port = packet.src_port;
+    }
+}
+
+/// Whether the packet, whose key is made, comes from the flow's initiator.
+#[inline(always)]
+pub fn is_from_initiator(packet: &Packet, entry: &CtEntry) -> bool {
+    let source_is_high =
+        same(&packet.src, &words(&packet.key.high)) && packet.src_port == packet.key.high_port;
+    source_is_high == (entry.flags & CT_INITIATOR_IS_HIGH != 0)
+}
+
+/// The entry of `packet.key`, and whether it is half open.
+#[inline(always)]
+pub fn find(packet: &Packet) -> Option<(&'static mut CtEntry, bool)> {
+    if let Some(entry) = find_replied(packet) {
+        return Some((entry, false));
+    }
+    // SAFETY: the value stays in place while the program runs; a racing writer writes whole words.
+    CT_NEW.get_ptr_mut(&packet.key).map(|entry| (unsafe { &mut *entry }, true))
+}
+
+/// The entry of `packet.key` if packets went both ways.
+#[inline(always)]
+pub fn find_replied(packet: &Packet) -> Option<&'static mut CtEntry> {
+    // SAFETY: as above.
+    CT.get_ptr_mut(&packet.key).map(|entry| unsafe { &mut *entry })
+}
+
+/// Whether the flow is over: RST, or FIN both ways.
+#[inline(always)]
+pub fn is_closed(entry: &CtEntry) -> bool {
+    let both = CT_FIN_INITIATOR | CT_FIN_RESPONDER;
+    entry.flags & CT_RST != 0 || entry.flags & both == both
+}
+
+/// Whether this packet begins a new flow under the key of an old one.
+#[inline(always)]
+fn begins_anew(packet: &Packet, entry: &CtEntry, from_initiator: bool, now: u64) -> bool {
+    if packet.protocol == TCP {
+        let opens = packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+        return opens && (!from_initiator || is_closed(entry));
+    }
+    // The responder's own echo request is no reply.
+    packet.has(ECHO_REQUEST) && !from_initiator || is_idle(packet, entry, now)
+}
+
+/// Whether the flow, which has no end of its own, was silent for too long.
+#[inline(always)]
+pub fn is_idle(packet: &Packet, entry: &CtEntry, now: u64) -> bool {
+    packet.protocol != TCP && now.saturating_sub(entry.last_seen) > CT_IDLE_SECONDS * SECOND
+}
+
+/// Notes in `packet` what the entry says about translation of this packet.
+#[inline(always)]
+pub fn note_translation(packet: &mut Packet, entry: &CtEntry, from_initiator: bool) {
+    if entry.flags & CT_HAIRPIN != 0 {
+        packet.flags |= HAIRPIN;
+    }
+    if from_initiator {
+        return;
+    }
+    packet.flags |= REPLY;
+    if entry.flags & CT_SERVICE != 0 {
+        packet.flags |= SERVICE;
+        packet.frontend = words(&entry.frontend);
+        packet.frontend_port = entry.frontend_port;
+    }
+}
+
+/// Takes back an entry that `track` made for a packet that cannot go on after all.
+#[inline(always)]
+pub fn forget(packet: &Packet) {
+    if packet.has(NEW) {
+        let _ = CT_NEW.remove(&packet.key);
+    }
+}
+
+/// Marks the entry as used.
+#[inline(always)]
+pub fn touch(entry: &mut CtEntry, now: u64) {
+    if now.saturating_sub(entry.last_seen) > SECOND {
+        entry.last_seen = now;
+    }
+}
+
+/// Whose policies `track` asks.
+#[derive(Clone, Copy)]
+pub enum Ends<'a> {
+    /// The sending pod's.
+    Sender(&'a PodEntry),
+    /// The receiving pod's.
+    Receiver(&'a PodEntry),
+    /// Both: they are on this node.
+    Both(&'a PodEntry, &'a PodEntry),
+    /// None: the node's own stack sends.
+    FromNode,
+}
+
+/// Finds the flow, judges each end that was not judged under the epoch in force, and keeps the outcome. Sets
+/// [`REPLY`], [`NEW`], and with them what translation the packet needs.
+///
+/// # Errors
+/// [`Reason::PolicyDenied`], [`Reason::MapFull`].
+#[inline(always)]
+pub fn track(packet: &mut Packet, ends: Ends<'_>) -> Result<(), Reason> {
+    let now = now();
+    let epoch = policy::epoch();
+    make_key(packet);
+    let mut flow = find(packet);
+    let mut from_initiator = true;
+    if let Some((entry, _)) = &flow {
+        from_initiator = is_from_initiator(packet, entry);
+        if begins_anew(packet, entry, from_initiator, now) {
+            // The old entry would be found before the new, half-open one.
+            let _ = CT.remove(&packet.key);
+            flow = None;
+            from_initiator = true;
+        }
+    }
+    let Some((entry, half_open)) = flow else {
+        return begin(packet, ends, epoch, now);
+    };
+    note_translation(packet, entry, from_initiator);
+    if matches!(ends, Ends::FromNode) {
+        note_node(entry, from_initiator, epoch);
+    } else if entry.flags & CT_FROM_NODE == 0 {
+        let (egress, ingress) = (entry.egress_epoch == epoch, entry.ingress_epoch == epoch);
+        judge(packet, ends, from_initiator, egress, ingress)?;
+        if packet.has(NEW) {
+            note_epochs(entry, ends, from_initiator, epoch);
+        }
+    }
+    if packet.tcp_flags & (TCP_FIN | TCP_RST) != 0 {
+        note_close(packet.tcp_flags, entry, from_initiator);
+    }
+    if from_initiator && packet.has(SERVICE) && !same(&packet.frontend, &words(&entry.frontend)) {
+        note_service(packet, entry);
+    }
+    touch(entry, now);
+    if half_open && !from_initiator {
+        return promote(packet, entry);
+    }
+    Ok(())
+}
+
+/// Asks the policies that have not said yes under this epoch.
+#[inline(always)]
+fn judge(
+    packet: &mut Packet,
+    ends: Ends<'_>,
+    from_initiator: bool,
+    egress: bool,
+    ingress: bool,
+) -> Result<(), Reason> {
+    // A pod always reaches itself.
+    if packet.has(HAIRPIN) {
+        return Ok(());
+    }
+    let port = if from_initiator { packet.dst_port } else { packet.src_port };
+    let (sender_done, receiver_done) = if from_initiator { (egress, ingress) } else { (ingress, egress) };
+    let (sender, receiver) = match ends {
+        Ends::Sender(pod) => (Some(pod), None),
+        Ends::Receiver(pod) => (None, Some(pod)),
+        Ends::Both(sender, receiver) => (Some(sender), Some(receiver)),
+        Ends::FromNode => (None, None),
+    };
+    if let Some(pod) = sender
+        && !sender_done
+    {
+        packet.flags |= NEW;
+        let (ifindex, peer) = (packet.from, packet.dst);
+        policy::judge(packet, SENDER, pod, ifindex, from_initiator, peer, port)?;
+    }
+    if let Some(pod) = receiver
+        && !receiver_done
+    {
+        packet.flags |= NEW;
+        let (ifindex, peer) = (packet.to, packet.src);
+        policy::judge(packet, RECEIVER, pod, ifindex, !from_initiator, peer, port)?;
+    }
+    Ok(())
+}
+
+/// Judges the first packet of a flow and makes the entry.
+#[inline(always)]
+fn begin(packet: &mut Packet, ends: Ends<'_>, epoch: u32, now: u64) -> Result<(), Reason> {
+    if is_hairpin(&packet.src) {
+        packet.flags |= HAIRPIN;
+    }
+    packet.flags |= NEW;
+    judge(packet, ends, true, false, false)?;
+    packet.entry = CtEntry {
+        last_seen: now,
+        flags: 0,
+        egress_epoch: 0,
+        ingress_epoch: 0,
+        backend: 0,
+        frontend: NO_ADDR,
+        frontend_port: 0,
+        nat_port: 0,
+        pad: 0,
+    };
+    let source_is_high =
+        same(&packet.src, &words(&packet.key.high)) && packet.src_port == packet.key.high_port;
+    let mut flags = if source_is_high { CT_INITIATOR_IS_HIGH } else { 0 };
+    if packet.has(HAIRPIN) {
+        flags |= CT_HAIRPIN;
+    }
+    if matches!(ends, Ends::FromNode) {
+        flags |= CT_FROM_NODE;
+    }
+    packet.entry.flags = flags;
+    // SAFETY: `entry` is a field of its own; the borrow checker cannot see that the calls touch no other.
+    let entry = unsafe { &mut *core::ptr::from_mut(&mut packet.entry) };
+    note_epochs(entry, ends, true, epoch);
+    if packet.has(SERVICE) {
+        note_service(packet, entry);
+    }
+    if packet.tcp_flags & (TCP_FIN | TCP_RST) != 0 {
+        note_close(packet.tcp_flags, entry, true);
+    }
+    CT_NEW.insert(&packet.key, &packet.entry, BPF_ANY as u64).map_err(|_| Reason::MapFull)
+}
+
+#[inline(always)]
+fn note_epochs(entry: &mut CtEntry, ends: Ends<'_>, from_initiator: bool, epoch: u32) {
+    let (sender, receiver) = match ends {
+        Ends::Sender(_) => (true, false),
+        Ends::Receiver(_) | Ends::FromNode => (false, true),
+        Ends::Both(..) => (true, true),
+    };
+    let (egress, ingress) = if from_initiator { (sender, receiver) } else { (receiver, sender) };
+    if egress {
+        entry.egress_epoch = epoch;
+    }
+    if ingress {
+        entry.ingress_epoch = epoch;
+    }
+}
+
+/// The node's own stack always reaches its pods: what it sends counts as allowed now.
+#[inline(always)]
+fn note_node(entry: &mut CtEntry, from_initiator: bool, epoch: u32) {
+    let judged = if from_initiator { &mut entry.ingress_epoch } else { &mut entry.egress_epoch };
+    if *judged != epoch {
+        *judged = epoch;
+    }
+}
+
+#[inline(always)]
+fn note_close(tcp_flags: u8, entry: &mut CtEntry, from_initiator: bool) {
+    if tcp_flags & TCP_RST != 0 {
+        entry.flags |= CT_RST;
+    }
+    if tcp_flags & TCP_FIN != 0 {
+        entry.flags |= if from_initiator { CT_FIN_INITIATOR } else { CT_FIN_RESPONDER };
+    }
+}
+
+#[inline(always)]
+fn note_service(packet: &Packet, entry: &mut CtEntry) {
+    entry.flags |= CT_SERVICE;
+    entry.backend = packet.backend;
+    put(&mut entry.frontend, &packet.frontend);
+    entry.frontend_port = packet.frontend_port;
+}
+
+/// Moves a half-open flow to `CT`: it was answered.
+#[inline(always)]
+fn promote(packet: &mut Packet, entry: &mut CtEntry) -> Result<(), Reason> {
+    packet.entry = *entry;
+    packet.entry.flags |= CT_REPLIED;
+    CT.insert(&packet.key, &packet.entry, BPF_ANY as u64).map_err(|_| Reason::MapFull)?;
+    let _ = CT_NEW.remove(&packet.key);
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! The one way to a local pod.
+
+use aya_ebpf::{
+    helpers::{bpf_csum_update, bpf_redirect_peer},
+    programs::TcContext,
+};
+use sheetbend_ebpf_abi::{ClassKey, HOST_MAC, Hook, MARK_FORWARDED, POD_READY, PodEntry, Reason};
+
+use crate::{
+    conntrack::{self, Ends},
+    event,
+    maps::{LOCAL, PODS},
+    packet::{
+        ETHERNET, HAIRPIN, Ip, OPTIONS, PASS, Packet, REPLY, SERVICE, TRANSPORT_V4, TRANSPORT_V6, put,
+        set_mark, words,
+    },
+    parse::{pointer, read},
+    rewrite::{self, End},
+};
+
+/// The pod behind an interface, if its policy is in place.
+///
+/// # Errors
+/// [`Reason::NotReady`].
+#[inline(always)]
+pub fn pod(ifindex: u32) -> Result<&'static PodEntry, Reason> {
+    // SAFETY: not preallocated, so that the value is whole until the program ends.
+    match unsafe { PODS.get(&ifindex) } {
+        Some(pod) if pod.flags & POD_READY != 0 => Ok(pod),
+        _ => Err(Reason::NotReady),
+    }
+}
+
+/// Interface index of the local pod with this address.
+#[inline(always)]
+pub fn local(network: u32, ip: &Ip) -> Option<u32> {
+    let mut key = ClassKey { network, addr: [0; 16] };
+    put(&mut key.addr, ip);
+    // SAFETY: not preallocated; copied at once.
+    unsafe { LOCAL.get(&key).copied() }
+}
+
+/// Whether the fast path may deliver it: everything else needs the node's own stack, which makes the ICMP.
+#[inline(always)]
+pub fn is_simple(ctx: &TcContext, packet: &Packet, mtu: u32) -> bool {
+    // SAFETY: the context is valid for the program's whole run.
+    let segmented = unsafe { (*ctx.skb.skb).gso_size } != 0;
+    packet.ttl > 1 && !packet.has(OPTIONS) && (segmented || packet.len - ETHERNET as u32 <= mtu)
+}
+
+/// Hands the packet to the node's own stack, and says that the node did not make it.
+#[inline(always)]
+pub fn to_stack(ctx: &TcContext) -> i32 {
+    set_mark(ctx, MARK_FORWARDED);
+    PASS
+}
+
+/// Delivers a packet from outside the node, or from the stack's slow path, to the pod at `packet.to`: ingress policy,
+/// conntrack, translation, MACs, redirect. At `to_pod` the packet is already on its way: no MACs and no redirect.
+///
+/// # Errors
+/// The reasons of policy and translation.
+#[inline(always)]
+pub fn deliver(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
+    let target = pod(packet.to)?;
+    let direct = packet.hook == Hook::ToPod as u32;
+    if !direct && !is_simple(ctx, packet, target.mtu) {
+        // `to_pod` judges it.
+        return Ok(to_stack(ctx));
+    }
+    conntrack::track(packet, Ends::Receiver(target))?;
+    event::forwarded(packet, Reason::Forwarded);
+    translate_back(ctx, packet, target)?;
+    if direct { Ok(PASS) } else { redirect(ctx, packet, target) }
+}
+
+/// Gives a reply the source that the client knows, and a hairpin reply the pod's own destination.
+///
+/// # Errors
+/// [`Reason::Malformed`].
+#[inline(always)]
+pub fn translate_back(ctx: &TcContext, packet: &mut Packet, target: &PodEntry) -> Result<(), Reason> {
+    if !packet.has(REPLY) || packet.flags & (SERVICE | HAIRPIN) == 0 {
+        return Ok(());
+    }
+    if packet.has(SERVICE) {
+        let (ip, port) = (packet.frontend, packet.frontend_port);
+        rewrite::replace(ctx, packet, End::Source, ip, port)?;
+    }
+    if packet.has(HAIRPIN) {
+        let (ip, port) =
+            (if packet.is_v6() { words(&target.ipv6) } else { words(&target.ipv4) }, packet.dst_port);
+        rewrite::replace(ctx, packet, End::Destination, ip, port)?;
+    }
+    Ok(())
+}
+
+/// One hop less, the pod's Ethernet address, and into its namespace.
+///
+/// # Errors
+/// [`Reason::Malformed`].
+#[inline(always)]
+pub fn redirect(ctx: &TcContext, packet: &Packet, target: &PodEntry) -> Result<i32, Reason> {
+    // SAFETY: `mac` lies on a 4-byte boundary of the entry.
+    let mac = unsafe { (read::<u32>(target.mac.as_ptr(), 0), read::<u16>(target.mac.as_ptr(), 4)) };
+    hop(ctx, packet, mac)?;
+    // SAFETY: plain values.
+    Ok(unsafe { bpf_redirect_peer(packet.to, 0) } as i32)
+}
+
+/// Takes one from the hop limit and writes both Ethernet addresses: `mac` in two parts, and [`HOST_MAC`].
+///
+/// # Errors
+/// [`Reason::Malformed`].
+#[inline(always)]
+pub fn hop(ctx: &TcContext, packet: &Packet, mac: (u32, u16)) -> Result<(), Reason> {
+    const HOST_LOW: u16 = u16::from_ne_bytes([HOST_MAC[0], HOST_MAC[1]]);
+    const HOST_HIGH: u32 = u32::from_ne_bytes([HOST_MAC[2], HOST_MAC[3], HOST_MAC[4], HOST_MAC[5]]);
+    let data = pointer(ctx, if packet.is_v6() { TRANSPORT_V6 } else { TRANSPORT_V4 })?;
+    // SAFETY: the bytes up to the transport header were checked; see `read` about alignment.
+    unsafe {
+        data.cast::<u32>().write(mac.0);
+        data.add(4).cast::<u16>().write(mac.1);
+        data.add(6).cast::<u16>().write(HOST_LOW);
+        data.add(8).cast::<u32>().write(HOST_HIGH);
+    }
+    one_hop_less(ctx, packet, data);
+    Ok(())
+}
+
+/// Hop limit − 1, with what depends on it. `data` was checked up to the transport header.
+#[inline(always)]
+pub fn one_hop_less(ctx: &TcContext, packet: &Packet, data: *mut u8) {
+    if packet.is_v6() {
+        // SAFETY: checked by the caller.
+        unsafe { data.add(21).write(packet.ttl - 1) };
+        if packet.from == 0 {
+            // A sum over the whole packet by the network card (CHECKSUM_COMPLETE) covers the hop limit, the second
+            // byte of its word. For other packets the call fails and does nothing.
+            // SAFETY: plain values.
+            let _ = unsafe { bpf_csum_update(ctx.skb.skb, !(1_u16.to_be() as u32)) };
+        }
+        return;
+    }
+    // SAFETY: checked by the caller.
+    unsafe {
+        data.add(22).write(packet.ttl - 1);
+        // RFC 1624 §3 for the word (TTL, protocol).
+        let sum = data.add(24).cast::<u16>().read() as u32 + 0x0100_u16.to_be() as u32;
+        data.add(24).cast::<u16>().write((sum + (sum >= 0xffff) as u32) as u16);
+    }
+}

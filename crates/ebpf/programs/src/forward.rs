@@ -1,0 +1,156 @@
+//! Where a pod's packet goes.
+
+use aya_ebpf::programs::TcContext;
+use sheetbend_ebpf_abi::{
+    NodeConfig, PodEntry, ROUTE_LOCAL, ROUTE_NO_MASQUERADE, ROUTE_NODE, ROUTE_NODE_ADDRESS, ROUTE_UNOWNED,
+    Reason, RouteEntry,
+};
+
+use crate::{
+    conntrack::{self, Ends},
+    deliver::{self, is_simple, pod, to_stack},
+    event,
+    maps::{CONFIG, ROUTES},
+    node,
+    packet::{ECHO, HAIRPIN, Ip, Packet, SYN_OR_END, TCP, UDP, is_hairpin},
+    policy::{self, PrefixWords},
+};
+
+/// What the whole node shares.
+///
+/// # Errors
+/// [`Reason::NotReady`] before the agent has written it.
+#[inline(always)]
+pub fn config() -> Result<&'static NodeConfig, Reason> {
+    CONFIG.get(0).ok_or(Reason::NotReady)
+}
+
+/// Longest route of an address; none = the world.
+#[inline(always)]
+pub fn route(network: u32, ip: &Ip) -> Option<&'static RouteEntry> {
+    ROUTES.get(PrefixWords::whole(network, ip).key())
+}
+
+/// Interface index of the pod on this node that the packet is for: the sender itself for hairpin replies.
+#[inline(always)]
+fn receiver(packet: &Packet) -> Option<u32> {
+    if is_hairpin(&packet.dst) { Some(packet.from) } else { deliver::local(packet.network, &packet.dst) }
+}
+
+/// The fast path of an established flow without a Service in this direction: three or four look-ups, no tail call.
+/// `None`: something is new or special, and the stages must look.
+#[inline(always)]
+pub fn established(ctx: &TcContext, packet: &mut Packet) -> Option<Result<i32, Reason>> {
+    if packet.tcp_flags & SYN_OR_END != 0 || packet.has(ECHO) {
+        return None;
+    }
+    conntrack::make_key(packet);
+    let entry = conntrack::find_replied(packet)?;
+    let epoch = policy::epoch();
+    let from_initiator = conntrack::is_from_initiator(packet, entry);
+    let (sender, receiver_epoch) = if from_initiator {
+        (entry.egress_epoch, entry.ingress_epoch)
+    } else {
+        (entry.ingress_epoch, entry.egress_epoch)
+    };
+    let now = conntrack::now();
+    if sender != epoch || conntrack::is_idle(packet, entry, now) {
+        return None;
+    }
+    conntrack::touch(entry, now);
+    if let Some(ifindex) = receiver(packet) {
+        let target = pod(ifindex).ok()?;
+        if receiver_epoch != epoch || !is_simple(ctx, packet, target.mtu) {
+            return None;
+        }
+        packet.to = ifindex;
+        conntrack::note_translation(packet, entry, from_initiator);
+        if let Err(reason) = deliver::translate_back(ctx, packet, target) {
+            return Some(Err(reason));
+        }
+        return Some(deliver::redirect(ctx, packet, target));
+    }
+    let route = route(packet.network, &packet.dst)?;
+    let config = CONFIG.get(0)?;
+    if route.kind != ROUTE_NODE || !is_simple(ctx, packet, config.pod_mtu) {
+        return None;
+    }
+    Some(node::send(ctx, packet, config, route))
+}
+
+/// Judges the packet by conntrack and the sender's policy, and the receiver's when that is on this node; sends it there.
+///
+/// # Errors
+/// Every reason why a pod's packet may not go on.
+#[inline(always)]
+pub fn forward(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
+    let sender = pod(packet.from)?;
+    if let Some(ifindex) = receiver(packet) {
+        packet.to = ifindex;
+        return to_pod(ctx, packet, sender, ifindex);
+    }
+    let config = config()?;
+    let route = route(packet.network, &packet.dst);
+    let kind = route.map_or(0, |route| route.kind);
+    if packet.protocol == UDP && packet.dst_port == config.tunnel_port && kind == ROUTE_NODE_ADDRESS {
+        return Err(Reason::TunnelPort);
+    }
+    if kind == ROUTE_LOCAL {
+        return without_pod(ctx, packet, sender);
+    }
+    conntrack::track(packet, Ends::Sender(sender))?;
+    match (kind, route) {
+        (ROUTE_UNOWNED, _) => {
+            conntrack::forget(packet);
+            Err(Reason::Unreachable)
+        }
+        (ROUTE_NODE, Some(route)) => {
+            if !is_simple(ctx, packet, config.pod_mtu) {
+                event::forwarded(packet, Reason::ToStack);
+                return Ok(to_stack(ctx));
+            }
+            event::forwarded(packet, Reason::ToNode);
+            node::send(ctx, packet, config, route)
+        }
+        (ROUTE_NODE_ADDRESS | ROUTE_NO_MASQUERADE, _) => {
+            event::forwarded(packet, Reason::ToStack);
+            Ok(to_stack(ctx))
+        }
+        _ => {
+            event::forwarded(packet, Reason::ToWorld);
+            Ok(to_stack(ctx))
+        }
+    }
+}
+
+#[inline(always)]
+fn to_pod(ctx: &TcContext, packet: &mut Packet, sender: &PodEntry, ifindex: u32) -> Result<i32, Reason> {
+    let target = pod(ifindex).inspect_err(|_| packet.from = ifindex)?;
+    if !is_simple(ctx, packet, target.mtu) && packet.from != ifindex {
+        // `to_pod` asks the receiver's policy.
+        conntrack::track(packet, Ends::Sender(sender))?;
+        event::forwarded(packet, Reason::ToStack);
+        return Ok(to_stack(ctx));
+    }
+    conntrack::track(packet, Ends::Both(sender, target))?;
+    event::forwarded(packet, Reason::Forwarded);
+    deliver::translate_back(ctx, packet, target)?;
+    deliver::redirect(ctx, packet, target)
+}
+
+/// A destination in this node's range that is no pod: the node's router address, or a pod that is gone.
+#[inline(always)]
+fn without_pod(ctx: &TcContext, packet: &mut Packet, sender: &PodEntry) -> Result<i32, Reason> {
+    if node::is_own_address(ctx, packet) {
+        conntrack::track(packet, Ends::Sender(sender))?;
+        event::forwarded(packet, Reason::ToStack);
+        return Ok(to_stack(ctx));
+    }
+    conntrack::make_key(packet);
+    if packet.protocol == TCP && conntrack::find(packet).is_some() {
+        return Err(Reason::PodGone);
+    }
+    conntrack::track(packet, Ends::Sender(sender))?;
+    conntrack::forget(packet);
+    Err(Reason::NoSuchPod)
+}
