@@ -1,0 +1,25 @@
+//! Links, addresses, routes and leases in a real kernel, in network namespaces that only this process knows.
+#![allow(missing_docs, reason = "a test target")]
+
+mod attach;
+mod node;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Trial};
+
+fn trial(name: &'static str, test: fn() -> Result<()>) -> Trial {
+    Trial::test(name, move || test().map_err(|error| format!("{error:#}").into()))
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let trials: Vec<Trial> =
+        attach::TESTS.iter().chain(node::TESTS).map(|(name, test)| trial(name, *test)).collect();
+    if !arguments.list && std::env::var_os("SHEETBEND_KERNEL_TESTS").is_none() {
+        println!("{} tests need root: cargo xtask test kernel", trials.len());
+        return ExitCode::SUCCESS;
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
