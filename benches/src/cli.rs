@@ -44,6 +44,8 @@ enum Section {
     All,
     /// Round trips, new connections and streams, same node and between nodes.
     Traffic,
+    /// ns per packet and instructions of the kernel programs.
+    Programs,
 }
 
 const BEGIN: &str = "<!-- bench:begin -->";
@@ -101,8 +103,8 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
 
 type Measure = fn(&Bench) -> Vec<Row>;
 
-fn sections() -> [(Section, Measure); 1] {
-    [(Section::Traffic, section::traffic::measure)]
+fn sections() -> [(Section, Measure); 2] {
+    [(Section::Traffic, section::traffic::measure), (Section::Programs, section::programs::measure)]
 }
 
 fn write_markdown(file: &Path, tables: &str) -> anyhow::Result<()> {

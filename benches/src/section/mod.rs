@@ -1,3 +1,4 @@
 //! What is measured, a file per part of `docs/performance.md`.
 
+pub(crate) mod programs;
 pub(crate) mod traffic;
