@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 
 use crate::progress::{Mark, Step};
 use crate::repo::Repo;
-use crate::{MISMATCH, ebpf, process, rooms};
+use crate::{MISMATCH, ebpf, mutants, process, rooms};
 
 /// Every gate that needs no root: format, lints, docs, rooms, dependencies, generated files, the eBPF object's hash.
 ///
@@ -59,6 +59,7 @@ const GATES: &[Gate] = &[
     Gate { name: "generated files", run: generated::check },
     Gate { name: "conformance map", run: conformance::check },
     Gate { name: "eBPF object's sources", run: |repo, _| ebpf::check_hash(repo).map(Outcome::Passed) },
+    Gate { name: "mutants", run: |repo, _| mutants::check(repo).map(Outcome::Passed) },
     Gate { name: "cargo-deny", run: deny::check },
     Gate { name: "clippy", run: clippy },
     Gate { name: "documentation", run: documentation },

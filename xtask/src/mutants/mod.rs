@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// Name the mutants and run none.
     #[arg(long)]
     list: bool,
+    /// Only apply and build them, without a lab.
+    #[arg(long)]
+    build_only: bool,
 }
 
 /// Runs the subcommand.
@@ -41,6 +44,9 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
     }
     if setup::ensure(Purpose::Test).iter().any(|thing| !thing.optional) {
         return Ok(ExitCode::from(MISSING));
+    }
+    if args.build_only {
+        return build_only(repo, &patches);
     }
     let tally = hunt(repo, &patches)?;
     tally.failures.iter().for_each(|failure| println!("failed: {failure}"));
@@ -101,6 +107,33 @@ fn hunt(repo: &Repo, patches: &[(String, PathBuf)]) -> Result<Tally> {
         }
     }
     Ok(tally)
+}
+
+fn build_only(repo: &Repo, patches: &[(String, PathBuf)]) -> Result<ExitCode> {
+    let compiler = ebpf::compiler().context("no compiler for eBPF; run `cargo xtask setup --for test`")?;
+    let scratch = Scratch::new(repo)?;
+    let mut step = Step::start("mutants: the right programs");
+    let right = scratch.build(&compiler, "control", None, &mut step)?;
+    step.end(Mark::Done, "");
+    for (name, patch) in patches {
+        let mut step = Step::start(format!("mutant {name}"));
+        let object = scratch.build(&compiler, name, Some(patch), &mut step)?;
+        if !ebpf::programs_differ(&right, &object)? {
+            bail!("{name} changes no program");
+        }
+        step.end(Mark::Done, &object.display().to_string());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether every patch applies to the sources as they are; needs no toolchain.
+pub(crate) fn check(repo: &Repo) -> Result<String> {
+    let patches = patches(repo, "")?;
+    let scratch = Scratch::new(repo)?;
+    for (_, patch) in &patches {
+        scratch.apply_only(patch)?;
+    }
+    Ok(format!("{} patches apply", patches.len()))
 }
 
 /// How the mutant was killed: the cells that gave it away.

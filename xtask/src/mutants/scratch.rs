@@ -46,6 +46,12 @@ impl Scratch {
         Ok(object)
     }
 
+    /// Applies `patch` to a fresh copy.
+    pub(super) fn apply_only(&self, patch: &Path) -> Result<()> {
+        self.restore()?;
+        self.apply(patch)
+    }
+
     /// The copy as the sources are now.
     fn restore(&self) -> Result<()> {
         let root = self.tree.root();
