@@ -1,1 +1,25 @@
-//! Directories of Kubernetes YAML.
+//! Directories of Kubernetes YAML: manifests as people write them ([`read`]), what controllers would make of them
+//! ([`expand`]), and a directory that stands for the API server ([`write_object`], [`watch()`]).
+
+mod check;
+mod clash;
+mod convert;
+mod directory;
+mod error;
+mod expand;
+mod field;
+mod manifests;
+mod object;
+mod read;
+mod store;
+mod watch;
+mod yaml;
+
+pub use convert::snapshot;
+pub use error::{ManifestError, Notice, Place, Problem};
+pub use expand::{Assigned, Cluster, Expanded, build_endpoint_slices, expand};
+pub use manifests::{Manifest, Manifests, Skipped};
+pub use object::{Kind, Object, ObjectId};
+pub use read::{Source, parse, read};
+pub use store::{remove_object, write_object};
+pub use watch::{Reading, WatchError, Watched, watch};

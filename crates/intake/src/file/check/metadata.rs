@@ -1,0 +1,52 @@
+//! `metadata` (apimachinery `ValidateObjectMeta`).
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::{Check, names};
+use crate::file::field::Field;
+use crate::file::object::{Kind, Object};
+
+pub(super) fn check(check: &mut Check<'_>, object: &Object) {
+    let metadata = Field::Root.key("metadata");
+    let meta = object.metadata();
+    let name = metadata.key("name");
+    match meta.name.as_deref() {
+        None | Some("") => check.missing(&name, "give the object a name (generateName is not enough here)"),
+        Some(text) => check.form(&name, text, name_form(object.kind())),
+    }
+    if let Some(namespace) = meta.namespace.as_deref().filter(|text| !text.is_empty()) {
+        check.form(&metadata.key("namespace"), namespace, names::dns_label);
+    }
+    labels(check, &metadata, meta);
+}
+
+/// `labels` and the keys of `annotations`.
+pub(super) fn labels(check: &mut Check<'_>, metadata: &Field<'_>, meta: &ObjectMeta) {
+    let labels = metadata.key("labels");
+    for (key, value) in meta.labels.iter().flatten() {
+        let field = labels.key(key);
+        check.form(&field, key, names::qualified_name);
+        check.form(&field, value, names::label_value);
+    }
+    let annotations = metadata.key("annotations");
+    for key in meta.annotations.iter().flatten().map(|(key, _)| key) {
+        // Annotation keys may have capitals in their prefix.
+        check.form(&annotations.key(key), &key.to_lowercase(), names::qualified_name);
+    }
+}
+
+fn name_form(kind: Kind) -> fn(&str) -> Result<(), names::Why> {
+    match kind {
+        Kind::Namespace => names::dns_label,
+        Kind::Service => names::dns_1035_label,
+        Kind::Node
+        | Kind::Pod
+        | Kind::Deployment
+        | Kind::StatefulSet
+        | Kind::DaemonSet
+        | Kind::ReplicaSet
+        | Kind::Job
+        | Kind::EndpointSlice
+        | Kind::NetworkPolicy => names::dns_subdomain,
+    }
+}

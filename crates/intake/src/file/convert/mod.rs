@@ -1,0 +1,163 @@
+//! Kubernetes objects → the trimmed types of `sheetbend_model::state`, with the API's defaults.
+//!
+//! Total: what an API server would refuse was refused before; what slips through nevertheless is left out, and a
+//! policy's rule that cannot be understood allows nothing.
+
+mod network_policy;
+mod pod;
+mod service;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use sheetbend_model::state::{
+    EndpointSlice, LabelSelector, Namespace, NetworkPolicy, Node, Operator, Pod, Requirement, Service,
+    Snapshot,
+};
+use sheetbend_model::types::{Labels, NodeName, ObjectKey};
+
+use super::object::Object;
+
+/// The label that names a Namespace (KEP-2161).
+pub(super) const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// One object as a Snapshot holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Part {
+    Node(Arc<Node>),
+    Namespace(Arc<Namespace>),
+    Pod(Arc<Pod>),
+    Service(Arc<Service>),
+    EndpointSlice(Arc<EndpointSlice>),
+    NetworkPolicy(Arc<NetworkPolicy>),
+}
+
+impl Part {
+    /// What a Snapshot holds of `object`; `None` for workloads and for EndpointSlices of names.
+    pub(super) fn of(object: &Object) -> Option<Self> {
+        Some(match object {
+            Object::Namespace(namespace) => Part::Namespace(Arc::new(self::namespace(namespace))),
+            Object::Node(node) => Part::Node(Arc::new(self::node(node))),
+            Object::Pod(pod) => Part::Pod(Arc::new(pod::pod(pod, object.id().key()))),
+            Object::Service(service) => Part::Service(Arc::new(service::service(service, object.id().key()))),
+            Object::EndpointSlice(slice) => {
+                Part::EndpointSlice(Arc::new(service::endpoint_slice(slice, object.id().key())?))
+            }
+            Object::NetworkPolicy(policy) => {
+                Part::NetworkPolicy(Arc::new(network_policy::network_policy(policy, object.id().key())))
+            }
+            Object::Deployment(_)
+            | Object::StatefulSet(_)
+            | Object::DaemonSet(_)
+            | Object::ReplicaSet(_)
+            | Object::Job(_) => return None,
+        })
+    }
+
+    /// Puts it into `snapshot`, in the place of what had its name.
+    pub(super) fn insert(self, snapshot: &mut Snapshot) {
+        match self {
+            Part::Node(node) => drop(snapshot.nodes.insert(node.name.clone(), node)),
+            Part::Namespace(namespace) => {
+                drop(snapshot.namespaces.insert(Arc::clone(&namespace.name), namespace));
+            }
+            Part::Pod(pod) => drop(snapshot.pods.insert(pod.key.clone(), pod)),
+            Part::Service(service) => drop(snapshot.services.insert(service.key.clone(), service)),
+            Part::EndpointSlice(slice) => drop(snapshot.endpoint_slices.insert(slice.key.clone(), slice)),
+            Part::NetworkPolicy(policy) => drop(snapshot.policies.insert(policy.key.clone(), policy)),
+        }
+    }
+
+    /// Takes it out of `snapshot`.
+    pub(super) fn remove(&self, snapshot: &mut Snapshot) {
+        match self {
+            Part::Node(node) => drop(snapshot.nodes.remove(&node.name)),
+            Part::Namespace(namespace) => drop(snapshot.namespaces.remove(&namespace.name)),
+            Part::Pod(pod) => drop(snapshot.pods.remove(&pod.key)),
+            Part::Service(service) => drop(snapshot.services.remove(&service.key)),
+            Part::EndpointSlice(slice) => drop(snapshot.endpoint_slices.remove(&slice.key)),
+            Part::NetworkPolicy(policy) => drop(snapshot.policies.remove(&policy.key)),
+        }
+    }
+}
+
+/// The Snapshot of `objects`. `status` counts: a Pod without `status.podIPs` has no address. Attachments are empty.
+pub fn snapshot<'a>(objects: impl IntoIterator<Item = &'a Object>) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    for part in objects.into_iter().filter_map(Part::of) {
+        part.insert(&mut snapshot);
+    }
+    snapshot
+}
+
+/// Labels with shared keys and values.
+pub(super) fn labels(labels: Option<&BTreeMap<String, String>>) -> Labels {
+    labels.into_iter().flatten().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect()
+}
+
+/// A selector, sorted. An unknown operator was refused before.
+pub(super) fn selector(selector: &meta::LabelSelector) -> LabelSelector {
+    let mut match_expressions: Vec<Requirement> =
+        selector.match_expressions.iter().flatten().map(requirement).collect();
+    match_expressions.sort_unstable();
+    LabelSelector { match_labels: labels(selector.match_labels.as_ref()), match_expressions }
+}
+
+fn requirement(requirement: &meta::LabelSelectorRequirement) -> Requirement {
+    let mut values: Vec<Arc<str>> =
+        requirement.values.iter().flatten().map(|value| value.as_str().into()).collect();
+    values.sort_unstable();
+    let operator = match requirement.operator.as_str() {
+        "NotIn" => Operator::NotIn,
+        "Exists" => Operator::Exists,
+        "DoesNotExist" => Operator::DoesNotExist,
+        // `In` without values matches nothing.
+        _ => Operator::In,
+    };
+    Requirement { key: requirement.key.as_str().into(), operator, values }
+}
+
+fn namespace(namespace: &core::Namespace) -> Namespace {
+    let name: Arc<str> = namespace.metadata.name.as_deref().unwrap_or_default().into();
+    let mut labels = labels(namespace.metadata.labels.as_ref());
+    labels.insert(NAMESPACE_NAME_LABEL.into(), Arc::clone(&name));
+    Namespace { name, labels }
+}
+
+fn node(node: &core::Node) -> Node {
+    let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    let spec = node.spec.as_ref();
+    let blocks = spec.and_then(|spec| spec.pod_cidrs.as_deref()).unwrap_or_default();
+    let one = spec.and_then(|spec| spec.pod_cidr.as_ref()).filter(|_| blocks.is_empty());
+    Node {
+        name: NodeName::new(node.metadata.name.as_deref().unwrap_or_default()),
+        labels: labels(node.metadata.labels.as_ref()),
+        addresses: addresses
+            .filter(|address| address.type_ == "InternalIP")
+            .filter_map(|address| address.address.parse().ok())
+            .collect(),
+        pod_cidrs: blocks.iter().chain(one).filter_map(|text| block(text)).collect(),
+    }
+}
+
+/// A CIDR block, host bits cleared.
+fn block(text: &str) -> Option<IpNet> {
+    text.parse().ok().map(|block: IpNet| block.trunc())
+}
+
+/// The Pod that an endpoint stands for.
+fn pod_reference(
+    reference: Option<&core::ObjectReference>,
+    namespace: &Arc<str>,
+) -> Option<(ObjectKey, Arc<str>)> {
+    let reference = reference.filter(|reference| reference.kind.as_deref() == Some("Pod"))?;
+    let namespace = reference.namespace.as_deref().map_or_else(|| Arc::clone(namespace), Arc::from);
+    let key = ObjectKey { namespace, name: reference.name.as_deref()?.into() };
+    Some((key, reference.uid.as_deref().unwrap_or_default().into()))
+}
+
+pub(super) use pod::{addresses as pod_addresses, container_ports, phase as pod_phase, ready as pod_ready};
+pub(super) use service::cluster_ips;

@@ -1,0 +1,80 @@
+//! Pods.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as core;
+use sheetbend_model::state::{ContainerPort, Pod, PodPhase};
+use sheetbend_model::types::{Family, NetworkId, NodeName, ObjectKey, Port};
+
+use super::super::check::protocol_of;
+
+pub(super) fn pod(pod: &core::Pod, key: ObjectKey) -> Pod {
+    let (spec, status) = (pod.spec.as_ref(), pod.status.as_ref());
+    let node = spec.and_then(|spec| spec.node_name.as_deref()).filter(|name| !name.is_empty());
+    Pod {
+        key,
+        uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
+        labels: Arc::new(super::labels(pod.metadata.labels.as_ref())),
+        node: node.map(NodeName::new),
+        network: NetworkId::default(),
+        addresses: addresses(status),
+        host_network: spec.and_then(|spec| spec.host_network).unwrap_or_default(),
+        phase: phase(status),
+        ready: ready(status),
+        terminating: pod.metadata.deletion_timestamp.is_some(),
+        ports: spec.map(container_ports).unwrap_or_default().into(),
+    }
+}
+
+/// `status.podIPs`, or `podIP` where only that is written; the first of each family.
+pub(in crate::file) fn addresses(status: Option<&core::PodStatus>) -> Vec<IpAddr> {
+    let Some(status) = status else { return Vec::new() };
+    let all = status.pod_ips.as_deref().unwrap_or_default();
+    let one = status.pod_ip.as_deref().filter(|_| all.is_empty());
+    let mut addresses: Vec<IpAddr> = Vec::with_capacity(2);
+    for text in all.iter().map(|address| address.ip.as_str()).chain(one) {
+        let Ok(address) = text.parse::<IpAddr>().map(|address| address.to_canonical()) else { continue };
+        if addresses.iter().all(|have| Family::of(*have) != Family::of(address)) {
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
+pub(in crate::file) fn phase(status: Option<&core::PodStatus>) -> PodPhase {
+    match status.and_then(|status| status.phase.as_deref()) {
+        Some("Running") => PodPhase::Running,
+        Some("Succeeded") => PodPhase::Succeeded,
+        Some("Failed") => PodPhase::Failed,
+        Some("Unknown") => PodPhase::Unknown,
+        Some(_) | None => PodPhase::Pending,
+    }
+}
+
+/// Condition Ready.
+pub(in crate::file) fn ready(status: Option<&core::PodStatus>) -> bool {
+    status
+        .and_then(|status| status.conditions.as_ref())
+        .is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
+/// The ports of all containers that run as long as the pod: init containers only where they are sidecars
+/// (`restartPolicy: Always`, KEP-753), as the endpoint controllers look them up.
+pub(in crate::file) fn container_ports(spec: &core::PodSpec) -> Vec<ContainerPort> {
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            Some(ContainerPort {
+                name: port.name.as_deref().filter(|name| !name.is_empty()).map(Arc::from),
+                port: Port::try_from(port.container_port).ok()?,
+                protocol: protocol_of(port.protocol.as_deref()),
+            })
+        })
+        .collect()
+}

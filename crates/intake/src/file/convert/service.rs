@@ -1,0 +1,115 @@
+//! Services and EndpointSlices.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use sheetbend_model::state::{
+    Algorithm, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceType, TargetPort,
+};
+use sheetbend_model::types::{Family, NodeName, ObjectKey, Port};
+
+use super::super::check::protocol_of;
+
+/// How a Service chooses its backends: `random` or `round-robin`.
+pub(in crate::file) const LOAD_BALANCING: &str = "sheetbend.dev/load-balancing";
+
+/// `sessionAffinityConfig.clientIP.timeoutSeconds` where absent: three hours (core/v1 defaults).
+const AFFINITY_TIMEOUT: u32 = 10_800;
+
+pub(super) fn service(service: &core::Service, key: ObjectKey) -> Service {
+    let spec = service.spec.clone().unwrap_or_default();
+    let service_type = match spec.type_.as_deref() {
+        Some("NodePort") => ServiceType::NodePort,
+        Some("LoadBalancer") => ServiceType::LoadBalancer,
+        Some("ExternalName") => ServiceType::ExternalName,
+        Some(_) | None => ServiceType::ClusterIP,
+    };
+    let annotation = service.metadata.annotations.as_ref().and_then(|all| all.get(LOAD_BALANCING));
+    let (algorithm, unknown_algorithm) = match annotation.map(String::as_str) {
+        None | Some("random") => (Algorithm::Random, None),
+        Some("round-robin") => (Algorithm::RoundRobin, None),
+        Some(other) => (Algorithm::default(), Some(other.into())),
+    };
+    Service {
+        key,
+        service_type,
+        cluster_ips: if service_type == ServiceType::ExternalName { Vec::new() } else { cluster_ips(&spec) },
+        ports: spec.ports.iter().flatten().filter_map(service_port).collect(),
+        selector: super::labels(spec.selector.as_ref()),
+        affinity_timeout: affinity(&spec),
+        publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
+        algorithm,
+        unknown_algorithm,
+    }
+}
+
+/// `clusterIPs`, or `clusterIP` where only that is written; empty for `None` (headless).
+pub(in crate::file) fn cluster_ips(spec: &core::ServiceSpec) -> Vec<std::net::IpAddr> {
+    let all = spec.cluster_ips.as_deref().unwrap_or_default();
+    let one = spec.cluster_ip.as_ref().filter(|_| all.is_empty());
+    all.iter().chain(one).filter_map(|text| text.parse().ok()).collect()
+}
+
+fn affinity(spec: &core::ServiceSpec) -> Option<u32> {
+    let config = spec.session_affinity_config.as_ref();
+    let seconds = config.and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
+    let seconds = seconds.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(AFFINITY_TIMEOUT);
+    (spec.session_affinity.as_deref() == Some("ClientIP")).then_some(seconds)
+}
+
+fn service_port(port: &core::ServicePort) -> Option<ServicePort> {
+    let number = Port::try_from(port.port).ok()?;
+    let target = match &port.target_port {
+        None | Some(IntOrString::Int(0)) => TargetPort::Number(number),
+        Some(IntOrString::Int(target)) => TargetPort::Number(Port::try_from(*target).ok()?),
+        Some(IntOrString::String(name)) => TargetPort::Name(name.as_str().into()),
+    };
+    Some(ServicePort {
+        name: port.name.as_deref().unwrap_or_default().into(),
+        protocol: protocol_of(port.protocol.as_deref()),
+        port: number,
+        target,
+    })
+}
+
+/// `None` for slices of DNS names (addressType FQDN).
+pub(super) fn endpoint_slice(slice: &discovery::EndpointSlice, key: ObjectKey) -> Option<EndpointSlice> {
+    let family = match slice.address_type.as_str() {
+        "IPv4" => Family::IPv4,
+        "IPv6" => Family::IPv6,
+        _ => return None,
+    };
+    let labels = slice.metadata.labels.as_ref();
+    let service = labels.and_then(|labels| labels.get("kubernetes.io/service-name"));
+    let endpoints = slice.endpoints.iter().map(|each| endpoint(each, &key.namespace)).collect();
+    Some(EndpointSlice {
+        service: service.filter(|name| !name.is_empty()).map(|name| name.as_str().into()),
+        family,
+        ports: slice.ports.iter().flatten().map(endpoint_port).collect(),
+        endpoints,
+        key,
+    })
+}
+
+fn endpoint_port(port: &discovery::EndpointPort) -> EndpointPort {
+    EndpointPort {
+        name: port.name.as_deref().unwrap_or_default().into(),
+        protocol: protocol_of(port.protocol.as_deref()),
+        port: port.port.and_then(|number| Port::try_from(number).ok()),
+    }
+}
+
+fn endpoint(endpoint: &discovery::Endpoint, namespace: &Arc<str>) -> Endpoint {
+    let conditions = endpoint.conditions.as_ref();
+    let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
+    Endpoint {
+        addresses: endpoint.addresses.iter().filter_map(|text| text.parse().ok()).collect(),
+        ready,
+        serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(ready),
+        terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
+        node: endpoint.node_name.as_deref().map(NodeName::new),
+        pod: super::pod_reference(endpoint.target_ref.as_ref(), namespace),
+    }
+}
