@@ -46,6 +46,8 @@ enum Section {
     Traffic,
     /// ns per packet and instructions of the kernel programs.
     Programs,
+    /// 44,000 Services into the kernel, and one change at that size.
+    Tables,
 }
 
 const BEGIN: &str = "<!-- bench:begin -->";
@@ -103,8 +105,12 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
 
 type Measure = fn(&Bench) -> Vec<Row>;
 
-fn sections() -> [(Section, Measure); 2] {
-    [(Section::Traffic, section::traffic::measure), (Section::Programs, section::programs::measure)]
+fn sections() -> [(Section, Measure); 3] {
+    [
+        (Section::Tables, section::tables::measure),
+        (Section::Traffic, section::traffic::measure),
+        (Section::Programs, section::programs::measure),
+    ]
 }
 
 fn write_markdown(file: &Path, tables: &str) -> anyhow::Result<()> {
