@@ -1,1 +1,4 @@
-//! Placeholder.
+//! Tests that need a kernel and root: `cargo xtask test kernel`.
+
+pub mod netlink;
+pub mod apply;

@@ -1,0 +1,108 @@
+//! What can go wrong at the eBPF border.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why the kernel's tables are not as wanted.
+#[derive(Debug, thiserror::Error)]
+pub enum BpfError {
+    /// No bpffs there.
+    #[error("{path} is no bpffs: pins would not outlive the agent; mount one with `mount -t bpf bpf {path}`")]
+    NoBpffs {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// The object could not be read.
+    #[error("eBPF object {path}: {source}; unset SHEETBEND_EBPF_OBJECT to use the built-in one")]
+    ObjectFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The object is none of ours.
+    #[error("eBPF object: {reason}; rebuild it with `cargo xtask ebpf`")]
+    Object {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A pinned map has another layout than this version's.
+    #[error(
+        "pinned map {name} ({path}): {what} is {have}, this version wants {want}; a map of another layout or limit \
+         cannot be used. Put the limit back, or drain the node and remove {path}"
+    )]
+    Layout {
+        /// The map.
+        name: String,
+        /// Its pin.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// What is pinned.
+        have: u64,
+        /// What we want.
+        want: u64,
+    },
+    /// Loading maps or programs failed; for a program the text has the verifier's last words.
+    #[error("loading {what}: {reason}; needs kernel 6.6 or newer, CAP_BPF and CAP_NET_ADMIN")]
+    Load {
+        /// The map or program.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+    /// A pin could not be made, opened or removed.
+    #[error("pin {path}: {source}")]
+    Pin {
+        /// The pin.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A program could not be put on a device.
+    #[error(
+        "{hook} on interface {ifindex}: {source}; does the interface exist in the agent's network namespace?"
+    )]
+    Attach {
+        /// The hook's name.
+        hook: &'static str,
+        /// The device.
+        ifindex: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// A table is full.
+    #[error(
+        "table {table} holds its limit of {limit} entries; raise limits.{table} in the agent's configuration (a node's \
+         tables keep their size until its pins are removed), or use fewer {content}"
+    )]
+    TableFull {
+        /// The map.
+        table: &'static str,
+        /// Its limit.
+        limit: u32,
+        /// What the entries come from.
+        content: &'static str,
+    },
+    /// A read or write of a table failed otherwise.
+    #[error("table {table}: {action}: {source}")]
+    Table {
+        /// The map.
+        table: &'static str,
+        /// What was tried.
+        action: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The caller knows no Ethernet address and MTU of the attachment.
+    #[error(
+        "container {container_id} has no attachment on this node: its MAC and MTU are unknown; it stays closed"
+    )]
+    UnknownAttachment {
+        /// CNI_CONTAINERID.
+        container_id: String,
+    },
+    /// `run` before the first `sync`.
+    #[error("a plan before the first full sync: what the kernel holds is not known yet; call sync first")]
+    NotSynced,
+}

@@ -1,0 +1,272 @@
+//! Carrying out Plans and whole Dataplanes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use sheetbend_model::plan::{Dataplane, Entry, EntryKey, Plan, Step};
+use sheetbend_model::state::AttachmentId;
+use sheetbend_model::types::AddrKey;
+
+use super::error::BpfError;
+use super::kernel::Kernel;
+use super::policy::rule_key_of;
+use super::rows::{self, PodLink};
+
+/// Finds MAC and MTU of a pod's veth by its attachment.
+pub type Links<'a> = &'a dyn Fn(&AttachmentId) -> Option<PodLink>;
+
+/// What a run did.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Map name → (rows written, rows deleted); only maps that changed.
+    pub written: BTreeMap<&'static str, (u64, u64)>,
+    /// Steps that failed. They stay wanted: the next run tries them again.
+    pub failed: Vec<Failure>,
+    /// Whether established flows are judged anew.
+    pub epoch_raised: bool,
+}
+
+/// A step that failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// The step, as in the Plan's text.
+    pub step: String,
+    /// Why.
+    pub error: BpfError,
+}
+
+impl Report {
+    /// Whether every step is true now.
+    pub fn is_done(&self) -> bool {
+        self.failed.is_empty()
+    }
+
+    /// Rows written and deleted in all tables.
+    pub fn writes(&self) -> u64 {
+        self.written.values().map(|(puts, deletes)| puts + deletes).sum()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (table, (puts, deletes)) in &self.written {
+            write!(f, "{table} +{puts} -{deletes} ")?;
+        }
+        write!(f, "failed {}", self.failed.len())?;
+        if self.epoch_raised { f.write_str(", flows judged anew") } else { Ok(()) }
+    }
+}
+
+impl Kernel {
+    /// Makes the kernel hold exactly `want`: writes what is missing or other, in the order of a Plan's phases, touches
+    /// nothing that is right, and removes what is not wanted. The first call makes this version's programs live.
+    pub fn sync(&mut self, want: &Dataplane, links: Links<'_>) -> Result<Report, BpfError> {
+        self.begin();
+        self.waiting.clear();
+        self.services.checking = true;
+        let mut run = Run { kernel: self, links, failed: Vec::new() };
+        run.sync(want);
+        let failed = run.failed;
+        self.services.checking = false;
+        self.synced = true;
+        let report = self.finish(false, failed)?;
+        if !self.live {
+            self.go_live()?;
+        }
+        Ok(report)
+    }
+
+    /// Carries out `plan`, and before it what earlier runs could not do. Only after the first [`Kernel::sync`].
+    pub fn run(&mut self, plan: &Plan, links: Links<'_>) -> Result<Report, BpfError> {
+        if !self.synced {
+            return Err(BpfError::NotSynced);
+        }
+        self.begin();
+        self.retire_due()?;
+        let waiting = std::mem::take(&mut self.waiting);
+        let superseded: BTreeSet<Option<EntryKey>> =
+            if waiting.is_empty() { BTreeSet::new() } else { plan.steps().map(key_of).collect() };
+        let waiting: Vec<Step> =
+            waiting.into_iter().filter(|step| !superseded.contains(&key_of(step))).collect();
+        let mut run = Run { kernel: self, links, failed: Vec::new() };
+        waiting.iter().chain(plan.steps()).for_each(|step| run.step(step));
+        let failed = run.failed;
+        self.finish(plan.raise_epoch, failed)
+    }
+
+    /// Removes what the last runs took out of use, when its grace period has passed; returns when to call again.
+    pub fn tick(&mut self) -> Result<Option<Duration>, BpfError> {
+        self.begin();
+        self.retire_due()?;
+        self.tables.take_counts();
+        let next = self.services.retiring.front();
+        Ok(next.map(|(due, _)| Duration::from_nanos(due.saturating_sub(self.numbers.now))))
+    }
+
+    fn finish(&mut self, raise_epoch: bool, failed: Vec<Failure>) -> Result<Report, BpfError> {
+        let epoch_raised = raise_epoch || self.verdicts_changed;
+        if epoch_raised {
+            let epoch = self.tables.epoch.get(&0)?.unwrap_or(0);
+            // 0 in a flow means "never judged".
+            self.tables.epoch.put(&0, &epoch.checked_add(1).unwrap_or(1))?;
+        }
+        self.verdicts_changed = false;
+        self.seen = super::kernel::Seen::default();
+        let counts = self.tables.take_counts().into_iter();
+        let written = counts.filter(|(_, puts, deletes)| puts + deletes > 0);
+        let written = written.map(|(table, puts, deletes)| (table, (puts, deletes))).collect();
+        Ok(Report { written, failed, epoch_raised })
+    }
+}
+
+/// One run under way.
+struct Run<'a> {
+    kernel: &'a mut Kernel,
+    links: Links<'a>,
+    failed: Vec<Failure>,
+}
+
+impl Run<'_> {
+    /// Full: every row is put, which writes nothing where it is right; then what is not wanted goes.
+    fn sync(&mut self, want: &Dataplane) {
+        let kernel = &mut *self.kernel;
+        let result = kernel.put_overlay(&want.overlay);
+        self.note(result, || Step::Put(Entry::Overlay(want.overlay.clone())));
+        for (key, route) in &want.routes {
+            let result = self.kernel.put_route(key, route);
+            self.note(result, || Step::Put(Entry::Route(*key, route.clone())));
+        }
+        let mut rules = BTreeSet::new();
+        for (key, origin) in &want.rules {
+            let result = self.kernel.put_rule(key, origin).map(|bytes| rules.extend([bytes]));
+            self.note(result, || Step::Put(Entry::Rule(key.clone(), origin.clone())));
+        }
+        for (key, class) in &want.blocks {
+            let result = self.kernel.put_block(key, class);
+            self.note(result, || Step::Put(Entry::Block(*key, class.clone())));
+        }
+        for (key, class) in &want.classes {
+            let result = self.kernel.put_class(key, class);
+            self.note(result, || Step::Put(Entry::Class(*key, class.clone())));
+        }
+        for (key, entry) in &want.services {
+            let result = self.kernel.put_service(key, entry);
+            self.note(result, || Step::Put(Entry::Service(*key, entry.clone())));
+        }
+        for (id, pod) in &want.pods {
+            let result = self.kernel.put_pod(id, pod, (self.links)(id));
+            self.note(result, || Step::Put(Entry::Pod(id.clone(), pod.clone())));
+        }
+        if let Err(error) = self.kernel.remove_unwanted(want, &rules) {
+            self.failed.push(Failure { step: "remove what is not wanted".into(), error });
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        let kernel = &mut *self.kernel;
+        let result = match step {
+            Step::Put(Entry::Overlay(overlay)) => kernel.put_overlay(overlay),
+            Step::Put(Entry::Route(key, route)) => kernel.put_route(key, route),
+            Step::Put(Entry::Rule(key, origin)) => kernel.put_rule(key, origin).map(drop),
+            Step::Put(Entry::Block(key, class)) => kernel.put_block(key, class),
+            Step::Put(Entry::Class(key, class)) => kernel.put_class(key, class),
+            Step::Put(Entry::Service(key, entry)) => kernel.put_service(key, entry),
+            Step::Put(Entry::Pod(id, pod)) => kernel.put_pod(id, pod, (self.links)(id)),
+            Step::Delete(EntryKey::Pod(id)) => kernel.delete_pod(id),
+            Step::Delete(EntryKey::Service(key)) => kernel.delete_service(key),
+            Step::Delete(EntryKey::Class(key)) => kernel.delete_class(key),
+            Step::Delete(EntryKey::Block(key)) => kernel.delete_block(key),
+            Step::Delete(EntryKey::Rule(key)) => kernel.delete_rule(key),
+            Step::Delete(EntryKey::Route(key)) => kernel.delete_route(key),
+        };
+        self.note(result, || step.clone());
+    }
+
+    fn note(&mut self, result: Result<(), BpfError>, step: impl Fn() -> Step) {
+        if let Err(error) = result {
+            let step = step();
+            let text = match &step {
+                Step::Put(entry) => format!("+ {entry}"),
+                Step::Delete(key) => format!("- {key}"),
+            };
+            self.failed.push(Failure { step: text, error });
+            self.kernel.waiting.push(step);
+        }
+    }
+}
+
+impl Kernel {
+    /// The retire phase of a full sync: rows that `want` does not have go, users before what they use.
+    fn remove_unwanted(&mut self, want: &Dataplane, rules: &BTreeSet<[u8; 16]>) -> Result<(), BpfError> {
+        self.remove_unwanted_pods(want)?;
+        let services = self.tables.services.all()?;
+        for (key, _) in services {
+            match rows::service_key_back(&key) {
+                Some(frontend) if want.services.contains_key(&frontend) => {}
+                Some(frontend) => self.delete_service(&frontend)?,
+                None => drop(self.tables.services.delete(&key)?),
+            }
+        }
+        let mut classes = Vec::new();
+        self.tables.classes.for_each(|key, _| {
+            let key = rows::class_key_back(&key);
+            if !want.classes.contains_key(&key) {
+                classes.push(key);
+            }
+        })?;
+        classes.iter().try_for_each(|key| self.delete_class(key))?;
+        let blocks: Vec<_> =
+            self.blocks.keys().filter(|key| !want.blocks.contains_key(key)).copied().collect();
+        for key in blocks {
+            if !self.is_block_guard(&key) {
+                self.delete_block(&key)?;
+            }
+        }
+        let unwanted: Vec<_> = self.rules.keys().filter(|key| !rules.contains(*key)).copied().collect();
+        unwanted.iter().try_for_each(|key| self.delete_rule_row(&rule_key_of(key)))?;
+        let routes: Vec<_> =
+            self.routes.keys().filter(|key| !want.routes.contains_key(key)).copied().collect();
+        for key in routes {
+            if !self.is_route_guard(&key) {
+                self.delete_route(&key)?;
+            }
+        }
+        self.retire_unnamed_backends()?;
+        self.retire_due()
+    }
+
+    fn remove_unwanted_pods(&mut self, want: &Dataplane) -> Result<(), BpfError> {
+        let known: Vec<_> = self.pods.keys().filter(|id| !want.pods.contains_key(id)).cloned().collect();
+        known.iter().try_for_each(|id| self.delete_pod(id))?;
+        let addresses: BTreeSet<AddrKey> =
+            want.pods.values().flat_map(|pod| pod.addresses.iter().copied()).collect();
+        for (key, _) in self.tables.local.all()? {
+            let address = rows::class_key_back(&key);
+            if !addresses.contains(&address) {
+                self.withdraw(&address)?;
+            }
+        }
+        let devices: BTreeSet<u32> = want.pods.values().map(|pod| pod.host_ifindex).collect();
+        for (ifindex, _) in self.tables.pods.all()? {
+            if !devices.contains(&ifindex) {
+                self.drop_pod_row(ifindex)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The row a step is about; `None` = the overlay.
+fn key_of(step: &Step) -> Option<EntryKey> {
+    match step {
+        Step::Put(Entry::Overlay(_)) => None,
+        Step::Put(Entry::Route(key, _)) => Some(EntryKey::Route(*key)),
+        Step::Put(Entry::Rule(key, _)) => Some(EntryKey::Rule(key.clone())),
+        Step::Put(Entry::Block(key, _)) => Some(EntryKey::Block(*key)),
+        Step::Put(Entry::Class(key, _)) => Some(EntryKey::Class(*key)),
+        Step::Put(Entry::Service(key, _)) => Some(EntryKey::Service(*key)),
+        Step::Put(Entry::Pod(id, _)) => Some(EntryKey::Pod(id.clone())),
+        Step::Delete(key) => Some(key.clone()),
+    }
+}

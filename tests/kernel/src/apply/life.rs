@@ -1,0 +1,118 @@
+//! Pins, layouts and links over the life of several agents.
+
+use std::fs;
+
+use anyhow::{Context, ensure};
+use sheetbend_apply::bpf::{BpfError, Kernel, KernelConfig, Link};
+use sheetbend_ebpf_abi::Hook;
+use sheetbend_model::plan::Dataplane;
+
+use super::{Place, links};
+
+pub(super) fn a_pinned_map_of_another_layout_is_refused(place: &Place) -> anyhow::Result<()> {
+    drop(place.open("layout")?);
+    let mut config = place.config("layout");
+    config.limits.insert("RULES".into(), 77);
+    match Kernel::open(config) {
+        Err(error @ BpfError::Layout { have: 1_048_576, want: 77, .. }) => {
+            let text = error.to_string();
+            ensure!(text.contains("RULES") && text.contains("limit") && text.contains("remove"), "{text}");
+        }
+        Err(error) => anyhow::bail!("another error: {error}"),
+        Ok(_) => anyhow::bail!("a map with another limit was taken"),
+    }
+    // Somebody else's map under our name.
+    let pins = place.bpffs().join("sheetbend/layout/v1");
+    fs::remove_file(pins.join("PODS"))?;
+    fs::rename(pins.join("CLASSES"), pins.join("PODS"))?;
+    match place.open("layout").map_err(|error| error.root_cause().to_string()) {
+        Err(text) => ensure!(text.contains("PODS") && text.contains("key size"), "{text}"),
+        Ok(_) => anyhow::bail!("a map with another key was taken"),
+    }
+    Ok(())
+}
+
+pub(super) fn no_bpffs_is_refused(place: &Place) -> anyhow::Result<()> {
+    let config = KernelConfig { bpffs: "/tmp".into(), ..place.config("nowhere") };
+    match Kernel::open(config) {
+        Err(BpfError::NoBpffs { path }) => ensure!(path.ends_with("tmp"), "{path:?}"),
+        Err(error) => anyhow::bail!("another error: {error}"),
+        Ok(_) => anyhow::bail!("pins outside a bpffs"),
+    }
+    Ok(())
+}
+
+/// An object that is another version: the same programs with other bytes.
+fn other_version() -> anyhow::Result<tempfile::NamedTempFile> {
+    let object = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/ebpf/object/sheetbend.o");
+    let mut bytes = fs::read(object).with_context(|| object.to_owned())?;
+    bytes.extend_from_slice(&[0; 8]);
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), bytes)?;
+    Ok(file)
+}
+
+/// (device, hook, link), (program) of every link.
+fn split(links: &[Link]) -> (Vec<(u32, Hook, u32)>, Vec<u32>) {
+    links.iter().map(|link| ((link.ifindex, link.hook, link.id), link.program_id)).unzip()
+}
+
+pub(super) fn link_replacement_keeps_the_link(place: &Place) -> anyhow::Result<()> {
+    let (pod, uplink) = (place.device()?, place.device()?);
+    let want = Dataplane::default();
+    let first = {
+        let mut kernel = place.open("links")?;
+        kernel.attach_pod(pod)?;
+        kernel.attach_uplink(uplink)?;
+        kernel.sync(&want, &links)?;
+        kernel.links()?
+    };
+    ensure!(first.len() == 4, "{first:?}");
+
+    // The same version again: nothing is loaded, nothing replaced.
+    let mut kernel = place.open("links")?;
+    kernel.sync(&want, &links)?;
+    kernel.attach_pod(pod)?;
+    ensure!(kernel.links()? == first, "{:?} was {first:?}", kernel.links()?);
+    let old_version = kernel.version().to_owned();
+    drop(kernel);
+
+    // Another version: the same links run other programs, from the first sync on.
+    let object = other_version()?;
+    let config = || KernelConfig { object: Some(object.path().to_owned()), ..place.config("links") };
+    let mut kernel = Kernel::open(config())?;
+    ensure!(kernel.links()? == first, "replaced before the first sync");
+    kernel.sync(&want, &links)?;
+    let second = kernel.links()?;
+    let ((old, old_programs), (new, new_programs)) = (split(&first), split(&second));
+    ensure!(old == new, "{second:?} was {first:?}");
+    ensure!(old_programs.iter().all(|program| !new_programs.contains(program)), "{second:?} was {first:?}");
+    let versions = place.bpffs().join("sheetbend/links/programs");
+    let left: Vec<_> = fs::read_dir(versions)?
+        .map(|entry| entry.map(|entry| entry.file_name()))
+        .collect::<Result<_, _>>()?;
+    ensure!(left.len() == 1 && left[0].to_str() != Some(&old_version), "{left:?}");
+
+    kernel.detach_pod(pod)?;
+    let left = kernel.links()?;
+    ensure!(left.len() == 2 && left.iter().all(|link| link.ifindex == uplink), "{left:?}");
+    Ok(())
+}
+
+pub(super) fn links_of_gone_devices_are_removed(place: &Place) -> anyhow::Result<()> {
+    let pod = place.device()?;
+    let mut kernel = place.open("gone")?;
+    kernel.sync(&Dataplane::default(), &links)?;
+    kernel.attach_pod(pod)?;
+    place.delete_device(pod)?;
+    ensure!(kernel.links()?.iter().all(|link| link.ifindex == 0), "{:?}", kernel.links()?);
+    kernel.sweep()?;
+    ensure!(kernel.links()?.is_empty(), "{:?}", kernel.links()?);
+    match kernel.attach_pod(pod) {
+        Err(error @ BpfError::Attach { .. }) => {
+            ensure!(error.to_string().contains(&pod.to_string()), "{error}")
+        }
+        other => anyhow::bail!("a device that is gone: {other:?}"),
+    }
+    Ok(())
+}

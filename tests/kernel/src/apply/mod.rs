@@ -1,0 +1,28 @@
+//! `apply/bpf` against a kernel: what it writes, keeps and refuses.
+
+pub mod draw;
+mod life;
+mod limits;
+mod place;
+mod sequences;
+
+pub use place::{Place, links, need_root};
+
+/// A test case.
+pub type Case = fn(&Place) -> anyhow::Result<()>;
+
+/// (name, case) of every test.
+pub fn cases() -> &'static [(&'static str, Case)] {
+    &[
+        ("sequences_equal_a_fresh_sync", sequences::sequences_equal_a_fresh_sync),
+        ("restart_keeps_numbers_and_writes_nothing", sequences::restart_keeps_numbers_and_writes_nothing),
+        ("numbers_rest_through_a_sweep", sequences::numbers_rest_through_a_sweep),
+        ("a_pinned_map_of_another_layout_is_refused", life::a_pinned_map_of_another_layout_is_refused),
+        ("no_bpffs_is_refused", life::no_bpffs_is_refused),
+        ("link_replacement_keeps_the_link", life::link_replacement_keeps_the_link),
+        ("links_of_gone_devices_are_removed", life::links_of_gone_devices_are_removed),
+        ("a_full_rule_table_denies_and_says_so", limits::a_full_rule_table_denies_and_says_so),
+        ("a_missing_exception_closes_the_block", limits::a_missing_exception_closes_the_block),
+        ("a_full_slot_table_keeps_the_old_backends", limits::a_full_slot_table_keeps_the_old_backends),
+    ]
+}
