@@ -33,7 +33,16 @@ pub enum NoAddress {
         /// How many pods they have room for, together.
         size: u64,
     },
-    /// All free addresses rest.
+    /// A wanted address is in no pool, or not a pod's to have.
+    NotOurs {
+        /// The address.
+        addr: IpAddr,
+        /// Every pool of the node.
+        pools: Vec<IpNet>,
+    },
+    /// A wanted address is another pod's.
+    Taken(IpAddr),
+    /// All free addresses rest, or the wanted one does.
     Resting {
         /// The pools of the family.
         pools: Vec<IpNet>,
@@ -52,6 +61,14 @@ impl fmt::Display for NoAddress {
                 "pool {} is exhausted: all {size} addresses are in use; remove pods or give the Node another podCIDR",
                 list(pools)
             ),
+            Self::NotOurs { addr, pools } => write!(
+                f,
+                "address {addr} is none that a pod of this node can have; its ranges are {}",
+                list(pools)
+            ),
+            Self::Taken(addr) => {
+                write!(f, "address {addr} is another pod's; choose another, or let the node choose")
+            }
             Self::Resting { pools, free_in } => write!(
                 f,
                 "pool {} has only addresses that were released just now; the next is free in {:.1} s",
@@ -101,8 +118,23 @@ impl Ipam {
     /// # Errors
     /// No address is taken when a family has none.
     pub fn allocate(&mut self, now: Duration) -> Result<Vec<IpAddr>, NoAddress> {
+        self.allocate_wanted(&[], now)
+    }
+
+    /// The same, with `wanted` addresses, at most one per family, instead of the next ones.
+    ///
+    /// # Errors
+    /// No address is taken when a wanted one cannot be had or another family has none.
+    pub fn allocate_wanted(&mut self, wanted: &[IpAddr], now: Duration) -> Result<Vec<IpAddr>, NoAddress> {
         let mut chosen = Vec::new();
+        for addr in wanted {
+            self.may_have(*addr, now)?;
+        }
         for family in Family::ALL {
+            if let Some(addr) = wanted.iter().find(|addr| Family::of(**addr) == family) {
+                chosen.push(*addr);
+                continue;
+            }
             let mut pools = self.pools.iter_mut().filter(|pool| pool.family() == family).peekable();
             if pools.peek().is_none() {
                 continue;
@@ -133,6 +165,22 @@ impl Ipam {
     /// Every address that is a pod's.
     pub fn held(&self) -> BTreeSet<IpAddr> {
         self.pools.iter().flat_map(Pool::held).collect()
+    }
+
+    fn may_have(&self, addr: IpAddr, now: Duration) -> Result<(), NoAddress> {
+        let Some(pool) = self.pools.iter().find(|pool| pool.contains(addr)) else {
+            let pools = self.pools.iter().map(|pool| pool.block).collect();
+            return Err(NoAddress::NotOurs { addr, pools });
+        };
+        if pool.is_held(addr) {
+            return Err(NoAddress::Taken(addr));
+        }
+        match pool.released_at(addr).map(|at| (at + self.reuse_delay).saturating_sub(now)) {
+            Some(free_in) if !free_in.is_zero() => {
+                Err(NoAddress::Resting { pools: vec![pool.block], free_in })
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn pool_of(&mut self, addr: IpAddr) -> Option<&mut Pool> {

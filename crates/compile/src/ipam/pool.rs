@@ -108,6 +108,10 @@ impl Pool {
         self.held.contains(&number(addr))
     }
 
+    pub(super) fn released_at(&self, addr: IpAddr) -> Option<Duration> {
+        self.released.get(&number(addr)).copied()
+    }
+
     pub(super) fn hold(&mut self, addr: IpAddr) {
         let number = number(addr);
         if let Some(at) = self.released.remove(&number) {

@@ -112,6 +112,32 @@ fn restored_addresses_are_not_given_again() {
     assert_eq!(ipam.allocate(seconds(35)).unwrap(), [ip("fd00::3")]);
 }
 
+#[test]
+fn a_wanted_address_is_given_or_refused_by_name() {
+    let mut ipam = ipam(&["10.0.0.0/29", "fd00::/64"]);
+    assert_eq!(ipam.allocate_wanted(&[ip("10.0.0.4")], seconds(0)).unwrap(), [ip("10.0.0.4"), ip("fd00::2")]);
+    let refused =
+        |ipam: &mut Ipam, addr| ipam.allocate_wanted(&[ip(addr)], seconds(5)).unwrap_err().to_string();
+    assert_eq!(
+        refused(&mut ipam, "10.0.0.4"),
+        "address 10.0.0.4 is another pod's; choose another, or let the node choose"
+    );
+    for foreign in ["10.0.0.1", "10.0.0.0", "10.0.1.4"] {
+        let told = refused(&mut ipam, foreign);
+        assert!(
+            told.ends_with("none that a pod of this node can have; its ranges are 10.0.0.0/29, fd00::/64"),
+            "{told}"
+        );
+    }
+    ipam.release(ip("10.0.0.4"), seconds(1));
+    assert!(refused(&mut ipam, "10.0.0.4").ends_with("the next is free in 26.0 s"));
+    assert_eq!(
+        ipam.allocate_wanted(&[ip("10.0.0.4"), ip("fd00::9")], seconds(31)).unwrap(),
+        [ip("10.0.0.4"), ip("fd00::9")]
+    );
+    assert_eq!(ipam.allocate(seconds(31)).unwrap(), [ip("10.0.0.2"), ip("fd00::3")]);
+}
+
 #[derive(Clone, Debug)]
 enum Action {
     Allocate,

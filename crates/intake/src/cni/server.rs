@@ -32,6 +32,9 @@ pub enum ServeError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// The socket takes no connections any more.
+    #[error("cannot accept CNI requests any more: {0}")]
+    Accept(io::Error),
 }
 
 /// A bound socket. Runtimes can connect from now on, and wait until [`Server::serve`] runs.
@@ -60,19 +63,32 @@ impl Server {
     }
 
     /// Serves requests until the future is dropped. Requests under way go on in tasks of their own.
-    pub async fn serve<H: Handler>(self, handler: Arc<H>) {
+    ///
+    /// # Errors
+    /// [`ServeError::Accept`]; a shortage of memory or files is waited out.
+    pub async fn serve<H: Handler>(self, handler: Arc<H>) -> Result<(), ServeError> {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
                     tokio::spawn(answer(stream, Arc::clone(&handler)));
                 }
-                Err(error) => {
+                Err(error) if is_shortage(&error) => {
                     warn!(%error, "cannot accept a CNI request; trying again");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
+                Err(error) => return Err(ServeError::Accept(error)),
             }
         }
     }
+}
+
+/// What accept(2) says when the machine, not the socket, is at its limit.
+fn is_shortage(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ENOBUFS: i32 = 105;
+    matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS))
+        || matches!(error.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::ConnectionAborted)
 }
 
 async fn answer<H: Handler>(mut stream: UnixStream, handler: Arc<H>) {

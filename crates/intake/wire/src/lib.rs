@@ -57,6 +57,10 @@ pub struct Add {
     pub pod: Option<PodRef>,
     /// K8S_POD_UID.
     pub pod_uid: Option<String>,
+    /// Addresses that the pod shall have (`args.cni.ips`, CNI conventions), at most one per family. A family that is
+    /// not named gets the next free one.
+    #[serde(default)]
+    pub requested: Vec<IpAddr>,
 }
 
 /// A pod, by namespace and name.
