@@ -18,5 +18,7 @@ pub use node::{Namespace, Node};
 pub use pod::{ContainerPort, Pod, PodPhase};
 pub use policy::{IpBlock, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortMatch};
 pub use selector::{LabelSelector, Operator, Requirement};
-pub use service::{Algorithm, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceType, TargetPort};
+pub use service::{
+    Algorithm, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceType, TargetPort,
+};
 pub use snapshot::Snapshot;

@@ -106,7 +106,9 @@ pub struct Mac(pub [u8; 6]);
 
 /// Why a text is no Ethernet address.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no Ethernet address; write six hexadecimal bytes joined by colons, as in 0a:5b:00:00:00:01")]
+#[error(
+    "{0:?} is no Ethernet address; write six hexadecimal bytes joined by colons, as in 0a:5b:00:00:00:01"
+)]
 pub struct MacError(String);
 
 impl fmt::Display for Mac {

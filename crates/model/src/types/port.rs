@@ -190,7 +190,11 @@ mod tests {
             assert!(prefixes.len() <= 30);
             for port in 0..=u16::MAX {
                 let inside = (first..=last).contains(&port);
-                assert_eq!(prefixes.iter().filter(|p| p.contains(port)).count(), usize::from(inside), "{port}");
+                assert_eq!(
+                    prefixes.iter().filter(|p| p.contains(port)).count(),
+                    usize::from(inside),
+                    "{port}"
+                );
             }
         }
     }

@@ -1,0 +1,210 @@
+//! Which pod has which address, and the class of every address that has one of its own.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use sheetbend_model::state::{AttachmentId, Pod, Snapshot};
+use sheetbend_model::types::{AddrKey, NetworkId, ObjectKey};
+
+use super::Change;
+use super::blocks::BlockTable;
+use super::classes::{ClassNode, ClassTable};
+use super::locals::{Locals, known_pod};
+use super::matcher::Matcher;
+use super::terms::TermTable;
+
+/// The pods that claim an address: nearly always one.
+#[derive(Debug)]
+enum Claims {
+    One(ObjectKey),
+    Many(Vec<ObjectKey>),
+}
+
+impl Claims {
+    fn iter(&self) -> std::slice::Iter<'_, ObjectKey> {
+        match self {
+            Claims::One(key) => std::slice::from_ref(key).iter(),
+            Claims::Many(keys) => keys.iter(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// What the address matches besides blocks; never empty.
+    own: Arc<ClassNode>,
+    class: Arc<ClassNode>,
+}
+
+/// Claims and classes of addresses.
+#[derive(Debug, Default)]
+pub(crate) struct AddressTable {
+    claims: HashMap<AddrKey, Claims>,
+    entries: BTreeMap<AddrKey, Entry>,
+}
+
+impl AddressTable {
+    /// The rows of `Dataplane::classes`.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&AddrKey, &Arc<ClassNode>)> {
+        self.entries.iter().map(|(key, entry)| (key, &entry.class))
+    }
+
+    pub(crate) fn claim(&mut self, addr: AddrKey, pod: &ObjectKey) {
+        let Some(claims) = self.claims.get_mut(&addr) else {
+            self.claims.insert(addr, Claims::One(pod.clone()));
+            return;
+        };
+        if claims.iter().any(|other| other == pod) {
+            return;
+        }
+        let mut keys: Vec<ObjectKey> = claims.iter().cloned().collect();
+        keys.push(pod.clone());
+        *claims = Claims::Many(keys);
+    }
+
+    pub(crate) fn disclaim(&mut self, addr: AddrKey, pod: &ObjectKey) {
+        let Some(claims) = self.claims.get_mut(&addr) else { return };
+        let mut keys: Vec<ObjectKey> = claims.iter().filter(|other| *other != pod).cloned().collect();
+        match (keys.pop(), keys.is_empty()) {
+            (None, _) => drop(self.claims.remove(&addr)),
+            (Some(last), true) => *claims = Claims::One(last),
+            (Some(last), false) => {
+                keys.push(last);
+                *claims = Claims::Many(keys);
+            }
+        }
+    }
+
+    /// The pod that counts as having `addr`: one attached here with it, then one that is not terminating, then the least
+    /// key.
+    fn owner<'a>(&self, snapshot: &'a Snapshot, locals: &Locals, addr: AddrKey) -> Option<&'a Arc<Pod>> {
+        match self.claims.get(&addr)? {
+            Claims::One(key) => snapshot.pods.get(key),
+            Claims::Many(keys) => keys.iter().filter_map(|key| snapshot.pods.get(key)).min_by_key(|pod| {
+                let here = attached_addresses(snapshot, locals.of_pod(&pod.key), pod).any(|own| own == addr);
+                (!here, pod.terminating, pod.key.clone())
+            }),
+        }
+    }
+
+    /// Addresses whose own terms hold one of `removed`.
+    pub(crate) fn holding(&self, removed: &BTreeSet<u32>, dirty: &mut BTreeSet<AddrKey>) {
+        let mut known: HashMap<u64, bool> = HashMap::new();
+        for (addr, entry) in &self.entries {
+            let holds = *known
+                .entry(entry.own.id)
+                .or_insert_with(|| entry.own.terms.iter().any(|term| removed.contains(&term.index())));
+            if holds {
+                dirty.insert(*addr);
+            }
+        }
+    }
+
+    /// Addresses of `ranges` that have an entry.
+    pub(crate) fn inside(&self, ranges: &[IpNet], dirty: &mut BTreeSet<AddrKey>) {
+        for range in ranges {
+            let network = NetworkId::default();
+            let first = AddrKey { network, addr: range.network() };
+            let last = AddrKey { network, addr: range.broadcast() };
+            dirty.extend(self.entries.range(first..=last).map(|(addr, _)| *addr));
+        }
+    }
+
+    /// The classes that hold before the blocks change, for [`AddressTable::reclass`].
+    pub(crate) fn before(
+        &self,
+        dirty: &BTreeSet<AddrKey>,
+        blocks: &BlockTable,
+        empty: &Arc<ClassNode>,
+        before: &mut HashMap<AddrKey, Arc<ClassNode>>,
+    ) {
+        for addr in dirty {
+            if !self.entries.contains_key(addr) && !before.contains_key(addr) {
+                before.insert(*addr, region(blocks, *addr).unwrap_or(empty).clone());
+            }
+        }
+    }
+
+    /// Computes the class of each dirty address anew.
+    pub(crate) fn reclass(&mut self, view: &mut View<'_>, dirty: &BTreeSet<AddrKey>) -> Vec<Change<AddrKey>> {
+        let mut changes = Vec::new();
+        let mut last: Option<(ObjectKey, Arc<ClassNode>)> = None;
+        for addr in dirty {
+            let own = self.owner(view.snapshot, view.locals, *addr).map(|pod| match &last {
+                Some((key, own)) if *key == pod.key => own.clone(),
+                _ => {
+                    let terms = view.matcher.terms_of(view.snapshot, pod);
+                    let own = view.classes.intern(terms, view.terms);
+                    last = Some((pod.key.clone(), own.clone()));
+                    own
+                }
+            });
+            let own = own.filter(|own| !own.terms.is_empty());
+            let region = region(view.blocks, *addr).unwrap_or(view.empty).clone();
+            let old = self.entries.get(addr).map(|entry| entry.class.clone());
+            let new = own.as_ref().map(|own| view.classes.union(own, &region, view.terms));
+            match (own, &new) {
+                (Some(own), Some(class)) => {
+                    self.entries.insert(*addr, Entry { own, class: class.clone() });
+                }
+                _ => drop(self.entries.remove(addr)),
+            }
+            if old.as_ref().map(|node| node.id) == new.as_ref().map(|node| node.id) {
+                continue;
+            }
+            view.classes.row(old.as_ref(), new.as_ref());
+            let before =
+                old.as_ref().or_else(|| view.before.get(addr)).unwrap_or(view.empty).clone();
+            let after = new.as_ref().unwrap_or(&region).clone();
+            changes.push(Change { key: *addr, old, new, before, after });
+        }
+        changes
+    }
+}
+
+/// What [`AddressTable::reclass`] looks at.
+pub(crate) struct View<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) locals: &'a Locals,
+    pub(crate) matcher: &'a Matcher,
+    pub(crate) terms: &'a TermTable,
+    pub(crate) blocks: &'a BlockTable,
+    pub(crate) classes: &'a mut ClassTable,
+    pub(crate) before: &'a HashMap<AddrKey, Arc<ClassNode>>,
+    pub(crate) empty: &'a Arc<ClassNode>,
+}
+
+/// What the blocks say of an address. Blocks are of the default network.
+fn region(blocks: &BlockTable, addr: AddrKey) -> Option<&Arc<ClassNode>> {
+    if addr.network == NetworkId::default() { blocks.lookup(addr.addr) } else { None }
+}
+
+/// The addresses a pod claims: those of its status and of its attachments here, which know them first.
+pub(crate) fn claims_of(snapshot: &Snapshot, attachments: &[AttachmentId], pod: &Pod) -> Vec<AddrKey> {
+    if !pod.is_peer() {
+        return Vec::new();
+    }
+    let status =
+        pod.addresses.iter().map(|addr| AddrKey { network: pod.network, addr: addr.to_canonical() });
+    let mut claims: Vec<AddrKey> =
+        status.chain(attached_addresses(snapshot, attachments, pod)).collect();
+    claims.sort_unstable();
+    claims.dedup();
+    claims
+}
+
+fn attached_addresses(
+    snapshot: &Snapshot,
+    attachments: &[AttachmentId],
+    pod: &Pod,
+) -> impl Iterator<Item = AddrKey> {
+    attachments
+        .iter()
+        .filter_map(|id| snapshot.attachments.get(id))
+        .filter(|attachment| known_pod(attachment, snapshot).is_some_and(|known| known.key == pod.key))
+        .flat_map(|attachment| {
+            let network = attachment.network;
+            attachment.addresses.iter().map(move |addr| AddrKey { network, addr: addr.to_canonical() })
+        })
+}

@@ -1,0 +1,233 @@
+//! One NetworkPolicy, ready to be used by the sets of the pods that it selects.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use sheetbend_model::plan::{Condition, Origin, PolicyRef};
+use sheetbend_model::state::{
+    IpBlock, LabelSelector, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortMatch, Requirement,
+};
+use sheetbend_model::types::{Direction, PortPrefix, Protocol};
+
+use super::blocks::is_usable;
+use super::terms::{NamespaceMatch, TermKey, TermTable, block_text};
+
+/// A policy with its peers as terms.
+#[derive(Debug)]
+pub(crate) struct Document {
+    pub(crate) reference: PolicyRef,
+    /// Rules of both directions, in (direction, index) order.
+    pub(crate) rules: Vec<DocumentRule>,
+    /// Named ports of ingress rules, sorted: they resolve on the selected pod.
+    pub(crate) ingress_names: Vec<(Arc<str>, Protocol)>,
+    pub(crate) conditions: Vec<Condition>,
+    pub(crate) source: Arc<NetworkPolicy>,
+    /// Every use of a term, to be given back.
+    terms: Vec<u32>,
+}
+
+#[derive(Debug)]
+pub(crate) struct DocumentRule {
+    pub(crate) origin: Origin,
+    /// `None` = every peer.
+    pub(crate) peers: Option<Vec<u32>>,
+    pub(crate) ports: Vec<DocumentPort>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum DocumentPort {
+    /// A block of ports; `None` = every IP protocol.
+    Prefix(Option<Protocol>, PortPrefix),
+    /// Resolved on the selected pod.
+    OnPod(Arc<str>, Protocol),
+    /// A term of the peer.
+    OnPeer(Protocol, u32),
+}
+
+impl Document {
+    /// Takes `source`'s terms into force.
+    pub(crate) fn new(source: &Arc<NetworkPolicy>, terms: &mut TermTable) -> Self {
+        let mut document = Self {
+            reference: PolicyRef {
+                policy: source.key.clone(),
+                digest: fnv(canonical(source).as_bytes()),
+                ingress: source.ingress.is_some(),
+                egress: source.egress.is_some(),
+            },
+            rules: Vec::new(),
+            ingress_names: Vec::new(),
+            conditions: Vec::new(),
+            source: source.clone(),
+            terms: Vec::new(),
+        };
+        for (direction, rules) in [(Direction::Ingress, &source.ingress), (Direction::Egress, &source.egress)] {
+            for (index, rule) in (0u32..).zip(rules.iter().flatten()) {
+                let compiled = document.rule(direction, index, rule, terms);
+                document.rules.push(compiled);
+            }
+        }
+        document.ingress_names.sort_unstable();
+        document.ingress_names.dedup();
+        document
+    }
+
+    /// Gives its terms back.
+    pub(crate) fn release(&self, terms: &mut TermTable) {
+        for term in &self.terms {
+            terms.release(*term);
+        }
+    }
+
+    fn rule(
+        &mut self,
+        direction: Direction,
+        index: u32,
+        rule: &PolicyRule,
+        terms: &mut TermTable,
+    ) -> DocumentRule {
+        let peers = (!rule.peers.is_empty()).then(|| {
+            let mut peers = Vec::new();
+            for peer in &rule.peers {
+                let term = terms.acquire(peer_term(&self.source, peer));
+                if let Peer::Block(block) = peer
+                    && !is_usable(&block.cidr)
+                {
+                    self.conditions.push(unusable_block(&self.source, &block.cidr));
+                }
+                self.terms.push(term);
+                peers.push(term);
+            }
+            peers.sort_unstable();
+            peers.dedup();
+            peers
+        });
+        let mut ports = Vec::new();
+        for port in &rule.ports {
+            self.port(direction, port, terms, &mut ports);
+        }
+        if rule.ports.is_empty() {
+            ports.push(DocumentPort::Prefix(None, PortPrefix::ALL));
+        }
+        let origin = Origin { policy: self.source.key.clone(), direction, rule: index };
+        DocumentRule { origin, peers, ports }
+    }
+
+    fn port(
+        &mut self,
+        direction: Direction,
+        port: &PolicyPort,
+        terms: &mut TermTable,
+        ports: &mut Vec<DocumentPort>,
+    ) {
+        let protocol = port.protocol;
+        match (&port.port, direction) {
+            (PortMatch::All, _) => ports.push(DocumentPort::Prefix(Some(protocol), PortPrefix::ALL)),
+            (PortMatch::Range(range), _) => ports.extend(
+                range.prefixes().into_iter().map(|prefix| DocumentPort::Prefix(Some(protocol), prefix)),
+            ),
+            (PortMatch::Named(name), Direction::Ingress) => {
+                self.ingress_names.push((name.clone(), protocol));
+                ports.push(DocumentPort::OnPod(name.clone(), protocol));
+            }
+            (PortMatch::Named(name), Direction::Egress) => {
+                let term = terms.acquire(TermKey::Named(name.clone(), protocol));
+                self.terms.push(term);
+                ports.push(DocumentPort::OnPeer(protocol, term));
+            }
+        }
+    }
+}
+
+fn unusable_block(policy: &NetworkPolicy, cidr: &IpNet) -> Condition {
+    Condition {
+        kind: "NetworkPolicy",
+        object: policy.key.clone(),
+        reason: "UnusableBlock",
+        message: format!(
+            "ipBlock {cidr} is an IPv4 block written as IPv6, which no address matches; write it as IPv4"
+        )
+        .into(),
+    }
+}
+
+fn peer_term(policy: &NetworkPolicy, peer: &Peer) -> TermKey {
+    match peer {
+        Peer::Block(block) => TermKey::Block(canonical_block(block)),
+        Peer::Pods { namespaces, pods } => {
+            let namespace = match namespaces {
+                None => NamespaceMatch::Own(policy.key.namespace.clone()),
+                Some(selector) => NamespaceMatch::Labels(canonical_selector(selector)),
+            };
+            TermKey::Selector(namespace, pods.as_ref().map(canonical_selector).unwrap_or_default())
+        }
+    }
+}
+
+fn canonical_block(block: &IpBlock) -> IpBlock {
+    let mut except: Vec<IpNet> = block.except.iter().map(IpNet::trunc).collect();
+    except.sort_unstable();
+    except.dedup();
+    IpBlock { cidr: block.cidr.trunc(), except }
+}
+
+fn canonical_selector(selector: &LabelSelector) -> LabelSelector {
+    let mut match_expressions: Vec<Requirement> = selector
+        .match_expressions
+        .iter()
+        .map(|requirement| {
+            let mut requirement = requirement.clone();
+            requirement.values.sort_unstable();
+            requirement.values.dedup();
+            requirement
+        })
+        .collect();
+    match_expressions.sort_unstable();
+    match_expressions.dedup();
+    LabelSelector { match_labels: selector.match_labels.clone(), match_expressions }
+}
+
+/// The rules as text. Two policies with equal text have equal rules.
+fn canonical(policy: &NetworkPolicy) -> String {
+    let mut text = String::new();
+    for (direction, rules) in [(Direction::Ingress, &policy.ingress), (Direction::Egress, &policy.egress)] {
+        let Some(rules) = rules else { continue };
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{direction}");
+        for rule in rules {
+            text.push('-');
+            for peer in &rule.peers {
+                let _ = match peer {
+                    Peer::Block(block) => write!(text, " block {};", block_text(&canonical_block(block))),
+                    Peer::Pods { namespaces, pods } => write!(
+                        text,
+                        " pods {} in {};",
+                        pods.as_ref().map(canonical_selector).unwrap_or_default(),
+                        namespaces.as_ref().map_or("own".to_owned(), |labels| format!(
+                            "labels {}",
+                            canonical_selector(labels)
+                        )),
+                    ),
+                };
+            }
+            for port in &rule.ports {
+                let _ = match &port.port {
+                    PortMatch::All => write!(text, " port all/{};", port.protocol),
+                    PortMatch::Range(range) => {
+                        write!(text, " port {}-{}/{};", range.first(), range.last(), port.protocol)
+                    }
+                    PortMatch::Named(name) => write!(text, " port name {name}/{};", port.protocol),
+                };
+            }
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// FNV-1a, 64 bits.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

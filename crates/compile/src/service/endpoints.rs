@@ -1,0 +1,104 @@
+//! Which endpoints a Service port chooses from.
+
+use std::collections::BTreeMap;
+
+use sheetbend_model::plan::Backend;
+use sheetbend_model::state::{Endpoint, EndpointSlice, ServicePort, Snapshot};
+use sheetbend_model::types::{Family, NetworkId, Port, Protocol};
+
+/// Backends of one frontend, sorted.
+#[derive(Debug, Default)]
+pub(super) struct Backends {
+    /// New flows choose among these.
+    pub(super) chosen: Vec<Backend>,
+    /// They keep the flows they have.
+    pub(super) draining: Vec<Backend>,
+}
+
+/// The better of what several slices say of one endpoint.
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    ready: bool,
+    serving: bool,
+    terminating: bool,
+}
+
+/// Chooses the ready endpoints, else those that are terminating and still serve (KEP-1669).
+pub(super) fn backends<'a>(
+    snapshot: &Snapshot,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    port: &ServicePort,
+    family: Family,
+) -> Backends {
+    let mut states: BTreeMap<Backend, State> = BTreeMap::new();
+    for slice in slices.filter(|slice| slice.family == family) {
+        for number in numbers(slice, port) {
+            for endpoint in &slice.endpoints {
+                let Some(backend) = backend(snapshot, endpoint, port.protocol, number, family) else {
+                    continue;
+                };
+                let state = states.entry(backend).or_default();
+                state.ready |= endpoint.ready;
+                state.serving |= endpoint.serving;
+                state.terminating |= endpoint.terminating;
+            }
+        }
+    }
+    let any_ready = states.values().any(|state| state.ready);
+    let mut backends = Backends::default();
+    for (backend, state) in states {
+        let chosen = if any_ready { state.ready } else { state.serving && state.terminating };
+        // An endpoint that is merely not ready keeps its connections; a datagram goes elsewhere at once.
+        let keeps = state.serving || port.protocol != Protocol::Udp;
+        if chosen {
+            backends.chosen.push(backend);
+        } else if keeps {
+            backends.draining.push(backend);
+        }
+    }
+    backends
+}
+
+/// Whether some slice has another number for an SCTP port than the Service.
+pub(super) fn has_other_port<'a>(
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    port: &ServicePort,
+) -> bool {
+    slices.flat_map(|slice| &slice.ports).any(|other| {
+        other.name == port.name
+            && other.protocol == port.protocol
+            && other.port.is_some_and(|number| number != port.port)
+    })
+}
+
+/// The numbers that `slice` gives `port`.
+fn numbers<'a>(slice: &'a EndpointSlice, port: &'a ServicePort) -> impl Iterator<Item = Port> {
+    slice
+        .ports
+        .iter()
+        .filter(|other| other.name == port.name && other.protocol == port.protocol)
+        .filter_map(|other| other.port)
+        // Our data path cannot rewrite an SCTP port: its checksum covers the payload.
+        .filter(|number| port.protocol != Protocol::Sctp || *number == port.port)
+}
+
+fn backend(
+    snapshot: &Snapshot,
+    endpoint: &Endpoint,
+    protocol: Protocol,
+    port: Port,
+    family: Family,
+) -> Option<Backend> {
+    // Consumers use the first address only (discovery/v1, Endpoint.addresses).
+    let addr = endpoint.addresses.first()?.to_canonical();
+    if Family::of(addr) != family {
+        return None;
+    }
+    if let Some((key, uid)) = &endpoint.pod
+        && snapshot.pods.get(key).is_some_and(|pod| pod.phase.is_terminal() && pod.uid == *uid)
+    {
+        return None;
+    }
+    let pod_uid = endpoint.pod.as_ref().map_or_else(|| "".into(), |(_, uid)| uid.clone());
+    Some(Backend { network: NetworkId::default(), addr, protocol, port, pod_uid })
+}

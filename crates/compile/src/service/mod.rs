@@ -1,0 +1,269 @@
+//! Services: frontends and the backends behind them.
+
+mod endpoints;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use sheetbend_model::plan::{Condition, Dataplane, Entry, EntryKey, Frontend, ServiceEntry, Step};
+use sheetbend_model::state::{EndpointSlice, Service, ServicePort, ServiceType, Snapshot};
+use sheetbend_model::types::{Family, NetworkId, ObjectKey, Protocol};
+
+use crate::changes::{Changes, in_namespace};
+use crate::compiler::Counters;
+
+/// Which Services and slices belong together, and who has which frontend.
+#[derive(Debug, Default)]
+pub(crate) struct ServiceTables {
+    /// Service → names of its slices, sorted.
+    slices: HashMap<ObjectKey, Vec<Arc<str>>>,
+    /// Frontend → Services that claim it, sorted; the first has it.
+    claims: HashMap<Frontend, Vec<ObjectKey>>,
+    conditions: BTreeMap<ObjectKey, Vec<Condition>>,
+}
+
+/// What an update did to frontends.
+#[derive(Debug, Default)]
+pub(crate) struct Delta {
+    old: BTreeMap<Frontend, ServiceEntry>,
+    new: BTreeMap<Frontend, ServiceEntry>,
+}
+
+impl Delta {
+    /// The writes of the swap phase, and the deletes.
+    pub(crate) fn steps(&self) -> (Vec<Step>, Vec<Step>) {
+        let put = self.new.iter().filter(|(frontend, entry)| self.old.get(*frontend) != Some(*entry));
+        let gone = self.old.keys().filter(|frontend| !self.new.contains_key(*frontend));
+        (
+            put.map(|(frontend, entry)| Step::Put(Entry::Service(*frontend, entry.clone()))).collect(),
+            gone.map(|frontend| Step::Delete(EntryKey::Service(*frontend))).collect(),
+        )
+    }
+}
+
+impl ServiceTables {
+    /// Moves the tables from `old` to `next`.
+    pub(crate) fn update(
+        &mut self,
+        old: &Snapshot,
+        next: &Snapshot,
+        changes: &Changes<'_>,
+        counters: &mut Counters,
+    ) -> Delta {
+        let mut delta = Delta::default();
+        let dirty = dirty(old, next, changes);
+        if dirty.is_empty() {
+            return delta;
+        }
+        counters.services += dirty.len() as u64;
+        let mut frontends = BTreeSet::new();
+        for key in &dirty {
+            frontends.extend(old.services.get(key).into_iter().flat_map(|service| frontends_of(service)));
+            frontends.extend(next.services.get(key).into_iter().flat_map(|service| frontends_of(service)));
+        }
+        for frontend in &frontends {
+            if let Some(entry) = self.entry(old, frontend) {
+                delta.old.insert(*frontend, entry);
+            }
+        }
+        self.index(old, next, changes, &dirty);
+        let mut contested: BTreeSet<ObjectKey> = dirty;
+        for frontend in &frontends {
+            if let Some(entry) = self.entry(next, frontend) {
+                delta.new.insert(*frontend, entry);
+            }
+            if let Some(claims) = self.claims.get(frontend).filter(|claims| claims.len() > 1) {
+                contested.extend(claims.iter().cloned());
+            }
+        }
+        // Whoever lost a rival has one condition less.
+        for frontend in delta.old.keys() {
+            contested.extend(self.claims.get(frontend).into_iter().flatten().cloned());
+        }
+        for key in contested {
+            let conditions =
+                next.services.get(&key).map_or(Vec::new(), |service| self.conditions_of(next, service));
+            if conditions.is_empty() {
+                self.conditions.remove(&key);
+            } else {
+                self.conditions.insert(key, conditions);
+            }
+        }
+        delta
+    }
+
+    /// Writes the table out whole.
+    pub(crate) fn write(&self, snapshot: &Snapshot, dataplane: &mut Dataplane) {
+        for (key, service) in &snapshot.services {
+            for frontend in frontends_of(service) {
+                if self.claims.get(&frontend).and_then(|claims| claims.first()) == Some(key)
+                    && let Some(entry) = self.entry(snapshot, &frontend)
+                {
+                    dataplane.services.insert(frontend, entry);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        self.conditions.values().flatten()
+    }
+
+    fn index(
+        &mut self,
+        old: &Snapshot,
+        next: &Snapshot,
+        changes: &Changes<'_>,
+        dirty: &BTreeSet<ObjectKey>,
+    ) {
+        for change in &changes.endpoint_slices {
+            if let Some(service) = change.old.and_then(|slice| service_of(slice))
+                && let Some(names) = self.slices.get_mut(&service)
+            {
+                names.retain(|name| *name != change.key.name);
+                if names.is_empty() {
+                    self.slices.remove(&service);
+                }
+            }
+            if let Some(service) = change.new.and_then(|slice| service_of(slice)) {
+                let names = self.slices.entry(service).or_default();
+                if let Err(index) = names.binary_search(&change.key.name) {
+                    names.insert(index, change.key.name.clone());
+                }
+            }
+        }
+        for key in dirty {
+            for frontend in old.services.get(key).into_iter().flat_map(|service| frontends_of(service)) {
+                if let Some(claims) = self.claims.get_mut(&frontend) {
+                    claims.retain(|other| other != key);
+                    if claims.is_empty() {
+                        self.claims.remove(&frontend);
+                    }
+                }
+            }
+            for frontend in next.services.get(key).into_iter().flat_map(|service| frontends_of(service)) {
+                let claims = self.claims.entry(frontend).or_default();
+                if let Err(index) = claims.binary_search(key) {
+                    claims.insert(index, key.clone());
+                }
+            }
+        }
+    }
+
+    /// The Service that has `frontend`, compiled.
+    fn entry(&self, snapshot: &Snapshot, frontend: &Frontend) -> Option<ServiceEntry> {
+        let service = snapshot.services.get(self.claims.get(frontend)?.first()?)?;
+        let port = service
+            .ports
+            .iter()
+            .find(|port| port.protocol == frontend.protocol && port.port == frontend.port)?;
+        let backends =
+            endpoints::backends(snapshot, self.slices_of(snapshot, service), port, Family::of(frontend.addr));
+        Some(ServiceEntry {
+            service: service.key.clone(),
+            port_name: port.name.clone(),
+            algorithm: service.algorithm,
+            affinity_timeout: service.affinity_timeout,
+            backends: backends.chosen.into(),
+            draining: backends.draining.into(),
+        })
+    }
+
+    fn slices_of<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        service: &'a Service,
+    ) -> impl Iterator<Item = &'a EndpointSlice> {
+        let names = self.slices.get(&service.key).map_or(&[][..], Vec::as_slice);
+        names.iter().filter_map(|name| {
+            let key = ObjectKey { namespace: service.key.namespace.clone(), name: name.clone() };
+            snapshot.endpoint_slices.get(&key).map(AsRef::as_ref)
+        })
+    }
+
+    fn conditions_of(&self, snapshot: &Snapshot, service: &Service) -> Vec<Condition> {
+        let mut conditions = Vec::new();
+        let mut add = |reason, message: String| {
+            let condition =
+                Condition { kind: "Service", object: service.key.clone(), reason, message: message.into() };
+            conditions.push(condition);
+        };
+        if let Some(text) = &service.unknown_algorithm {
+            add(
+                "UnknownLoadBalancing",
+                format!(
+                    "annotation sheetbend.dev/load-balancing: {text:?} is not known; use random or round-robin. \
+                     {} is used",
+                    service.algorithm
+                ),
+            );
+        }
+        for frontend in frontends_of(service) {
+            if let Some(owner) = self.claims.get(&frontend).and_then(|claims| claims.first())
+                && *owner != service.key
+            {
+                add("FrontendConflict", format!("{frontend} belongs to Service {owner}; give one of them another port or address"));
+            }
+        }
+        for port in service.ports.iter().filter(|port| port.protocol == Protocol::Sctp) {
+            if endpoints::has_other_port(self.slices_of(snapshot, service), port) {
+                add("SctpPortTranslation", sctp_message(port));
+            }
+        }
+        conditions
+    }
+}
+
+fn sctp_message(port: &ServicePort) -> String {
+    format!(
+        "port {}: an SCTP packet's port cannot be translated, its checksum covers the payload; endpoints with another \
+         port than {} are left out. Set targetPort to {}",
+        port.port, port.port, port.port
+    )
+}
+
+fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
+    let name = slice.service.clone()?;
+    Some(ObjectKey { namespace: slice.key.namespace.clone(), name })
+}
+
+fn frontends_of(service: &Service) -> impl Iterator<Item = Frontend> {
+    let addresses = match service.service_type {
+        ServiceType::ExternalName => &[][..],
+        ServiceType::ClusterIP | ServiceType::NodePort | ServiceType::LoadBalancer => &service.cluster_ips,
+    };
+    addresses.iter().flat_map(|addr| {
+        service.ports.iter().map(|port| Frontend {
+            network: NetworkId::default(),
+            addr: addr.to_canonical(),
+            protocol: port.protocol,
+            port: port.port,
+        })
+    })
+}
+
+/// Services that changed, whose slices changed, or with an endpoint whose pod ended or came back.
+fn dirty(old: &Snapshot, next: &Snapshot, changes: &Changes<'_>) -> BTreeSet<ObjectKey> {
+    let mut dirty: BTreeSet<ObjectKey> = changes.services.iter().map(|change| change.key.clone()).collect();
+    for change in &changes.endpoint_slices {
+        dirty.extend([change.old, change.new].into_iter().flatten().filter_map(|slice| service_of(slice)));
+    }
+    let ended = |snapshot: &Snapshot, key| {
+        snapshot.pods.get(key).filter(|pod| pod.phase.is_terminal()).map(|pod| pod.uid.clone())
+    };
+    let mut ends: BTreeMap<&Arc<str>, BTreeSet<&ObjectKey>> = BTreeMap::new();
+    for change in &changes.pods {
+        if ended(old, change.key) != ended(next, change.key) {
+            ends.entry(&change.key.namespace).or_default().insert(change.key);
+        }
+    }
+    for (namespace, pods) in ends {
+        for (_, slice) in in_namespace(&next.endpoint_slices, namespace) {
+            let touched = slice.endpoints.iter().filter_map(|endpoint| endpoint.pod.as_ref());
+            if touched.into_iter().any(|(key, _)| pods.contains(key)) {
+                dirty.extend(service_of(slice));
+            }
+        }
+    }
+    dirty
+}

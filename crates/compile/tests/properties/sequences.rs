@@ -1,0 +1,102 @@
+//! Incremental and full compile give equal tables, whatever the way, and nothing is left in the end.
+
+use proptest::prelude::*;
+use sheetbend_compile::{Compiler, compile};
+use sheetbend_model::plan::{Dataplane, Plan, diff};
+use sheetbend_model::state::{NetworkConfig, Snapshot};
+use sheetbend_testkit::generators::cluster::sequence;
+use sheetbend_testkit::generators::pools;
+
+use crate::runner;
+
+/// A compiler, and the tables as somebody who only runs its Plans has them.
+struct Follower {
+    compiler: Compiler,
+    tables: Dataplane,
+}
+
+impl Follower {
+    fn new() -> Self {
+        Self { compiler: Compiler::new(pools::node(), NetworkConfig::default()), tables: Dataplane::default() }
+    }
+
+    fn follow(&mut self, next: &Snapshot) -> Result<Plan, TestCaseError> {
+        let plan = self.compiler.update(next);
+        self.tables.apply(&plan);
+        let fresh = compile(next, &pools::node(), &NetworkConfig::default());
+        same(&self.compiler.dataplane(), &fresh, "the compiler's own tables")?;
+        self.tables.conditions = self.compiler.conditions();
+        same(&self.tables, &fresh, &format!("the tables after the plan\n{plan}"))?;
+        Ok(plan)
+    }
+}
+
+/// Compares table by table, so that a failure shows the one that differs.
+fn same(found: &Dataplane, wanted: &Dataplane, what: &str) -> Result<(), TestCaseError> {
+    prop_assert_eq!(&found.pods, &wanted.pods, "{}", what);
+    prop_assert_eq!(&found.classes, &wanted.classes, "{}", what);
+    prop_assert_eq!(&found.blocks, &wanted.blocks, "{}", what);
+    prop_assert_eq!(&found.rules, &wanted.rules, "{}", what);
+    prop_assert_eq!(&found.services, &wanted.services, "{}", what);
+    prop_assert_eq!(&found.routes, &wanted.routes, "{}", what);
+    prop_assert_eq!(&found.overlay, &wanted.overlay, "{}", what);
+    prop_assert_eq!(&found.conditions, &wanted.conditions, "{}", what);
+    prop_assert_eq!(found, wanted, "{}", what);
+    Ok(())
+}
+
+/// The ways in which a list of states may be seen.
+fn expand(states: &[Snapshot]) -> Vec<Vec<Snapshot>> {
+    let empty = Snapshot::default();
+    let forward = states.to_vec();
+    let reversed = states.iter().rev().cloned().collect();
+    let with_empties = states.iter().flat_map(|state| [state.clone(), empty.clone()]).collect();
+    let squashed = states.iter().step_by(3).chain(states.last()).cloned().collect();
+    let repeated = states.iter().flat_map(|state| [state.clone(), state.clone()]).collect();
+    let back_and_forth =
+        states.windows(2).flat_map(|pair| [pair[1].clone(), pair[0].clone(), pair[1].clone()]).collect();
+    let mut all = vec![forward, reversed, with_empties, squashed, repeated, back_and_forth];
+    for states in &mut all {
+        states.push(empty.clone());
+    }
+    all
+}
+
+#[test]
+fn incremental_equals_full_in_every_order() {
+    runner("sequences", 120)
+        .run(&sequence(8), |states| {
+            for states in expand(&states) {
+                let mut follower = Follower::new();
+                for state in &states {
+                    follower.follow(state)?;
+                    prop_assert!(follower.compiler.update(state).is_empty(), "the same state again");
+                }
+                let end = Dataplane::default();
+                prop_assert_eq!(&follower.tables, &end, "entries left in the last, empty state");
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn the_plan_of_a_restarted_agent_leads_to_the_same_tables() {
+    runner("restart", 100)
+        .run(&sequence(3), |states| {
+            let compiled: Vec<Dataplane> = states
+                .iter()
+                .map(|state| compile(state, &pools::node(), &NetworkConfig::default()))
+                .collect();
+            for pair in compiled.windows(2) {
+                let plan = diff(&pair[0], &pair[1]);
+                let mut tables = pair[0].clone();
+                tables.apply(&plan);
+                tables.conditions = pair[1].conditions.clone();
+                prop_assert_eq!(&tables, &pair[1]);
+                prop_assert!(diff(&tables, &pair[1]).is_empty());
+            }
+            Ok(())
+        })
+        .unwrap();
+}

@@ -1,0 +1,192 @@
+//! Random clusters, and random sequences of what happens to them.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use proptest::prelude::*;
+use sheetbend_model::state::{
+    Attachment, AttachmentId, EndpointSlice, Namespace, NetworkPolicy, Node, Service, Snapshot,
+};
+use sheetbend_model::types::{Family, Labels, Mac, NetworkId, NodeName, ObjectKey};
+
+use super::objects::{RandomPod, namespace, pod, pods, policies, policy};
+use super::pools::{
+    NAMESPACES, NODES, PODS, POLICIES, SERVICES, node_address, pod_key, pod_range, policy_key, service_key, text,
+};
+use super::services::{endpoint_slice, service};
+
+/// Something that happens to a cluster.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A pod comes or changes, with its attachment.
+    Pod(Box<RandomPod>),
+    /// A Pod object goes; its attachment stays for now.
+    PodGone(u8),
+    /// CNI DEL of a pod.
+    Detached(u8),
+    /// A policy comes or changes.
+    Policy(NetworkPolicy),
+    /// A policy goes.
+    PolicyGone(u8),
+    /// A namespace comes or changes.
+    Namespace(Namespace),
+    /// A namespace's object goes.
+    NamespaceGone(usize),
+    /// A Service comes or changes.
+    Service(Service),
+    /// A Service goes.
+    ServiceGone(u8),
+    /// A slice comes or changes.
+    Slice(EndpointSlice),
+    /// A slice goes.
+    SliceGone(u8, u8),
+    /// A node comes or changes.
+    Node(Node),
+    /// A node goes.
+    NodeGone(usize),
+}
+
+impl Event {
+    /// `snapshot` after this.
+    pub fn apply(&self, snapshot: &mut Snapshot) {
+        match self {
+            Event::Pod(random) => put_pod(snapshot, random),
+            Event::PodGone(index) => drop(snapshot.pods.remove(&pod_key(*index))),
+            Event::Detached(index) => drop(snapshot.attachments.remove(&attachment_id(*index))),
+            Event::Policy(policy) => {
+                snapshot.policies.insert(policy.key.clone(), Arc::new(policy.clone()));
+            }
+            Event::PolicyGone(index) => drop(snapshot.policies.remove(&policy_key(*index))),
+            Event::Namespace(namespace) => {
+                snapshot.namespaces.insert(namespace.name.clone(), Arc::new(namespace.clone()));
+            }
+            Event::NamespaceGone(index) => drop(snapshot.namespaces.remove(NAMESPACES[*index])),
+            Event::Service(service) => {
+                snapshot.services.insert(service.key.clone(), Arc::new(service.clone()));
+            }
+            Event::ServiceGone(index) => drop(snapshot.services.remove(&service_key(*index))),
+            Event::Slice(slice) => {
+                snapshot.endpoint_slices.insert(slice.key.clone(), Arc::new(slice.clone()));
+            }
+            Event::SliceGone(index, number) => {
+                let service = service_key(*index);
+                let key = ObjectKey::new(service.namespace, format!("{}-{number}", service.name));
+                snapshot.endpoint_slices.remove(&key);
+            }
+            Event::Node(node) => drop(snapshot.nodes.insert(node.name.clone(), Arc::new(node.clone()))),
+            Event::NodeGone(index) => drop(snapshot.nodes.remove(&NodeName::new(NODES[*index]))),
+        }
+    }
+}
+
+fn put_pod(snapshot: &mut Snapshot, random: &RandomPod) {
+    let id = attachment_id(random.index);
+    match &random.attached {
+        Some(addresses) => {
+            let attachment = Attachment {
+                id: id.clone(),
+                pod: Some(random.pod.key.clone()),
+                pod_uid: Some(random.pod.uid.clone()),
+                netns: format!("/run/netns/pod-{}", random.index).into(),
+                network: NetworkId::default(),
+                addresses: addresses.clone(),
+                host_ifname: format!("sb{}", random.index).into(),
+                host_ifindex: 100 + u32::from(random.index),
+                host_mac: Mac([0x0a, 0x5b, 0, 0, 0, 1]),
+                pod_mac: Mac([0x0a, 0x5b, 0, 0, 1, random.index]),
+                mtu: 1450,
+            };
+            snapshot.attachments.insert(id, Arc::new(attachment));
+        }
+        None => drop(snapshot.attachments.remove(&id)),
+    }
+    snapshot.pods.insert(random.pod.key.clone(), Arc::new(random.pod.clone()));
+}
+
+fn attachment_id(index: u8) -> AttachmentId {
+    AttachmentId { container_id: format!("container-{index}").into(), ifname: text("eth0") }
+}
+
+/// A node of the pool; now and then without an address of one family, or with its neighbour's range.
+pub fn node(index: usize) -> impl Strategy<Value = Node> {
+    let families = prop_oneof![
+        6 => Just(vec![Family::IPv4, Family::IPv6]),
+        1 => Just(vec![Family::IPv4]),
+        1 => Just(vec![Family::IPv6]),
+    ];
+    (families, prop::bool::weighted(0.1)).prop_map(move |(families, clash)| {
+        let place = if clash { (index + 1) % NODES.len() } else { index };
+        Node {
+            name: NodeName::new(NODES[index]),
+            labels: Labels::new(),
+            addresses: families.iter().map(|family| node_address(index, *family)).collect(),
+            pod_cidrs: Family::ALL.iter().filter_map(|family| pod_range(place, *family)).collect::<Vec<IpNet>>(),
+        }
+    })
+}
+
+/// One event.
+pub fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        8 => (0..PODS).prop_flat_map(pod).prop_map(|pod| Event::Pod(Box::new(pod))),
+        2 => (0..PODS).prop_map(Event::PodGone),
+        2 => (0..PODS).prop_map(Event::Detached),
+        6 => (0..POLICIES).prop_flat_map(policy).prop_map(Event::Policy),
+        2 => (0..POLICIES).prop_map(Event::PolicyGone),
+        2 => (0..NAMESPACES.len()).prop_flat_map(namespace).prop_map(Event::Namespace),
+        1 => (0..NAMESPACES.len()).prop_map(Event::NamespaceGone),
+        2 => (0..SERVICES).prop_flat_map(service).prop_map(Event::Service),
+        1 => (0..SERVICES).prop_map(Event::ServiceGone),
+        3 => (0..SERVICES, 0..4u8).prop_flat_map(|(index, number)| endpoint_slice(index, number))
+            .prop_map(Event::Slice),
+        1 => (0..SERVICES, 0..4u8).prop_map(|(index, number)| Event::SliceGone(index, number)),
+        1 => (0..NODES.len()).prop_flat_map(node).prop_map(Event::Node),
+        1 => (0..NODES.len()).prop_map(Event::NodeGone),
+    ]
+}
+
+/// A cluster: all nodes, most namespaces, some of everything else.
+pub fn cluster() -> impl Strategy<Value = Snapshot> {
+    let nodes = (0..NODES.len()).map(node).collect::<Vec<_>>();
+    let namespaces = (0..NAMESPACES.len()).map(namespace).collect::<Vec<_>>();
+    let services = (0..=SERVICES).prop_flat_map(|count| (0..count).map(service).collect::<Vec<_>>());
+    let slices = (0..SERVICES)
+        .flat_map(|index| (0..3u8).map(move |number| endpoint_slice(index, number)))
+        .collect::<Vec<_>>();
+    let known = prop::collection::vec(prop::bool::weighted(0.9), NAMESPACES.len());
+    (nodes, namespaces, known, pods(), policies(), services, slices).prop_map(
+        |(nodes, namespaces, known, pods, policies, services, slices)| {
+            let mut snapshot = Snapshot::default();
+            let namespaces = namespaces.into_iter().zip(known).filter(|(_, known)| *known);
+            let events = nodes
+                .into_iter()
+                .map(Event::Node)
+                .chain(namespaces.map(|(namespace, _)| Event::Namespace(namespace)))
+                .chain(pods.into_values().map(|pod| Event::Pod(Box::new(pod))))
+                .chain(policies.into_iter().map(Event::Policy))
+                .chain(services.into_iter().map(Event::Service))
+                .chain(slices.into_iter().map(Event::Slice));
+            for event in events {
+                event.apply(&mut snapshot);
+            }
+            snapshot
+        },
+    )
+}
+
+/// A cluster and what it is after each of up to `length` batches of events.
+pub fn sequence(length: usize) -> impl Strategy<Value = Vec<Snapshot>> {
+    let batch = prop_oneof![3 => Just(1usize), 1 => 2..6usize]
+        .prop_flat_map(|count| prop::collection::vec(event(), count));
+    (cluster(), prop::collection::vec(batch, 1..=length)).prop_map(|(first, batches)| {
+        let mut states = vec![first];
+        for batch in batches {
+            let mut next = states.last().cloned().unwrap_or_default();
+            for event in batch {
+                event.apply(&mut next);
+            }
+            states.push(next);
+        }
+        states
+    })
+}

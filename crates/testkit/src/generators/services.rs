@@ -1,0 +1,104 @@
+//! Random Services and EndpointSlices.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use sheetbend_model::state::{
+    Algorithm, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceType, TargetPort,
+};
+use sheetbend_model::types::{Family, Labels, ObjectKey, Protocol};
+
+use super::objects::{port_number, protocol};
+use super::pools::{PODS, pod_address, pod_key, service_key, text};
+
+/// A cluster address of the pool; a few are claimed by several Services.
+pub fn cluster_address(number: u8, family: Family) -> IpAddr {
+    match family {
+        Family::IPv4 => IpAddr::from([10, 96, 0, 10 + number]),
+        Family::IPv6 => IpAddr::from([0xfd00, 0x96, 0, 0, 0, 0, 0, 10 + u16::from(number)]),
+    }
+}
+
+/// Service number `index`. Its ports are named `p0`, `p1`; neighbours sometimes claim the same address.
+pub fn service(index: u8) -> impl Strategy<Value = Service> {
+    let port = (protocol(), port_number(), port_number());
+    let ports = prop::collection::vec(port, 1..=2);
+    let service_type = prop_oneof![
+        8 => Just(ServiceType::ClusterIP),
+        1 => Just(ServiceType::NodePort),
+        1 => Just(ServiceType::ExternalName),
+    ];
+    let families = prop_oneof![
+        3 => Just(vec![Family::IPv4, Family::IPv6]),
+        1 => Just(vec![Family::IPv6]),
+        1 => Just(Vec::new()),
+    ];
+    let algorithm = prop_oneof![Just(Algorithm::Random), Just(Algorithm::RoundRobin)];
+    let odd = (prop::bool::weighted(0.2), prop::bool::weighted(0.2), prop::option::weighted(0.3, 1..=86_400u32));
+    (ports, service_type, families, algorithm, odd).prop_map(
+        move |(ports, service_type, families, algorithm, (shared, unknown, affinity_timeout))| Service {
+            key: service_key(index),
+            service_type,
+            cluster_ips: families
+                .iter()
+                .map(|family| cluster_address(if shared { 0 } else { index }, *family))
+                .collect(),
+            ports: (0u8..)
+                .zip(ports)
+                .map(|(number, (protocol, port, target))| ServicePort {
+                    name: format!("p{number}").into(),
+                    protocol,
+                    port,
+                    target: TargetPort::Number(if protocol == Protocol::Sctp { port } else { target }),
+                })
+                .collect(),
+            selector: Labels::new(),
+            affinity_timeout,
+            publish_not_ready: false,
+            algorithm,
+            unknown_algorithm: unknown.then(|| text("fastest")),
+        },
+    )
+}
+
+fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
+    let state = prop_oneof![
+        4 => Just((true, true, false)),
+        1 => Just((false, false, false)),
+        2 => Just((false, true, true)),
+        1 => Just((false, false, true)),
+    ];
+    (0..PODS, state, 0..2usize, prop::bool::weighted(0.9)).prop_map(
+        move |(pod, (ready, serving, terminating), place, is_pod)| Endpoint {
+            addresses: vec![pod_address(place, pod, family)],
+            ready,
+            serving,
+            terminating,
+            node: None,
+            pod: is_pod.then(|| (pod_key(pod), Arc::from(format!("uid-{pod}")))),
+        },
+    )
+}
+
+/// Slice `number` of Service `index`; two slices of a Service may hold the same endpoint.
+pub fn endpoint_slice(index: u8, number: u8) -> impl Strategy<Value = EndpointSlice> {
+    let family = if number.is_multiple_of(2) { Family::IPv4 } else { Family::IPv6 };
+    let port = (0..2u8, protocol(), prop::option::weighted(0.95, port_number()));
+    let ports = prop::collection::vec(port, 1..=3);
+    let endpoints = prop::collection::vec(endpoint(family), 0..=4);
+    let owner = prop_oneof![12 => Just(Some(index)), 1 => Just(None)];
+    (ports, endpoints, owner).prop_map(move |(ports, endpoints, owner)| {
+        let service = service_key(index);
+        EndpointSlice {
+            key: ObjectKey::new(service.namespace, format!("{}-{number}", service.name)),
+            service: owner.map(|_| service.name.clone()),
+            family,
+            ports: ports
+                .into_iter()
+                .map(|(name, protocol, port)| EndpointPort { name: format!("p{name}").into(), protocol, port })
+                .collect(),
+            endpoints,
+        }
+    })
+}
