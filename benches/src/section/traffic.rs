@@ -4,6 +4,7 @@ use crate::cli::{Bench, say};
 use crate::contest::{self, Promise, Way};
 use crate::report::Row;
 use crate::topology::kube_proxy::{self, Peer};
+use crate::topology::ours::Cluster;
 use crate::topology::{fabric, wire};
 use crate::traffic::Tool;
 
@@ -36,33 +37,39 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
     rows
 }
 
-fn place(
-    section: &str,
-    bench: &Bench,
-    build: fn(&Bench) -> anyhow::Result<Vec<Way>>,
-    promises: &[Promise],
-) -> Vec<Row> {
+/// A topology: whoever must stay alive, and the ways through it, ours first.
+type Built = anyhow::Result<(Cluster, Vec<Way>)>;
+
+fn place(section: &str, bench: &Bench, build: fn(&Bench) -> Built, promises: &[Promise]) -> Vec<Row> {
     say(&format!("{section} …"));
     match build(bench) {
-        Ok(ways) => contest::rows(section, &ways, &Tool::ALL, promises, bench.effort()),
+        Ok((_alive, ways)) => contest::rows(section, &ways, &Tool::ALL, promises, bench.effort()),
         Err(error) => vec![Row::missing(section, "all", &error)],
     }
 }
 
-fn same_node(_bench: &Bench) -> anyhow::Result<Vec<Way>> {
+fn same_node(bench: &Bench) -> Built {
+    let ours = Cluster::start(&bench.binaries, "same", 75, "host-gw", 0)?;
     let peer = Peer::build("peer", 85, 10)?;
-    Ok(vec![fabric::routed_on_one_node()?, peer.direct(), wire::build()?])
+    let ways = vec![ours.direct(), peer.direct(), fabric::routed_on_one_node()?, wire::build()?];
+    Ok((ours, ways))
 }
 
-fn same_node_service(_bench: &Bench) -> anyhow::Result<Vec<Way>> {
+fn same_node_service(bench: &Bench) -> Built {
+    let ours = Cluster::start(&bench.binaries, "sames", 76, "host-gw", 0)?;
     let peer = Peer::build("peers", 86, 10)?;
-    Ok(vec![peer.direct(), peer.service()])
+    let ways = vec![ours.service(), peer.service()];
+    Ok((ours, ways))
 }
 
-fn host_gw(_bench: &Bench) -> anyhow::Result<Vec<Way>> {
-    Ok(vec![fabric::routed()?, fabric::node_to_node("nodes", 71)?])
+fn host_gw(bench: &Bench) -> Built {
+    let ours = Cluster::start(&bench.binaries, "hostgw", 77, "host-gw", 1)?;
+    let ways = vec![ours.direct(), fabric::routed()?, fabric::node_to_node("nodes", 71)?];
+    Ok((ours, ways))
 }
 
-fn vxlan(_bench: &Bench) -> anyhow::Result<Vec<Way>> {
-    Ok(vec![fabric::vxlan()?, fabric::node_to_node("nodes2", 74)?])
+fn vxlan(bench: &Bench) -> Built {
+    let ours = Cluster::start(&bench.binaries, "ourvx", 78, "vxlan", 1)?;
+    let ways = vec![ours.direct(), fabric::vxlan()?, fabric::node_to_node("nodes2", 74)?];
+    Ok((ours, ways))
 }

@@ -1,2 +1,45 @@
-//! Placeholder.
-fn main() {}
+//! `sheetbend`: the daemons of a node and the commands of people, a file each.
+
+mod agent;
+mod completion;
+mod lab;
+mod monitor;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A complete Kubernetes network stack.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true, after_help = "Try it on this machine, without a cluster:
+  sheetbend lab up -f examples/shop && sheetbend lab matrix && sheetbend lab down")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Stand a cluster's network up on this machine, look at it, and take it down.
+    #[command(subcommand)]
+    Lab(lab::Command),
+    /// Stream drops and new flows as they happen, with pod names, reason and rule.
+    Monitor(monitor::Args),
+    /// What this node's agent holds and whether it is well.
+    Status(status::Args),
+    /// Run a node's agent: the daemon that makes pods' networks.
+    Agent(agent::Args),
+    /// Print a completion script for a shell.
+    Completion(completion::Args),
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Lab(command) => lab::run(command),
+        Command::Monitor(args) => monitor::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Agent(args) => agent::run(args),
+        Command::Completion(args) => completion::run::<Cli>(&args),
+    }
+}

@@ -1,0 +1,90 @@
+//! Ways through our agent and plugin.
+
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use super::agent::{NodeSpec, Ours};
+use super::fabric::{Fabric, fabric};
+use super::kube_proxy::cluster_ip;
+use super::routed::Pod;
+use crate::contest::Way;
+use crate::traffic::{Responder, Session, Tool};
+
+/// Name of ours in the tables.
+pub(crate) const NAME: &str = "Sheetbend";
+
+/// A cluster of two nodes with a client on the first and a server on either.
+pub(crate) struct Cluster {
+    /// Kept alive.
+    pub(crate) agents: Ours,
+    client: Pod,
+    server: Pod,
+}
+
+impl Cluster {
+    /// Starts the agents in `mode` and makes both pods; the server is on node `server_node` (0 or 1).
+    pub(crate) fn start(
+        binaries: &Path,
+        name: &str,
+        net: u8,
+        mode: &str,
+        server_node: usize,
+    ) -> anyhow::Result<Self> {
+        let Fabric { nodes, addresses } = fabric(name, net)?;
+        let specs: Vec<NodeSpec> = nodes
+            .into_iter()
+            .zip(addresses)
+            .enumerate()
+            .map(|(index, (netns, addresses))| NodeSpec {
+                netns,
+                addresses,
+                pod_cidrs: [format!("10.{net}.{index}.0/24"), format!("fd{net}:{index}::/64")],
+            })
+            .collect();
+        let mut agents = Ours::start(binaries, name, mode, &specs, &|_| Ok(()))?;
+        agents.wait()?;
+        let client = agents.pod(0, "client")?;
+        let server = agents.pod(server_node, "server")?;
+        for address in server.addresses {
+            Responder::start(&server.netns, address)?;
+        }
+        agents.service("server", [cluster_ip(false, 0), cluster_ip(true, 0)], &server)?;
+        let cluster = Self { agents, client, server };
+        cluster.answers(&cluster.direct())?;
+        cluster.answers(&cluster.service())?;
+        Ok(cluster)
+    }
+
+    /// By pod address.
+    pub(crate) fn direct(&self) -> Way {
+        Way { name: NAME, client: self.client.netns.clone(), servers: self.server.addresses }
+    }
+
+    /// By ClusterIP.
+    pub(crate) fn service(&self) -> Way {
+        Way {
+            name: NAME,
+            client: self.client.netns.clone(),
+            servers: [cluster_ip(false, 0), cluster_ip(true, 0)],
+        }
+    }
+
+    /// Waits until both families answer.
+    fn answers(&self, way: &Way) -> anyhow::Result<()> {
+        let start = Instant::now();
+        for server in way.servers {
+            while let Err(error) = Session::open(Tool::TcpConnect, &way.client, server)
+                .and_then(|mut session| session.rate(Duration::from_millis(1)))
+            {
+                if start.elapsed() > Duration::from_secs(15) {
+                    return Err(error).with_context(|| format!("{server} never answered"));
+                }
+                sleep(Duration::from_millis(50));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! The agent's command line: every flag is a key of the one configuration.
+
+use std::path::PathBuf;
+
+use sheetbend_shell::config::{Config, ConfigErrors, Sources};
+
+/// `sheetbend agent`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Every key of the configuration file may also be an environment variable (network.mode is \
+SHEETBEND_NETWORK_MODE) or --set KEY=VALUE; flags win over the environment, the environment over the file.")]
+pub(crate) struct Args {
+    /// Configuration file; /etc/sheetbend/config.yaml is read when it exists.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Name of this machine's Node object (node.name).
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// Tells several agents on one machine apart (node.instance).
+    #[arg(long, value_name = "NAME")]
+    instance: Option<String>,
+    /// Directory of Kubernetes YAML that stands for the API server (intake.objects).
+    #[arg(long, value_name = "DIR")]
+    objects: Option<String>,
+    /// Sockets (node.runDir).
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<String>,
+    /// Leases and attachments (node.stateDir).
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<String>,
+    /// How packets reach other nodes (network.mode): vxlan or host-gw.
+    #[arg(long, value_name = "MODE")]
+    network_mode: Option<String>,
+    /// Device that carries the node's address (node.uplink).
+    #[arg(long, value_name = "DEVICE")]
+    uplink: Option<String>,
+    /// Any key of the configuration; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+}
+
+const DEFAULT_FILE: &str = "/etc/sheetbend/config.yaml";
+
+impl Args {
+    /// The whole configuration: file, environment, flags.
+    pub(crate) fn config(&self) -> Result<Config, ConfigErrors> {
+        let mut sources = Sources::default();
+        let default_file = PathBuf::from(DEFAULT_FILE);
+        if let Some(file) = self.config.as_ref().or_else(|| default_file.exists().then_some(&default_file)) {
+            sources = sources.file(file);
+        }
+        sources = sources.environment(std::env::vars());
+        for setting in &self.settings {
+            let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
+            sources = sources.flag(key, Some(value));
+        }
+        let sources = sources
+            .flag("node.name", self.node.as_deref())
+            .flag("node.instance", self.instance.as_deref())
+            .flag("intake.objects", self.objects.as_deref())
+            .flag("node.runDir", self.run_dir.as_deref())
+            .flag("node.stateDir", self.state_dir.as_deref())
+            .flag("network.mode", self.network_mode.as_deref())
+            .flag("node.uplink", self.uplink.as_deref());
+        Config::load(sources)
+    }
+}

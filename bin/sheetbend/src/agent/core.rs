@@ -1,0 +1,318 @@
+//! The agent's heart: one thread that owns the compiler and the kernel. Whatever changes, the newest state is compiled
+//! once and carried out once; callers are answered when their part is true.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use imbl::OrdMap;
+use sheetbend_apply::bpf::{Kernel, PodLink};
+use sheetbend_apply::netlink::node::{self, NodeLinks, NodeSpec};
+use sheetbend_compile::Compiler;
+use sheetbend_ebpf_abi as abi;
+use sheetbend_model::plan::{Plan, Posture};
+use sheetbend_model::state::{Attachment, AttachmentId, NetworkMode, Snapshot};
+use sheetbend_model::types::NodeName;
+use sheetbend_shell::config::PortSpan;
+use sheetbend_shell::ready::ReadyTask;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tracing::{debug, error, info, warn};
+
+use super::Cluster;
+use super::cni::{NodeFacts, PodChange};
+use super::view::View;
+
+/// How long ADD waits for the pod's object and its policy.
+const POLICY_WAIT: Duration = Duration::from_secs(8);
+/// Between two sweeps of the flow tables.
+const SWEEP: Duration = Duration::from_secs(10);
+/// Between two tries of what failed.
+const RETRY: Duration = Duration::from_secs(1);
+/// Between two full comparisons of the kernel's tables and the node's routes with what is wanted.
+const DRIFT: Duration = Duration::from_secs(120);
+
+/// What the core needs to know of its node.
+#[derive(Clone, Debug)]
+pub(crate) struct CoreConfig {
+    /// This node.
+    pub(crate) node: NodeName,
+    /// `nat.ports`.
+    pub(crate) nat_ports: PortSpan,
+    /// Gets `applied`: the generation of the objects that the kernel holds.
+    pub(crate) run_dir: PathBuf,
+}
+
+/// Where the core tells others what became true.
+#[derive(Debug)]
+pub(crate) struct Outputs {
+    /// CNI may ADD once this is known.
+    pub(crate) facts: watch::Sender<Option<NodeFacts>>,
+    /// For events and `status`.
+    pub(crate) view: watch::Sender<Arc<View>>,
+    /// Done at the first sync.
+    pub(crate) ready: ReadyTask,
+}
+
+struct Waiting {
+    id: AttachmentId,
+    until: Instant,
+    done: oneshot::Sender<Result<(), String>>,
+}
+
+/// The compiler, the kernel, and who waits for what.
+pub(crate) struct Core {
+    config: CoreConfig,
+    outputs: Outputs,
+    compiler: Compiler,
+    kernel: Kernel,
+    cluster: Option<Cluster>,
+    attachments: OrdMap<AttachmentId, Arc<Attachment>>,
+    adding: Vec<Waiting>,
+    removed: Vec<(u32, oneshot::Sender<()>)>,
+    links: Option<NodeLinks>,
+    /// Programs are on every device.
+    attached: bool,
+    /// Something failed or may have drifted: the next round compares everything.
+    stale: bool,
+    applied: Option<String>,
+}
+
+impl Core {
+    /// A core whose kernel still holds what an earlier process left, with the attachments found on disk.
+    pub(crate) fn new(
+        config: CoreConfig,
+        outputs: Outputs,
+        compiler: Compiler,
+        kernel: Kernel,
+        restored: Vec<Arc<Attachment>>,
+    ) -> Self {
+        Self {
+            config,
+            outputs,
+            compiler,
+            kernel,
+            cluster: None,
+            attachments: restored.into_iter().map(|attachment| (attachment.id.clone(), attachment)).collect(),
+            adding: Vec::new(),
+            removed: Vec::new(),
+            links: None,
+            attached: false,
+            stale: true,
+            applied: None,
+        }
+    }
+
+    /// Runs until every sender of `pods` is gone. Leaves the kernel as it is: traffic goes on.
+    pub(crate) async fn run(
+        mut self,
+        mut clusters: watch::Receiver<Option<Cluster>>,
+        mut pods: mpsc::Receiver<PodChange>,
+    ) {
+        let mut timers = [SWEEP, RETRY, DRIFT].map(|period| {
+            let mut timer = interval_at(Instant::now() + period, period);
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            timer
+        });
+        clusters.mark_changed();
+        loop {
+            let [sweep, retry, drift] = &mut timers;
+            tokio::select! {
+                changed = clusters.changed() => match changed {
+                    Ok(()) => self.cluster.clone_from(&clusters.borrow_and_update()),
+                    Err(_) => return,
+                },
+                change = pods.recv() => match change {
+                    Some(change) => self.take(change),
+                    None => return,
+                },
+                _ = sweep.tick() => self.sweep(),
+                _ = drift.tick() => self.stale = true,
+                _ = retry.tick() => {
+                    self.tick();
+                    if !self.stale && self.adding.is_empty() {
+                        continue;
+                    }
+                }
+            }
+            while let Ok(change) = pods.try_recv() {
+                self.take(change);
+            }
+            self.round();
+        }
+    }
+
+    fn take(&mut self, change: PodChange) {
+        match change {
+            PodChange::Attached { attachment, done } => {
+                if let Err(error) = self.kernel.attach_pod(attachment.host_ifindex) {
+                    // The caller rolls back; a caller that has gone needs no answer.
+                    let _ = done.send(Err(error.to_string()));
+                    return;
+                }
+                let id = attachment.id.clone();
+                self.attachments.insert(id.clone(), attachment);
+                self.adding.push(Waiting { id, until: Instant::now() + POLICY_WAIT, done });
+            }
+            PodChange::Detached { id, done } => {
+                let ifindex = self.attachments.remove(&id).map_or(0, |attachment| attachment.host_ifindex);
+                self.removed.push((ifindex, done));
+            }
+        }
+    }
+
+    /// Compiles the newest state, carries it out, and answers.
+    fn round(&mut self) {
+        let Some(cluster) = self.cluster.clone() else { return self.answer() };
+        let snapshot = Snapshot { attachments: self.attachments.clone(), ..(*cluster.snapshot).clone() };
+        let plan = self.compiler.update(&snapshot);
+        if self.compiler.overlay().node_addresses.is_empty() {
+            warn!(node = %self.config.node, "no Node object with an InternalIP for this node yet; waiting");
+            return self.answer();
+        }
+        match self.carry_out(&plan) {
+            Ok(()) => self.applied(cluster.generation.as_deref()),
+            Err(error) => {
+                error!("the kernel does not hold what it should, trying again: {error:#}");
+                self.stale = true;
+            }
+        }
+        self.outputs.view.send_replace(Arc::new(View::new(&self.compiler, &self.kernel, !self.stale)));
+        self.answer();
+    }
+
+    fn carry_out(&mut self, plan: &Plan) -> anyhow::Result<()> {
+        let moves = plan.steps().any(super::view::is_place);
+        if self.links.is_none() || moves || self.stale {
+            self.ensure_node().context("setting the node's links and routes up")?;
+        }
+        let attachments = self.attachments.clone();
+        let link = |id: &AttachmentId| {
+            attachments.get(id).map(|attachment| PodLink { mac: attachment.pod_mac, mtu: attachment.mtu })
+        };
+        let report = if self.stale {
+            info!(steps = plan.len(), "comparing the kernel's tables with what is wanted");
+            self.kernel.sync(&self.compiler.dataplane(), &link)?
+        } else {
+            debug!(steps = plan.len(), %plan, "applying");
+            self.kernel.run(plan, &link)?
+        };
+        if report.writes() > 0 {
+            info!(%report, "applied");
+        }
+        for failure in &report.failed {
+            error!(step = failure.step, "{}", failure.error);
+        }
+        if !self.attached {
+            self.attach_all()?;
+            self.attached = true;
+        }
+        self.stale = !report.is_done();
+        Ok(())
+    }
+
+    fn ensure_node(&mut self) -> anyhow::Result<()> {
+        let ports = self.config.nat_ports;
+        let spec = NodeSpec {
+            overlay: self.compiler.overlay(),
+            routes: self.compiler.routes(),
+            nat_ports: (ports.first, ports.count()),
+        };
+        let links = node::ensure(&spec)?;
+        for step in &links.steps {
+            info!("node: {step}");
+        }
+        self.kernel.configure(abi::NodeConfig {
+            mode: match self.compiler.overlay().mode {
+                NetworkMode::Vxlan => abi::MODE_VXLAN,
+                NetworkMode::HostGw => abi::MODE_HOST_GW,
+            },
+            uplink_ifindex: links.uplink.ifindex,
+            tunnel_ifindex: links.tunnel_ifindex.unwrap_or(0),
+            uplink_mtu: links.uplink.mtu,
+            pod_mtu: links.pod_mtu,
+            nat_port_first: ports.first,
+            nat_port_count: ports.count(),
+            tunnel_port: abi::TUNNEL_PORT,
+            ..abi::NodeConfig::default()
+        })?;
+        self.links = Some(links);
+        Ok(())
+    }
+
+    /// After the first sync: programs on every device, then the node is ready for ADD.
+    fn attach_all(&mut self) -> anyhow::Result<()> {
+        let Some(links) = &self.links else { return Ok(()) };
+        for attachment in self.attachments.values() {
+            if let Err(error) = self.kernel.attach_pod(attachment.host_ifindex) {
+                warn!(container = %attachment.id.container_id, "its veth has no programs: {error}");
+            }
+        }
+        self.kernel.attach_uplink(links.uplink.ifindex)?;
+        if let Some(tunnel) = links.tunnel_ifindex {
+            self.kernel.attach_tunnel(tunnel)?;
+        }
+        let facts =
+            NodeFacts { pod_mtu: links.pod_mtu, router_addresses: self.compiler.overlay().router_addresses.clone() };
+        self.outputs.facts.send_replace(Some(facts));
+        self.outputs.ready.done();
+        info!(node = %self.config.node, uplink = links.uplink.name, mtu = links.pod_mtu, "ready");
+        Ok(())
+    }
+
+    /// Answers everybody whose part is true, or who has waited long enough.
+    fn answer(&mut self) {
+        let now = Instant::now();
+        let synced = self.attached && !self.stale;
+        let judged: BTreeSet<&AttachmentId> =
+            self.compiler.pods().filter(|(_, pod)| pod.posture != Posture::Closed).map(|(id, _)| id).collect();
+        let mut waiting = Vec::new();
+        for add in std::mem::take(&mut self.adding) {
+            // A caller that has gone needs no answer.
+            if synced && judged.contains(&add.id) {
+                let _ = add.done.send(Ok(()));
+            } else if now >= add.until {
+                let seconds = POLICY_WAIT.as_secs();
+                let _ = add.done.send(Err(format!("its Pod object or its policy was not there within {seconds} s")));
+            } else {
+                waiting.push(add);
+            }
+        }
+        self.adding = waiting;
+        for (ifindex, done) in std::mem::take(&mut self.removed) {
+            if ifindex != 0 {
+                if let Err(error) = self.kernel.detach_pod(ifindex) {
+                    warn!(ifindex, "its programs stay until its veth goes: {error}");
+                }
+            }
+            let _ = done.send(());
+        }
+    }
+
+    fn applied(&mut self, generation: Option<&str>) {
+        if self.stale || generation.is_none() || self.applied.as_deref() == generation {
+            return;
+        }
+        self.applied = generation.map(ToOwned::to_owned);
+        let (path, fresh) = (self.config.run_dir.join("applied"), self.config.run_dir.join(".applied"));
+        let written = std::fs::write(&fresh, generation.unwrap_or_default()).and_then(|()| std::fs::rename(&fresh, &path));
+        if let Err(error) = written {
+            warn!(path = %path.display(), "cannot say what is applied: {error}");
+        }
+    }
+
+    fn sweep(&mut self) {
+        match self.kernel.sweep() {
+            Ok(sweep) => debug!(?sweep, "swept flows"),
+            Err(error) => warn!("sweeping flows: {error}"),
+        }
+    }
+
+    fn tick(&mut self) {
+        if let Err(error) = self.kernel.tick() {
+            warn!("removing what is out of use: {error}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What the core shows of itself: names for events, and the document of `sheetbend status`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, OnceLock};
+
+use serde_json::{Value, json};
+use sheetbend_apply::bpf::{Kernel, Names};
+use sheetbend_compile::Compiler;
+use sheetbend_model::plan::{Condition, Entry, EntryKey, LocalPod, Overlay, Posture, Step};
+use sheetbend_model::state::Snapshot;
+use sheetbend_model::types::AddrKey;
+
+/// The core after one round. Cheap: what is large is shared.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    /// The cluster that is compiled.
+    pub(crate) snapshot: Snapshot,
+    /// What the numbers in events mean.
+    pub(crate) names: Arc<Names>,
+    /// Whether the kernel holds all that is wanted.
+    synced: bool,
+    version: String,
+    overlay: Overlay,
+    conditions: Vec<Condition>,
+    pods: Vec<LocalPod>,
+    /// Built when the first event of this state asks.
+    owners: OnceLock<HashMap<AddrKey, Arc<str>>>,
+}
+
+impl View {
+    pub(crate) fn new(compiler: &Compiler, kernel: &Kernel, synced: bool) -> Self {
+        Self {
+            snapshot: compiler.snapshot().clone(),
+            names: kernel.names(),
+            synced,
+            version: kernel.version().to_owned(),
+            overlay: compiler.overlay().clone(),
+            conditions: compiler.conditions().into_iter().collect(),
+            pods: compiler.pods().map(|(_, pod)| pod.clone()).collect(),
+            owners: OnceLock::new(),
+        }
+    }
+
+    /// `namespace/name` of the pod or Service, or the name of the node, that has this address.
+    pub(crate) fn owner(&self, addr: AddrKey) -> Option<Arc<str>> {
+        self.owners.get_or_init(|| owners(&self.snapshot)).get(&addr).cloned()
+    }
+
+    /// The document of `/status`. `drops` is (reason → packets) since the node booted.
+    pub(crate) fn status(&self, node: &str, drops: &BTreeMap<&'static str, u64>) -> Value {
+        let pods: Vec<Value> = self.pods.iter().map(pod).collect();
+        let conditions: Vec<Value> = self.conditions.iter().map(condition).collect();
+        json!({
+            "node": node,
+            "synced": self.synced,
+            "mode": self.overlay.mode.to_string(),
+            "nodeAddresses": self.overlay.node_addresses,
+            "routerAddresses": self.overlay.router_addresses,
+            "podCIDRs": self.overlay.pod_cidrs,
+            "programs": self.version,
+            "cluster": {
+                "nodes": self.snapshot.nodes.len(),
+                "pods": self.snapshot.pods.len(),
+                "services": self.snapshot.services.len(),
+                "networkPolicies": self.snapshot.policies.len(),
+            },
+            "pods": pods,
+            "conditions": conditions,
+            "counters": drops,
+        })
+    }
+}
+
+fn owners(snapshot: &Snapshot) -> HashMap<AddrKey, Arc<str>> {
+    let mut owners = HashMap::new();
+    for node in snapshot.nodes.values() {
+        owners.extend(node.addresses.iter().map(|addr| (AddrKey::new(*addr), Arc::clone(&node.name.0))));
+    }
+    for service in snapshot.services.values() {
+        let name: Arc<str> = service.key.to_string().into();
+        owners.extend(service.cluster_ips.iter().map(|addr| (AddrKey::new(*addr), Arc::clone(&name))));
+    }
+    for pod in snapshot.pods.values().filter(|pod| pod.is_peer()) {
+        let name: Arc<str> = pod.key.to_string().into();
+        let key = |addr: &std::net::IpAddr| AddrKey { network: pod.network, addr: *addr };
+        owners.extend(pod.addresses.iter().map(|addr| (key(addr), Arc::clone(&name))));
+    }
+    owners
+}
+
+fn pod(pod: &LocalPod) -> Value {
+    let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
+    let policies: Vec<String> = match &pod.posture {
+        Posture::Closed => Vec::new(),
+        Posture::Judged(set) => set.policies.iter().map(|policy| policy.policy.to_string()).collect(),
+    };
+    json!({
+        "pod": pod.pod.as_ref().map(ToString::to_string),
+        "addresses": addresses,
+        "ready": pod.posture != Posture::Closed,
+        "policies": policies,
+    })
+}
+
+fn condition(condition: &Condition) -> Value {
+    json!({
+        "kind": condition.kind,
+        "object": condition.object.to_string(),
+        "reason": condition.reason,
+        "message": condition.message,
+    })
+}
+
+/// Whether a step touches where things are, so that the node's own routes must follow.
+pub(crate) fn is_place(step: &Step) -> bool {
+    match step {
+        Step::Put(Entry::Overlay(_) | Entry::Route(..)) | Step::Delete(EntryKey::Route(_)) => true,
+        Step::Put(Entry::Rule(..) | Entry::Block(..) | Entry::Class(..) | Entry::Service(..) | Entry::Pod(..))
+        | Step::Delete(
+            EntryKey::Rule(_) | EntryKey::Block(_) | EntryKey::Class(_) | EntryKey::Service(_) | EntryKey::Pod(_),
+        ) => false,
+    }
+}

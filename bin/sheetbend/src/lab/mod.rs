@@ -1,0 +1,58 @@
+//! `sheetbend lab`: the cluster of a directory of manifests, stood up on one Linux machine.
+//!
+//! Network namespaces are the nodes and the pods; the CNI plugin, the agents and the kernel programs are the real
+//! ones. A supervisor, process 1 of a PID and mount namespace of the lab's own, plays API server, controllers and
+//! kubelet; when it ends, however it ends, the kernel ends everything else.
+
+mod command;
+mod failure;
+mod launch;
+mod layout;
+mod matrix;
+mod netns;
+mod objects;
+mod owner;
+mod probe;
+mod serve;
+mod state;
+mod status;
+mod supervisor;
+mod up;
+mod wire;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+pub(crate) use command::Command;
+
+/// Runs one `sheetbend lab` command. The exit codes are those of `docs/user/exit-codes.md`.
+pub(crate) fn run(command: Command) -> ExitCode {
+    let outcome = match command {
+        Command::Launch(args) => return launch::run(&args.dir),
+        Command::Supervise(args) => return supervisor::run(&args.dir),
+        Command::Up(args) => up::run(args),
+        Command::Status(args) => status::run(&args),
+        Command::Matrix(_)
+        | Command::Exec(_)
+        | Command::Apply(_)
+        | Command::Delete(_)
+        | Command::Node(_)
+        | Command::Down(_)
+        | Command::Demo(_) => return ExitCode::from(70),
+    };
+    outcome.unwrap_or_else(|failure| failure.report())
+}
+
+/// The event sockets of every node of the lab `name`, or of the only one.
+pub(crate) fn event_sockets(name: Option<&str>) -> anyhow::Result<Vec<PathBuf>> {
+    let (dir, _) = state::find(name).map_err(|failure| failure.error)?;
+    Ok(sockets_of(&dir)?)
+}
+
+/// The event sockets of every node of a lab.
+fn sockets_of(dir: &state::LabDir) -> std::io::Result<Vec<PathBuf>> {
+    let nodes = std::fs::read_dir(dir.join("nodes"))?.flatten();
+    let mut sockets: Vec<PathBuf> = nodes.map(|entry| entry.path().join("run/events.sock")).collect();
+    sockets.sort();
+    Ok(sockets)
+}

@@ -1,0 +1,181 @@
+//! A node: its namespace, its agent, and the plugin installed on it.
+
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::sys::signal::Signal;
+use sheetbend_model::types::Family;
+
+use super::children::{Children, Process};
+use super::plugin::Plugin;
+use crate::lab::layout;
+use crate::lab::netns::Netns;
+
+/// How long an agent may take until it serves.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+/// How long an agent may take to end after SIGTERM.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How an agent is started.
+#[derive(Clone, Debug)]
+pub(super) struct AgentCommand {
+    /// `sheetbend`.
+    pub(super) program: PathBuf,
+    /// `--instance`.
+    pub(super) instance: String,
+    /// `--objects`.
+    pub(super) objects: PathBuf,
+    /// `--network-mode`.
+    pub(super) mode: String,
+    /// `run/`, `state/`, `agent.log` and `config.yaml` are in here.
+    pub(super) dir: PathBuf,
+}
+
+/// A node of the lab.
+#[derive(Debug)]
+pub(super) struct LabNode {
+    /// Its name.
+    pub(super) name: String,
+    /// From 1.
+    pub(super) index: u8,
+    /// Its namespace.
+    pub(super) netns: Netns,
+    /// The plugin installed on it.
+    pub(super) plugin: Plugin,
+    command: AgentCommand,
+    children: Children,
+    agent: Mutex<Option<Process>>,
+}
+
+impl LabNode {
+    /// A node whose agent does not run yet.
+    pub(super) fn new(
+        (name, index): (String, u8),
+        netns: Netns,
+        command: AgentCommand,
+        plugin: Plugin,
+        children: Children,
+    ) -> anyhow::Result<Self> {
+        fs::create_dir_all(command.dir.join("run"))?;
+        fs::create_dir_all(command.dir.join("state"))?;
+        // Without a file of its own, the agent would read this machine's.
+        fs::write(command.dir.join("config.yaml"), format!("network:\n  mode: {}\n", command.mode))?;
+        Ok(Self { name, index, netns, plugin, command, children, agent: Mutex::new(None) })
+    }
+
+    /// Its addresses between the nodes.
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        layout::node_addresses(self.index)
+    }
+
+    /// Its own address of the family that `other` has.
+    pub(super) fn address_like(&self, other: IpAddr) -> IpAddr {
+        layout::node_address(self.index, Family::of(other))
+    }
+
+    /// Its directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.command.dir
+    }
+
+    /// Starts the agent; does not wait until it serves.
+    pub(super) fn start(&self) -> anyhow::Result<()> {
+        let mut agent = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
+        if agent.as_mut().is_some_and(|process| process.ended().is_none()) {
+            bail!("the agent of {} runs already", self.name);
+        }
+        let _ = fs::remove_file(self.ready_file());
+        let AgentCommand { program, instance, objects, mode, dir } = &self.command;
+        let log = File::options().create(true).append(true).open(self.log_file())?;
+        let mut command = Command::new(program);
+        command
+            .arg("agent")
+            .arg("--config")
+            .arg(dir.join("config.yaml"))
+            .args(["--node", &self.name, "--instance", instance, "--network-mode", mode])
+            .arg("--objects")
+            .arg(objects)
+            .arg("--run-dir")
+            .arg(dir.join("run"))
+            .arg("--state-dir")
+            .arg(dir.join("state"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("SHEETBEND_NETWORK_") || text.starts_with("SHEETBEND_NODE_") {
+                command.env_remove(&name);
+            }
+        }
+        let process = self.netns.run(|| self.children.spawn(&mut command))?;
+        *agent = Some(process.with_context(|| format!("cannot start {}", program.display()))?);
+        Ok(())
+    }
+
+    /// Waits until the agent serves CNI requests.
+    pub(super) fn wait_ready(&self) -> anyhow::Result<()> {
+        let start = Instant::now();
+        while !self.ready_file().exists() {
+            let mut agent = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
+            match agent.as_mut().map(Process::ended) {
+                Some(None) if start.elapsed() < START_PATIENCE => {}
+                Some(None) => bail!("the agent of {} is not ready after 30 s: {}", self.name, self.log_tail()),
+                Some(Some(status)) => bail!("the agent of {} ended with {status}: {}", self.name, self.log_tail()),
+                None => bail!("the agent of {} was stopped", self.name),
+            }
+            drop(agent);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Ends the agent with `signal`.
+    pub(super) fn stop(&self, signal: Signal) -> anyhow::Result<()> {
+        let mut agent = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut process) = agent.take() else { bail!("the agent of {} does not run", self.name) };
+        process.stop(signal, STOP_PATIENCE)?;
+        Ok(())
+    }
+
+    /// `running` with its process id in the lab, or what became of it.
+    pub(super) fn agent_state(&self) -> String {
+        let mut agent = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
+        match agent.as_mut().map(|process| (process.id(), process.ended())) {
+            None => "stopped".to_owned(),
+            Some((_, Some(status))) => format!("ended ({status})"),
+            Some((_, None)) if self.ready_file().exists() => "ready".to_owned(),
+            Some((_, None)) => "starting".to_owned(),
+        }
+    }
+
+    /// The generation of objects that the agent has applied last, if it says so.
+    pub(super) fn applied(&self) -> Option<String> {
+        let text = fs::read_to_string(self.command.dir.join("run/applied")).ok()?;
+        Some(text.trim().to_owned())
+    }
+
+    fn ready_file(&self) -> PathBuf {
+        self.command.dir.join("run/ready")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.command.dir.join("agent.log")
+    }
+
+    fn log_tail(&self) -> String {
+        tail(&self.log_file(), 12)
+    }
+}
+
+/// The last lines of a file.
+pub(super) fn tail(path: &Path, lines: usize) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let all: Vec<&str> = text.lines().collect();
+    all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
+}

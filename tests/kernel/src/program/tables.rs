@@ -1,0 +1,243 @@
+//! One node's maps, loaded from the committed object and filled by hand with the types of the ABI.
+
+use std::{borrow::BorrowMut, path::Path};
+
+use anyhow::{Context, Result, anyhow};
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, LpmTrie, MapData, PerCpuHashMap, ProgramArray, RingBuf, lpm_trie::Key},
+    programs::SchedClassifier,
+};
+use sheetbend_ebpf_abi::{
+    Addr, BackendEntry, ClassKey, CounterKey, CounterValue, CtEntry, CtKey, Event, Hook, NodeConfig, PodEntry,
+    PrefixKey, Reason, RouteEntry, RuleKey, RuleValue, STAGE_PROGRAMS, ServiceEntry, ServiceKey, names,
+};
+
+/// An ABI type as a map key or value.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct Plain<T>(pub T);
+
+// SAFETY: every ABI type is `repr(C)`, `Copy`, and names all its bytes.
+unsafe impl<T: Copy + 'static> Pod for Plain<T> {}
+
+/// Maps and programs of one node.
+pub struct Tables {
+    ebpf: Ebpf,
+}
+
+impl Tables {
+    /// Loads an object. Map pins go to `pins`, a directory on a bpffs. Big maps are made small.
+    ///
+    /// # Errors
+    /// What the kernel says, with the verifier's log.
+    pub fn load(object: &Path, pins: &Path) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        loader.default_map_pin_directory(pins);
+        for name in [
+            names::CLASSES,
+            names::BLOCKS,
+            names::RULES,
+            names::ROUTES,
+            names::SERVICES,
+            names::SLOTS,
+            names::BACKENDS,
+            names::AFFINITY,
+            names::ROUND_ROBIN,
+            names::CT,
+            names::CT_NEW,
+            names::SERVICE_FLOWS,
+            names::SNAT,
+            names::FRAGMENTS,
+            names::SYMBOLS,
+        ] {
+            loader.map_max_entries(name, 4096);
+        }
+        let mut ebpf = loader.load_file(object).with_context(|| format!("loading {}", object.display()))?;
+        let programs: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+        for name in &programs {
+            classifier(&mut ebpf, name)?.load().with_context(|| format!("program {name}"))?;
+        }
+        let mut stages = ProgramArray::try_from(ebpf.take_map(names::STAGES).context("no map STAGES")?)?;
+        for (slot, name) in (0..).zip(STAGE_PROGRAMS) {
+            let fd = classifier(&mut ebpf, name)?.fd()?.try_clone()?;
+            stages.set(slot, &fd, 0)?;
+        }
+        // Dropped with `ebpf`: an unpinned program array is emptied when its last user goes.
+        Box::leak(Box::new(stages));
+        Ok(Self { ebpf })
+    }
+
+    /// A hook's program.
+    ///
+    /// # Errors
+    /// When the object has none of that name.
+    pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
+        classifier(&mut self.ebpf, name)
+    }
+
+    /// Names of all programs.
+    pub fn programs(&self) -> Vec<String> {
+        self.ebpf.programs().map(|(name, _)| name.to_owned()).collect()
+    }
+
+    fn map<'a, M: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>>(
+        &'a mut self,
+        name: &str,
+    ) -> Result<M> {
+        Ok(M::try_from(self.ebpf.map_mut(name).ok_or_else(|| anyhow!("no map {name}"))?)?)
+    }
+
+    fn put<K: Copy + 'static, V: Copy + 'static>(&mut self, name: &str, key: K, value: V) -> Result<()> {
+        let mut map: HashMap<&mut MapData, Plain<K>, Plain<V>> = self.map(name)?;
+        map.insert(Plain(key), Plain(value), 0).with_context(|| format!("writing {name}"))
+    }
+
+    fn put_prefix<K: Copy + 'static, V: Copy + 'static>(
+        &mut self,
+        name: &str,
+        bits: u32,
+        data: K,
+        value: V,
+    ) -> Result<()> {
+        let mut map: LpmTrie<&mut MapData, Plain<K>, Plain<V>> = self.map(name)?;
+        map.insert(&Key::new(bits, Plain(data)), Plain(value), 0).with_context(|| format!("writing {name}"))
+    }
+
+    /// Removes a key of a hash.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn remove<K: Copy + 'static, V: Copy + 'static>(&mut self, name: &str, key: K) -> Result<()> {
+        let mut map: HashMap<&mut MapData, Plain<K>, Plain<V>> = self.map(name)?;
+        map.remove(&Plain(key)).with_context(|| format!("removing from {name}"))
+    }
+
+    /// All entries of a hash.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn all<K: Copy + 'static, V: Copy + 'static>(&mut self, name: &str) -> Result<Vec<(K, V)>> {
+        let map: HashMap<&mut MapData, Plain<K>, Plain<V>> = self.map(name)?;
+        map.iter().map(|entry| entry.map(|(key, value)| (key.0, value.0)).map_err(Into::into)).collect()
+    }
+
+    /// Writes the value of an array of one.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn config(&mut self, config: NodeConfig) -> Result<()> {
+        let mut map: Array<&mut MapData, Plain<NodeConfig>> = self.map(names::CONFIG)?;
+        Ok(map.set(0, Plain(config), 0)?)
+    }
+
+    /// Sets the policy epoch.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn epoch(&mut self, epoch: u32) -> Result<()> {
+        let mut map: Array<&mut MapData, u32> = self.map(names::POLICY_EPOCH)?;
+        Ok(map.set(0, epoch, 0)?)
+    }
+
+    /// Enters a pod, with its addresses.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn pod(&mut self, ifindex: u32, pod: PodEntry) -> Result<()> {
+        for addr in [pod.ipv4, pod.ipv6] {
+            self.put(names::LOCAL, ClassKey { network: pod.network, addr }, ifindex)?;
+        }
+        self.put(names::PODS, ifindex, pod)
+    }
+
+    /// Gives an address a class.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn class(&mut self, addr: Addr, class: u32) -> Result<()> {
+        self.put(names::CLASSES, ClassKey { network: 0, addr }, class)
+    }
+
+    /// Gives a block a class; `bits` counts those of the 16-byte address.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn block(&mut self, addr: Addr, bits: u32, class: u32) -> Result<()> {
+        self.put_prefix(names::BLOCKS, 32 + bits, PrefixKey { network: [0; 4], addr }, class)
+    }
+
+    /// Adds a rule that allows.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn rule(&mut self, bits: u32, key: RuleKey, origin: u32) -> Result<()> {
+        self.put_prefix(names::RULES, bits, key, RuleValue { verdict: 1, origin })
+    }
+
+    /// Adds a route; `bits` counts those of the 16-byte address.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn route(&mut self, addr: Addr, bits: u32, route: RouteEntry) -> Result<()> {
+        self.put_prefix(names::ROUTES, 32 + bits, PrefixKey { network: [0; 4], addr }, route)
+    }
+
+    /// Enters a Service whose backends take the slots from `entry.first_slot` on, numbered as given.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn service(
+        &mut self,
+        key: ServiceKey,
+        entry: ServiceEntry,
+        backends: &[(u32, BackendEntry)],
+    ) -> Result<()> {
+        for (slot, (number, backend)) in (entry.first_slot..).zip(backends) {
+            self.put(names::SLOTS, slot, *number)?;
+            self.put(names::BACKENDS, *number, *backend)?;
+        }
+        self.put(names::SERVICES, key, entry)
+    }
+
+    /// Packets and bytes counted for (interface, hook, reason) on all CPUs.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn counter(&mut self, ifindex: u32, hook: Hook, reason: Reason) -> Result<CounterValue> {
+        let map: PerCpuHashMap<&mut MapData, Plain<CounterKey>, Plain<CounterValue>> =
+            self.map(names::COUNTERS)?;
+        let key = CounterKey { ifindex, hook: hook as u16, reason: reason as u16 };
+        let Ok(values) = map.get(&Plain(key), 0) else { return Ok(CounterValue::default()) };
+        Ok(values.iter().fold(CounterValue::default(), |sum, value| CounterValue {
+            packets: sum.packets + value.0.packets,
+            bytes: sum.bytes + value.0.bytes,
+        }))
+    }
+
+    /// Takes the events that wait.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn events(&mut self) -> Result<Vec<Event>> {
+        let mut ring: RingBuf<&mut MapData> = self.map(names::EVENTS)?;
+        let mut events = Vec::new();
+        while let Some(item) = ring.borrow_mut().next() {
+            // SAFETY: the programs write whole events.
+            events.push(unsafe { item.as_ptr().cast::<Event>().read_unaligned() });
+        }
+        Ok(events)
+    }
+
+    /// Flows: those seen both ways, and the half-open ones.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn flows(&mut self) -> Result<(Vec<(CtKey, CtEntry)>, Vec<(CtKey, CtEntry)>)> {
+        Ok((self.all(names::CT)?, self.all(names::CT_NEW)?))
+    }
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    Ok(ebpf.program_mut(name).ok_or_else(|| anyhow!("no program {name}"))?.try_into()?)
+}
