@@ -157,10 +157,6 @@ fn a_quarter_is_allowed_and_a_quarter_denied_in_every_class() {
             }
         }
     }
-    for (class, tally) in &classes {
-        let (allow, deny) = (100 * tally.allow / tally.all, 100 * tally.deny / tally.all);
-        eprintln!("{class}: {allow} % allowed, {deny} % denied of {}", tally.all);
-    }
     for (class, tally) in
         classes.iter().filter(|(class, _)| !class.ends_with(" world") || class.contains("and"))
     {
