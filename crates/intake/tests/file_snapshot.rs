@@ -1,0 +1,129 @@
+//! Objects → Snapshot: the API's defaults, and `status` as it is written.
+
+#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
+use std::path::Path;
+
+use sheetbend_intake::file::{Source, parse, snapshot};
+use sheetbend_model::state::{Algorithm, Peer, PodPhase, PortMatch, Snapshot};
+use sheetbend_model::types::{NodeName, ObjectKey, Protocol};
+
+fn read(text: &str) -> Snapshot {
+    let sources = [Source { name: Path::new("x.yaml").into(), bytes: text.into() }];
+    let manifests = parse(&sources).unwrap();
+    snapshot(manifests.objects.values().map(|manifest| &*manifest.object))
+}
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("default", name)
+}
+
+#[test]
+fn policy_types_default_to_ingress_and_to_egress_where_it_has_rules() {
+    let policy = |spec: &str| {
+        let text = format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p}}\nspec: {spec}"
+        );
+        let policy = read(&text).policies[&key("p")].clone();
+        (policy.ingress.as_ref().map(Vec::len), policy.egress.as_ref().map(Vec::len))
+    };
+    assert_eq!(policy("{podSelector: {}}"), (Some(0), None));
+    assert_eq!(policy("{egress: [{}]}"), (Some(0), Some(1)));
+    assert_eq!(policy("{egress: []}"), (Some(0), None));
+    assert_eq!(policy("{policyTypes: [Egress]}"), (None, Some(0)));
+    assert_eq!(policy("{policyTypes: [Ingress], egress: [{}]}"), (Some(0), None));
+    assert_eq!(policy("{policyTypes: [Egress], ingress: [{}], egress: [{}, {}]}"), (None, Some(2)));
+}
+
+#[test]
+fn rules_keep_their_meaning() {
+    let cluster = read(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec:\n  ingress:\n  - ports:\n    \
+         - {port: 80, endPort: 90}\n    - {port: http, protocol: UDP}\n    - {protocol: SCTP}\n  - from:\n    \
+         - ipBlock: {cidr: 10.1.2.3/8, except: [10.9.0.0/16, 10.8.0.0/16]}\n    - namespaceSelector: {}\n",
+    );
+    let rules = cluster.policies[&key("p")].ingress.clone().unwrap();
+    let shown: Vec<String> = rules[0].ports.iter().map(|port| format!("{:?}", port.protocol)).collect();
+    assert_eq!(shown, ["Tcp", "Udp", "Sctp"]);
+    assert!(matches!(&rules[0].ports[0].port, PortMatch::Range(range) if range.last().get() == 90));
+    assert!(matches!(&rules[0].ports[1].port, PortMatch::Named(name) if &**name == "http"));
+    assert_eq!(rules[0].ports[2].port, PortMatch::All);
+    assert!(rules[0].peers.is_empty(), "no `from` is every peer");
+    let Peer::Block(block) = &rules[1].peers[0] else { panic!("{:?}", rules[1].peers) };
+    assert_eq!(block.cidr.to_string(), "10.0.0.0/8");
+    assert_eq!(
+        block.except.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.8.0.0/16", "10.9.0.0/16"]
+    );
+    assert!(
+        matches!(&rules[1].peers[1], Peer::Pods { namespaces: Some(all), pods: None } if all.to_string() == "*")
+    );
+}
+
+#[test]
+fn services_have_the_defaults_of_the_api_and_one_of_our_algorithms() {
+    let service = |annotation: &str, spec: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: s, annotations: {{note: x{annotation}}}}}\nspec: {spec}"
+        );
+        read(&text).services[&key("s")].clone()
+    };
+    let plain = service("", "{clusterIP: 10.96.0.1, ports: [{port: 80}]}");
+    assert_eq!(
+        (plain.algorithm, plain.affinity_timeout, plain.cluster_ips.len()),
+        (Algorithm::Random, None, 1)
+    );
+    assert_eq!(plain.ports[0].protocol, Protocol::Tcp);
+    let sticky = service("", "{sessionAffinity: ClientIP, ports: [{port: 80}]}");
+    assert_eq!(sticky.affinity_timeout, Some(10_800));
+    assert!(service("", "{clusterIP: None, ports: [{port: 80}]}").cluster_ips.is_empty(), "headless");
+    let chosen = |word: &str| {
+        let annotation = format!(", sheetbend.dev/load-balancing: {word}");
+        let service = service(&annotation, "{ports: [{port: 80}]}");
+        (service.algorithm, service.unknown_algorithm.as_deref().map(str::to_owned))
+    };
+    assert_eq!(chosen("round-robin"), (Algorithm::RoundRobin, None));
+    assert_eq!(chosen("random"), (Algorithm::Random, None));
+    for later in ["least-connections", "maglev", "wurst"] {
+        assert_eq!(chosen(later), (Algorithm::Random, Some(later.to_owned())));
+    }
+}
+
+#[test]
+fn status_counts_where_a_directory_stands_for_the_api() {
+    let cluster = read(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a, uid: u, deletionTimestamp: \"2026-01-02T03:04:05Z\"}\nspec:\n  \
+         nodeName: n\n  containers: [{name: c, ports: [{name: dns, containerPort: 53, protocol: UDP}]}]\n  \
+         initContainers: [{name: i, ports: [{containerPort: 1}]}, {name: s, restartPolicy: Always, ports: [{containerPort: 2}]}]\n\
+         status:\n  phase: Running\n  podIP: 10.0.0.1\n  podIPs: [{ip: 10.0.0.1}, {ip: \"fd00::1\"}, {ip: 10.0.0.2}]\n  \
+         conditions: [{type: Ready, status: \"True\"}]\n---\n\
+         apiVersion: v1\nkind: Node\nmetadata: {name: n}\nspec: {podCIDR: 10.0.0.9/24}\n\
+         status: {addresses: [{type: Hostname, address: n}, {type: InternalIP, address: 192.168.0.1}]}\n---\n\
+         apiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n",
+    );
+    let pod = &cluster.pods[&key("a")];
+    assert_eq!(pod.addresses, ["10.0.0.1", "fd00::1"].map(|text| text.parse::<std::net::IpAddr>().unwrap()));
+    assert_eq!((pod.phase, pod.ready, pod.terminating, &*pod.uid), (PodPhase::Running, true, true, "u"));
+    let ports: Vec<u16> = pod.ports.iter().map(|port| port.port.get()).collect();
+    assert_eq!(ports, [53, 2], "of init containers only sidecars");
+    let node = &cluster.nodes[&NodeName::new("n")];
+    assert_eq!(node.addresses, ["192.168.0.1".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(node.pod_cidrs[0].to_string(), "10.0.0.0/24");
+    assert_eq!(&*cluster.namespaces["x"].labels["kubernetes.io/metadata.name"], "x");
+}
+
+#[test]
+fn endpoint_conditions_default_as_the_api_says() {
+    let cluster = read(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+         metadata: {name: s, labels: {kubernetes.io/service-name: web}}\nports: [{port: 80}, {name: all}]\nendpoints:\n\
+         - addresses: [10.0.0.1]\n- {addresses: [10.0.0.2], conditions: {ready: false}}\n\
+         - {addresses: [10.0.0.3], conditions: {ready: false, serving: true, terminating: true}}\n",
+    );
+    let slice = &cluster.endpoint_slices[&key("s")];
+    assert_eq!(slice.service.as_deref(), Some("web"));
+    let flags: Vec<_> =
+        slice.endpoints.iter().map(|each| (each.ready, each.serving, each.terminating)).collect();
+    assert_eq!(flags, [(true, true, false), (false, false, false), (false, true, true)]);
+    assert_eq!((slice.ports[0].port.unwrap().get(), slice.ports[1].port), (80, None));
+}
