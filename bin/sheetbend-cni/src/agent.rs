@@ -77,7 +77,10 @@ fn queue(attachment: &AttachmentRef, request: &Request, run_dir: &Path) -> Resul
     match written {
         Ok(()) => Ok(path),
         Err(error) => {
-            let msg = format!("the agent is away, and the deletion cannot be written to {}: {error}", path.display());
+            let msg = format!(
+                "the agent is away, and the deletion cannot be written to {}: {error}",
+                path.display()
+            );
             Err(CniError::new(code::IO, msg, "is the directory writable?"))
         }
     }

@@ -26,7 +26,8 @@ impl Arguments {
             let value = (!value.is_empty()).then(|| value.to_owned());
             match key {
                 "IgnoreUnknown" => {
-                    ignore_unknown = matches!(value.as_deref(), Some("1" | "true" | "True" | "TRUE" | "t" | "T"));
+                    ignore_unknown =
+                        matches!(value.as_deref(), Some("1" | "true" | "True" | "TRUE" | "t" | "T"));
                 }
                 "K8S_POD_NAMESPACE" => namespace = value,
                 "K8S_POD_NAME" => name = value,
@@ -36,9 +37,14 @@ impl Arguments {
             }
         }
         if let (Some(key), false) = (unknown, ignore_unknown) {
-            let hint = nearest(key, &KNOWN).map(|known| format!("did you mean {known}? ")).unwrap_or_default();
+            let hint =
+                nearest(key, &KNOWN).map(|known| format!("did you mean {known}? ")).unwrap_or_default();
             let details = format!("{hint}IgnoreUnknown=1 lets unknown keys pass");
-            return Err(CniError::new(code::INVALID_ENVIRONMENT, format!("CNI_ARGS has the unknown key {key}"), details));
+            return Err(CniError::new(
+                code::INVALID_ENVIRONMENT,
+                format!("CNI_ARGS has the unknown key {key}"),
+                details,
+            ));
         }
         let pod = match (namespace, name) {
             (Some(namespace), Some(name)) => Some(PodRef { namespace, name }),

@@ -16,8 +16,20 @@ use crate::version::Version;
 const OWN_KEYS: [&str; 2] = ["socket", "runDir"];
 /// The specification's, as far as a plugin may get them.
 const STANDARD_KEYS: [&str; 14] = [
-    "cniVersion", "cniVersions", "name", "type", "args", "capabilities", "dns", "ipMasq", "ipam", "prevResult",
-    "runtimeConfig", "disableCheck", "disableGC", "loadOnlyInlinedPlugins",
+    "cniVersion",
+    "cniVersions",
+    "name",
+    "type",
+    "args",
+    "capabilities",
+    "dns",
+    "ipMasq",
+    "ipam",
+    "prevResult",
+    "runtimeConfig",
+    "disableCheck",
+    "disableGC",
+    "loadOnlyInlinedPlugins",
 ];
 /// Of GC. The second name is what libcni sends besides, from a draft.
 const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
@@ -39,10 +51,18 @@ impl Config {
     pub(crate) fn parse(stdin: &[u8]) -> Result<Self, (Version, CniError)> {
         let error = |error: CniError| (Version::NEWEST, error);
         let json: Value = serde_json::from_slice(stdin).map_err(|why| {
-            error(CniError::new(code::DECODE, format!("the network configuration is not JSON: {why}"), "see /etc/cni/net.d"))
+            error(CniError::new(
+                code::DECODE,
+                format!("the network configuration is not JSON: {why}"),
+                "see /etc/cni/net.d",
+            ))
         })?;
         let Value::Object(json) = json else {
-            return Err(error(CniError::new(code::DECODE, "the network configuration is no JSON object", "see /etc/cni/net.d")));
+            return Err(error(CniError::new(
+                code::DECODE,
+                "the network configuration is no JSON object",
+                "see /etc/cni/net.d",
+            )));
         };
         let asked = json.get("cniVersion").and_then(Value::as_str).unwrap_or("0.1.0");
         let Some(version) = Version::parse(asked) else {
@@ -72,16 +92,26 @@ impl Config {
     pub(crate) fn check_keys(&self) -> Result<(), CniError> {
         match self.text("name")? {
             Some(name) if is_identifier(name) => {}
-            Some(name) => return Err(invalid(format!("name is {name:?}"), "it must begin with a letter or digit and go on with letters, digits, '_', '.' or '-'")),
+            Some(name) => {
+                return Err(invalid(
+                    format!("name is {name:?}"),
+                    "it must begin with a letter or digit and go on with letters, digits, '_', '.' or '-'",
+                ));
+            }
             None => return Err(invalid("the network has no name", "add \"name\"")),
         }
         for key in self.json.keys() {
             // Keys with a domain belong to somebody else ("cni.dev/…").
-            let known = OWN_KEYS.contains(&key.as_str()) || STANDARD_KEYS.contains(&key.as_str()) || key.contains('/');
+            let known = OWN_KEYS.contains(&key.as_str())
+                || STANDARD_KEYS.contains(&key.as_str())
+                || key.contains('/');
             if !known {
                 let all: Vec<&str> = OWN_KEYS.iter().chain(&STANDARD_KEYS).copied().collect();
                 let hint = nearest(key, &all).map(|known| format!("did you mean {known}?"));
-                return Err(invalid(format!("unknown key {key}"), hint.unwrap_or_else(|| "remove it".to_owned())));
+                return Err(invalid(
+                    format!("unknown key {key}"),
+                    hint.unwrap_or_else(|| "remove it".to_owned()),
+                ));
             }
         }
         if let Some(Value::Object(ipam)) = self.json.get("ipam")
@@ -90,7 +120,10 @@ impl Config {
             return Err(invalid("ipam is set", "addresses come from the Node's podCIDRs; remove ipam"));
         }
         if self.json.get("ipMasq") == Some(&Value::Bool(false)) {
-            return Err(invalid("ipMasq is false", "masquerade is set in the agent's network.nonMasqueradeCIDRs; remove ipMasq"));
+            return Err(invalid(
+                "ipMasq is false",
+                "masquerade is set in the agent's network.nonMasqueradeCIDRs; remove ipMasq",
+            ));
         }
         Ok(())
     }
@@ -107,7 +140,8 @@ impl Config {
                 Value::Bool(_) | Value::Number(_) => false,
             };
             if !empty {
-                let details = format!("this version cannot do it; remove it from the pod, or {key} from capabilities");
+                let details =
+                    format!("this version cannot do it; remove it from the pod, or {key} from capabilities");
                 return Err(invalid(format!("runtimeConfig.{key} is not supported: {value}"), details));
             }
         }
@@ -118,12 +152,16 @@ impl Config {
     pub(crate) fn requested(&self) -> Result<Vec<IpAddr>, CniError> {
         let args = self.json.get("args").and_then(|args| args.get("cni")).and_then(|cni| cni.get("ips"));
         let Some(list) = args else { return Ok(Vec::new()) };
-        let wrong = |what: &Value| invalid(format!("args.cni.ips has {what}"), "it must be a list of addresses");
+        let wrong =
+            |what: &Value| invalid(format!("args.cni.ips has {what}"), "it must be a list of addresses");
         let mut requested: Vec<IpAddr> = Vec::new();
         for entry in list.as_array().ok_or_else(|| wrong(list))? {
             let addr = entry.as_str().and_then(address).ok_or_else(|| wrong(entry))?;
             if requested.iter().any(|other| other.is_ipv4() == addr.is_ipv4()) {
-                return Err(invalid("args.cni.ips has two addresses of one family", "a pod has one address per family"));
+                return Err(invalid(
+                    "args.cni.ips has two addresses of one family",
+                    "a pod has one address per family",
+                ));
             }
             requested.push(addr);
         }
@@ -131,7 +169,11 @@ impl Config {
     }
 
     pub(crate) fn dns(&self) -> Value {
-        self.json.get("dns").filter(|dns| dns.is_object()).cloned().unwrap_or_else(|| Value::Object(Map::new()))
+        self.json
+            .get("dns")
+            .filter(|dns| dns.is_object())
+            .cloned()
+            .unwrap_or_else(|| Value::Object(Map::new()))
     }
 
     pub(crate) fn has_prev_result(&self) -> bool {
@@ -143,21 +185,26 @@ impl Config {
         let Some(result) = self.json.get("prevResult").filter(|result| !result.is_null()) else {
             return Err(invalid("prevResult is missing", "CHECK compares with what ADD returned"));
         };
-        let list = |key: &str| result.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let list =
+            |key: &str| result.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let in_pod = |interface: &Value| {
             let text = |key| interface.get(key).and_then(Value::as_str).unwrap_or_default();
             text("name") == ifname && !text("sandbox").is_empty()
         };
         let Some(ours) = list("interfaces").iter().position(in_pod) else {
-            return Err(invalid(format!("prevResult has no interface {ifname}"), "pass what ADD returned, unchanged"));
+            return Err(invalid(
+                format!("prevResult has no interface {ifname}"),
+                "pass what ADD returned, unchanged",
+            ));
         };
         let mac = list("interfaces")[ours].get("mac").and_then(Value::as_str).map(str::to_lowercase);
         let mut addresses = BTreeSet::new();
         for ip in list("ips") {
             if ip.get("interface").and_then(Value::as_u64).is_none_or(|index| index == ours as u64) {
                 let text = ip.get("address").and_then(Value::as_str).unwrap_or_default();
-                let addr = address(text)
-                    .ok_or_else(|| invalid(format!("prevResult has the address {text:?}"), "pass what ADD returned"))?;
+                let addr = address(text).ok_or_else(|| {
+                    invalid(format!("prevResult has the address {text:?}"), "pass what ADD returned")
+                })?;
                 addresses.insert(addr);
             }
         }
@@ -172,7 +219,8 @@ impl Config {
             let details = "without it every pod would lose its network; pass [] if that is meant";
             return Err(invalid(format!("{key} is missing"), details));
         };
-        let wrong = || invalid(format!("{key} is {list}"), "it must be a list of {\"containerID\", \"ifname\"}");
+        let wrong =
+            || invalid(format!("{key} is {list}"), "it must be a list of {\"containerID\", \"ifname\"}");
         let entries = match list {
             Value::Null => return Ok(BTreeSet::new()), // Go's way to write an empty list
             Value::Array(entries) => entries,

@@ -41,7 +41,12 @@ impl Environment {
             "CHECK" => Command::Check,
             "GC" => Command::Gc,
             "STATUS" => Command::Status,
-            "" => return Err(invalid("CNI_COMMAND is not set".to_owned(), "a container runtime sets it; by hand: cnitool")),
+            "" => {
+                return Err(invalid(
+                    "CNI_COMMAND is not set".to_owned(),
+                    "a container runtime sets it; by hand: cnitool",
+                ));
+            }
             other => {
                 let msg = format!("CNI_COMMAND is {other:?}");
                 return Err(invalid(msg, "it must be ADD, DEL, CHECK, GC, STATUS or VERSION"));
@@ -86,7 +91,8 @@ fn check_container_id(id: &str) -> Result<(), CniError> {
 
 /// The kernel's rules for names of interfaces (`dev_valid_name`), which the specification's agree with.
 fn check_ifname(name: &str) -> Result<(), CniError> {
-    let forbidden = |letter: char| letter == '/' || letter == ':' || letter.is_whitespace() || letter.is_control();
+    let forbidden =
+        |letter: char| letter == '/' || letter == ':' || letter.is_whitespace() || letter.is_control();
     if name.len() > IFNAME_BYTES || name == "." || name == ".." || name.contains(forbidden) {
         let rule = "an interface name has 1 to 15 bytes, is not '.' or '..', and has no '/', ':' or space";
         return Err(invalid(format!("CNI_IFNAME is {name:?}"), rule));

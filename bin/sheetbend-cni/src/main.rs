@@ -22,7 +22,10 @@ fn main() -> ExitCode {
     let read = std::io::stdin().lock().read_to_end(&mut stdin);
     let (output, exit) = match read {
         Ok(_) => run(|name| std::env::var(name).ok(), &stdin),
-        Err(error) => failed(Version::NEWEST, &CniError::new(code::IO, format!("cannot read standard input: {error}"), "")),
+        Err(error) => failed(
+            Version::NEWEST,
+            &CniError::new(code::IO, format!("cannot read standard input: {error}"), ""),
+        ),
     };
     // Nobody is left to be told when standard output is gone.
     let written = std::io::stdout().lock().write_all(output.as_bytes());
@@ -40,8 +43,12 @@ fn run(environment: impl Fn(&str) -> Option<String>, stdin: &[u8]) -> (String, E
     };
     match agent::carry(&call.request, &call.place) {
         Ok(Response::Added(added)) => match &call.request {
-            Request::Add(add) => (result::text(&added, &add.netns, &call.dns, call.version), ExitCode::SUCCESS),
-            Request::Del(_) | Request::Check(_) | Request::Gc(_) | Request::Status => (String::new(), ExitCode::SUCCESS),
+            Request::Add(add) => {
+                (result::text(&added, &add.netns, &call.dns, call.version), ExitCode::SUCCESS)
+            }
+            Request::Del(_) | Request::Check(_) | Request::Gc(_) | Request::Status => {
+                (String::new(), ExitCode::SUCCESS)
+            }
         },
         Ok(Response::Done) => (String::new(), ExitCode::SUCCESS),
         Ok(Response::Error(error)) | Err(error) => failed(call.version, &error),

@@ -34,6 +34,7 @@ pub(crate) fn answer(stdin: &[u8]) -> String {
     let asked = serde_json::from_slice::<Value>(stdin).ok();
     let asked = asked.as_ref().and_then(|config| config.get("cniVersion")?.as_str()).and_then(Version::parse);
     let supported = Version::ALL.map(Version::text);
-    let text = json!({ "cniVersion": asked.unwrap_or(Version::NEWEST).text(), "supportedVersions": supported });
+    let text =
+        json!({ "cniVersion": asked.unwrap_or(Version::NEWEST).text(), "supportedVersions": supported });
     format!("{text}\n")
 }
