@@ -109,15 +109,23 @@ impl Kernel {
 
     /// The block shall have this class.
     pub(super) fn put_block(&mut self, key: &BlockKey, class: &Class) -> Result<(), BpfError> {
+        let guard = ipv4_guard(key);
+        if surrounds(key, &guard) && !self.blocks.contains_key(&guard) {
+            self.write_block(&guard, 0)?;
+        }
         let number = self.class_number(class);
         let written = self.write_block(key, *number.as_ref().unwrap_or(&0));
         self.met(*key, written.is_ok())?;
-        self.guard_blocks(key)?;
         written.and(number.map(drop))
     }
 
     /// The block shall have no class of its own.
     pub(super) fn delete_block(&mut self, key: &BlockKey) -> Result<(), BpfError> {
+        let guard = ipv4_guard(key);
+        if *key == guard && self.blocks.keys().any(|block| surrounds(block, &guard)) {
+            self.write_block(&guard, 0)?;
+            return self.met(*key, true);
+        }
         if let Some(old) = self.blocks.get(key).copied() {
             self.tables.blocks.delete(&rows::prefix_key(key))?;
             self.verdicts_changed = true;
@@ -125,7 +133,11 @@ impl Kernel {
             self.numbers.let_go(SymbolKind::Class, old.class);
         }
         self.met(*key, true)?;
-        self.guard_blocks(key)
+        let is_last = surrounds(key, &guard) && !self.blocks.keys().any(|block| surrounds(block, &guard));
+        match self.blocks.get(&guard) {
+            Some(row) if is_last && row.class == 0 => self.delete_block(&guard),
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn write_block(&mut self, key: &BlockKey, class: u32) -> Result<(), BpfError> {
@@ -159,31 +171,18 @@ impl Kernel {
         around.into_iter().try_for_each(|(block, class)| self.write_block(&block, class))
     }
 
-    /// Whether `key` is the row that keeps a short IPv6 block from matching IPv4 addresses.
+    /// Whether `key` is the row that keeps a short IPv6 block from matching IPv4 addresses: those are mapped into IPv6,
+    /// so that `::/0` would match them too.
     pub(super) fn is_block_guard(&self, key: &BlockKey) -> bool {
-        let inner = rows::prefix_key(key);
         *key == ipv4_guard(key)
             && self.blocks.get(key).is_some_and(|row| row.class == 0)
-            && self.blocks.keys().any(|block| rows::encloses(&rows::prefix_key(block), &inner))
+            && self.blocks.keys().any(|block| surrounds(block, key))
     }
+}
 
-    /// An IPv6 block as short as `::/0` would match IPv4 addresses too, since those are mapped into IPv6: they get an
-    /// empty row in between, unless they have one of their own.
-    fn guard_blocks(&mut self, changed: &BlockKey) -> Result<(), BpfError> {
-        let guard = ipv4_guard(changed);
-        if *changed != guard && !rows::encloses(&rows::prefix_key(changed), &rows::prefix_key(&guard)) {
-            return Ok(());
-        }
-        let around = self
-            .blocks
-            .keys()
-            .any(|block| rows::encloses(&rows::prefix_key(block), &rows::prefix_key(&guard)));
-        match (around, self.blocks.get(&guard)) {
-            (true, None) => self.write_block(&guard, 0),
-            (false, Some(row)) if row.class == 0 && *changed != guard => self.delete_block(&guard),
-            _ => Ok(()),
-        }
-    }
+/// Whether `outer` is a shorter prefix around `inner`.
+pub(super) fn surrounds(outer: &BlockKey, inner: &BlockKey) -> bool {
+    rows::encloses(&rows::prefix_key(outer), &rows::prefix_key(inner))
 }
 
 /// The block of all IPv4 addresses, in the network of `key`.

@@ -6,11 +6,11 @@ use sheetbend_model::types::BlockKey;
 
 use super::error::BpfError;
 use super::kernel::Kernel;
-use super::policy::ipv4_guard;
+use super::policy::{ipv4_guard, surrounds};
 use super::rows;
 
-/// `RouteEntry::kind` of a row that says what no row says: the world.
-const ROUTE_WORLD: u32 = 0;
+/// A row that says what no row says: the world.
+const WORLD: abi::RouteEntry = abi::RouteEntry { kind: 0, mac: [0; 6], pad: [0; 2], via: abi::NO_ADDR };
 
 impl Kernel {
     /// Mode and addresses of the node shall be these. Another mode changes every route to a node.
@@ -29,17 +29,25 @@ impl Kernel {
 
     /// The range shall be there.
     pub(super) fn put_route(&mut self, key: &BlockKey, route: &Route) -> Result<(), BpfError> {
-        self.write_route(key, rows::route(route, self.mode))?;
-        self.guard_routes(key)
+        let guard = ipv4_guard(key);
+        if surrounds(key, &guard) && !self.routes.contains_key(&guard) {
+            self.write_route(&guard, WORLD)?;
+        }
+        self.write_route(key, rows::route(route, self.mode))
     }
 
     /// The range shall have no route of its own.
     pub(super) fn delete_route(&mut self, key: &BlockKey) -> Result<(), BpfError> {
+        let guard = ipv4_guard(key);
+        if *key == guard && self.routes.keys().any(|range| surrounds(range, &guard)) {
+            return self.write_route(&guard, WORLD);
+        }
         if self.routes.contains_key(key) {
             self.tables.routes.delete(&rows::prefix_key(key))?;
             self.routes.remove(key);
         }
-        self.guard_routes(key)
+        let is_last = surrounds(key, &guard) && !self.routes.keys().any(|range| surrounds(range, &guard));
+        if is_last && self.is_route_guard(&guard) { self.delete_route(&guard) } else { Ok(()) }
     }
 
     fn write_route(&mut self, key: &BlockKey, entry: abi::RouteEntry) -> Result<(), BpfError> {
@@ -53,24 +61,6 @@ impl Kernel {
 
     /// Whether `key` is the row that keeps a short IPv6 range from matching IPv4 addresses.
     pub(super) fn is_route_guard(&self, key: &BlockKey) -> bool {
-        *key == ipv4_guard(key) && self.routes.get(key).is_some_and(|row| row.kind == ROUTE_WORLD)
-    }
-
-    fn guard_routes(&mut self, changed: &BlockKey) -> Result<(), BpfError> {
-        let guard = ipv4_guard(changed);
-        let inner = rows::prefix_key(&guard);
-        if *changed != guard && !rows::encloses(&rows::prefix_key(changed), &inner) {
-            return Ok(());
-        }
-        let around = self.routes.keys().any(|key| rows::encloses(&rows::prefix_key(key), &inner));
-        match (around, self.is_route_guard(&guard)) {
-            (true, false) if !self.routes.contains_key(&guard) => {
-                let world =
-                    abi::RouteEntry { kind: ROUTE_WORLD, mac: [0; 6], pad: [0; 2], via: abi::NO_ADDR };
-                self.write_route(&guard, world)
-            }
-            (false, true) => self.delete_route(&guard),
-            _ => Ok(()),
-        }
+        *key == ipv4_guard(key) && self.routes.get(key).is_some_and(|row| *row == WORLD)
     }
 }

@@ -62,7 +62,7 @@ impl Kernel {
         let mut wanted = wanted_rows(want, links);
         let node = rows::config(&self.config, &want.overlay);
         wanted.insert((names::CONFIG, String::new()), format!("{node:?}"));
-        let mut held = self.held_rows()?;
+        let mut held = self.held_rows(&wanted)?;
         let mut mismatches = Vec::new();
         for ((table, row), value) in wanted {
             let key = (table, row);
@@ -81,13 +81,13 @@ impl Kernel {
         Ok(mismatches)
     }
 
-    fn held_rows(&self) -> Result<Rows, BpfError> {
+    fn held_rows(&self, wanted: &Rows) -> Result<Rows, BpfError> {
         let mut symbols = Symbols(BTreeMap::new());
         self.numbers.table().for_each(|key, digest| symbols.0.extend([((key.kind, key.number), digest)]))?;
         let mut held = Rows::new();
         let config = self.tables.config.get(&0)?.unwrap_or_default();
         held.insert((names::CONFIG, String::new()), format!("{config:?}"));
-        self.held_policy(&symbols, &mut held)?;
+        self.held_policy(&symbols, wanted, &mut held)?;
         self.held_services(&symbols, &mut held)?;
         self.tables.pods.for_each(|ifindex, row| {
             let set = symbols.text(SymbolKind::PolicySet, row.set);
@@ -99,18 +99,19 @@ impl Kernel {
         Ok(held)
     }
 
-    fn held_policy(&self, symbols: &Symbols, held: &mut Rows) -> Result<(), BpfError> {
+    fn held_policy(&self, symbols: &Symbols, wanted: &Rows, held: &mut Rows) -> Result<(), BpfError> {
         self.tables.routes.for_each(|key, entry| {
-            let block = rows::prefix_key_back(&key);
-            if !block.is_some_and(|block| self.is_route_guard(&block)) {
-                held.insert((names::ROUTES, format!("{key:?}")), format!("{entry:?}"));
+            let row = (names::ROUTES, format!("{key:?}"));
+            let is_guard = rows::prefix_key_back(&key).is_some_and(|block| self.is_route_guard(&block));
+            if !is_guard || wanted.contains_key(&row) {
+                held.insert(row, format!("{entry:?}"));
             }
         })?;
         self.tables.blocks.for_each(|key, class| {
-            let block = rows::prefix_key_back(&key);
-            if !block.is_some_and(|block| self.is_block_guard(&block)) {
-                let class = symbols.text(SymbolKind::Class, class);
-                held.insert((names::BLOCKS, format!("{key:?}")), class);
+            let row = (names::BLOCKS, format!("{key:?}"));
+            let is_guard = rows::prefix_key_back(&key).is_some_and(|block| self.is_block_guard(&block));
+            if !is_guard || wanted.contains_key(&row) {
+                held.insert(row, symbols.text(SymbolKind::Class, class));
             }
         })?;
         self.tables.classes.for_each(|key, class| {

@@ -1,6 +1,7 @@
 //! `apply/bpf` against a kernel: what it writes, keeps and refuses.
 
 pub mod draw;
+mod flows;
 mod life;
 mod limits;
 mod place;
@@ -21,6 +22,9 @@ pub fn cases() -> &'static [(&'static str, Case)] {
         ("no_bpffs_is_refused", life::no_bpffs_is_refused),
         ("link_replacement_keeps_the_link", life::link_replacement_keeps_the_link),
         ("links_of_gone_devices_are_removed", life::links_of_gone_devices_are_removed),
+        ("a_sweep_frees_closed_and_idle_flows", flows::a_sweep_frees_closed_and_idle_flows),
+        ("a_new_pod_inherits_no_flow", flows::a_new_pod_inherits_no_flow),
+        ("counters_of_removed_pods_go", flows::counters_of_removed_pods_go),
         ("a_full_rule_table_denies_and_says_so", limits::a_full_rule_table_denies_and_says_so),
         ("a_missing_exception_closes_the_block", limits::a_missing_exception_closes_the_block),
         ("a_full_slot_table_keeps_the_old_backends", limits::a_full_slot_table_keeps_the_old_backends),

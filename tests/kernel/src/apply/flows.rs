@@ -1,0 +1,207 @@
+//! What a sweep frees, and what it keeps.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::ensure;
+use aya::maps::{HashMap, Map, MapData};
+use nix::time::{ClockId, clock_gettime};
+use sheetbend_apply::bpf::Kernel;
+use sheetbend_ebpf_abi as abi;
+use sheetbend_model::plan::{Dataplane, LocalPod, PolicySet, Posture, Route, diff};
+use sheetbend_model::state::AttachmentId;
+use sheetbend_model::types::{AddrKey, BlockKey};
+
+use super::{Place, links};
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const POD: [u8; 4] = [10, 1, 0, 1];
+const PEER: [u8; 4] = [192, 0, 2, 9];
+
+type Table<const K: usize, const V: usize> = HashMap<MapData, [u8; K], [u8; V]>;
+type Ct = Table<{ size_of::<abi::CtKey>() }, { size_of::<abi::CtEntry>() }>;
+type Snat = Table<{ size_of::<abi::SnatKey>() }, { size_of::<abi::SnatValue>() }>;
+
+/// The flow tables of one instance, written as the kernel's programs would.
+struct Flows {
+    pins: PathBuf,
+}
+
+impl Flows {
+    fn of(place: &Place, instance: &str) -> Self {
+        Self {
+            pins: place.bpffs().join("sheetbend").join(instance).join(format!("v{}", abi::LAYOUT_VERSION)),
+        }
+    }
+
+    fn open<const K: usize, const V: usize>(&self, name: &str) -> anyhow::Result<Table<K, V>> {
+        Ok(HashMap::try_from(Map::LruHashMap(MapData::from_pin(self.pins.join(name))?))?)
+    }
+
+    /// A flow that the pod began from `port`, last seen `idle` seconds ago. `CtEntry` by its documented layout.
+    fn put(&self, protocol: u8, port: u16, flags: u32, idle: u64) -> anyhow::Result<()> {
+        let flags = flags | abi::CT_MASQUERADED;
+        let last_seen = monotonic()? - Duration::from_secs(idle);
+        let nat_port = port + 10_000;
+        let mut entry = (last_seen.as_nanos() as u64).to_ne_bytes().to_vec();
+        entry.extend([flags, 1, 0, 0].map(u32::to_ne_bytes).concat());
+        entry.extend([0; 16]);
+        entry.extend([0, nat_port].map(u16::to_ne_bytes).concat());
+        entry.extend([0; 4]);
+        let mut ct: Ct = self.open("CT")?;
+        ct.insert(ct_key(protocol, port), bytes(&entry), 0)?;
+
+        let mut value = (last_seen.as_nanos() as u64).to_ne_bytes().to_vec();
+        value.extend(0u32.to_ne_bytes());
+        value.extend([port, 0].map(u16::to_ne_bytes).concat());
+        value.extend(abi::mapped(POD));
+        let mut snat: Snat = self.open("SNAT")?;
+        snat.insert(snat_key(protocol, nat_port), bytes(&value), 0)?;
+        Ok(())
+    }
+
+    /// Whether the flow's entries are there: (tracked, masqueraded).
+    fn has(&self, protocol: u8, port: u16) -> anyhow::Result<(bool, bool)> {
+        let ct: Ct = self.open("CT")?;
+        let snat: Snat = self.open("SNAT")?;
+        let nat_port = port + 10_000;
+        Ok((ct.get(&ct_key(protocol, port), 0).is_ok(), snat.get(&snat_key(protocol, nat_port), 0).is_ok()))
+    }
+}
+
+/// `CtKey` by its documented layout: the pod is the lesser end.
+fn ct_key<const N: usize>(protocol: u8, port: u16) -> [u8; N] {
+    let mut key = 0u32.to_ne_bytes().to_vec();
+    key.extend(abi::mapped(POD));
+    key.extend(abi::mapped(PEER));
+    key.extend([port, 80].map(u16::to_ne_bytes).concat());
+    key.extend([protocol, 0, 0, 0]);
+    bytes(&key)
+}
+
+fn snat_key<const N: usize>(protocol: u8, nat_port: u16) -> [u8; N] {
+    let mut key = abi::mapped(PEER).to_vec();
+    key.extend(abi::mapped([192, 0, 2, 1]));
+    key.extend([80, nat_port].map(u16::to_ne_bytes).concat());
+    key.extend([protocol, 0, 0, 0]);
+    bytes(&key)
+}
+
+fn bytes<const N: usize>(from: &[u8]) -> [u8; N] {
+    let mut to = [0; N];
+    to.copy_from_slice(from);
+    to
+}
+
+fn monotonic() -> anyhow::Result<Duration> {
+    Ok(Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?))
+}
+
+fn one_pod(container: &str, ifindex: u32) -> anyhow::Result<Dataplane> {
+    let mut want = Dataplane::default();
+    want.overlay.node_addresses = vec!["192.0.2.1".parse()?];
+    want.routes.insert(BlockKey::new("10.1.0.0/24".parse()?), Route::Local);
+    let id = AttachmentId { container_id: container.into(), ifname: "eth0".into() };
+    let pod = LocalPod {
+        pod: None,
+        addresses: vec![AddrKey::new(Ipv4Addr::from(POD).into())],
+        host_ifindex: ifindex,
+        posture: Posture::Judged(PolicySet::default()),
+    };
+    want.pods.insert(id, pod);
+    Ok(want)
+}
+
+fn open(place: &Place, instance: &str, want: &Dataplane) -> anyhow::Result<Kernel> {
+    let mut kernel = place.open(instance)?;
+    ensure!(kernel.sync(want, &links)?.is_done(), "sync");
+    Ok(kernel)
+}
+
+/// Closed flows go after their grace with the SNAT port they held; live ones stay.
+pub(super) fn a_sweep_frees_closed_and_idle_flows(place: &Place) -> anyhow::Result<()> {
+    let mut kernel = open(place, "flows", &one_pod("a", 50)?)?;
+    let flows = Flows::of(place, "flows");
+    let both = abi::CT_REPLIED | abi::CT_FIN_INITIATOR | abi::CT_FIN_RESPONDER;
+    let cases: [(u8, u16, u32, u64, bool); 8] = [
+        (TCP, 1, abi::CT_REPLIED, 60, true),
+        (TCP, 2, both, 5, true),
+        (TCP, 3, both, 11, false),
+        (TCP, 4, abi::CT_RST, 11, false),
+        (TCP, 5, abi::CT_REPLIED | abi::CT_FIN_INITIATOR, 600, true),
+        (UDP, 6, abi::CT_REPLIED, 100, true),
+        (UDP, 7, abi::CT_REPLIED, 181, false),
+        (UDP, 8, 0, 61, false),
+    ];
+    for (protocol, port, flags, idle, _) in cases {
+        flows.put(protocol, port, flags, idle)?;
+    }
+    let sweep = kernel.sweep()?;
+    for (protocol, port, flags, idle, stays) in cases {
+        let has = flows.has(protocol, port)?;
+        ensure!(has == (stays, stays), "port {port}, flags {flags}, idle {idle} s: {has:?}; {sweep:?}");
+    }
+    ensure!(sweep.freed["CT"] == 4 && sweep.flows["CT"] == 4, "{sweep:?}");
+    Ok(())
+}
+
+/// A removed pod's UDP flows go at once, its TCP flows stay to tell the peer; a new pod at the address inherits none.
+pub(super) fn a_new_pod_inherits_no_flow(place: &Place) -> anyhow::Result<()> {
+    let before = one_pod("a", 60)?;
+    let mut nobody = before.clone();
+    nobody.pods.clear();
+    let after = one_pod("b", 61)?;
+    for is_restarted in [false, true] {
+        let instance = if is_restarted { "inherit-restarted" } else { "inherit" };
+        let mut kernel = open(place, instance, &before)?;
+        let flows = Flows::of(place, instance);
+        flows.put(TCP, 1, abi::CT_REPLIED, 0)?;
+        flows.put(UDP, 2, abi::CT_REPLIED, 0)?;
+        kernel.sweep()?;
+        ensure!(flows.has(TCP, 1)? == (true, true) && flows.has(UDP, 2)? == (true, true), "live flows went");
+        kernel.run(&diff(&before, &nobody), &links)?;
+        kernel.sweep()?;
+        ensure!(flows.has(TCP, 1)? == (true, true), "the peer of a TCP flow is not told");
+        ensure!(flows.has(UDP, 2)? == (false, false), "a UDP flow of a removed pod stays");
+        if is_restarted {
+            drop(kernel);
+            kernel = open(place, instance, &nobody)?;
+        }
+        kernel.run(&diff(&nobody, &after), &links)?;
+        ensure!(
+            flows.has(TCP, 1)? == (false, false),
+            "the new pod inherits a flow (restarted: {is_restarted})"
+        );
+    }
+    Ok(())
+}
+
+/// A pod's counters go with it; those of the node stay.
+pub(super) fn counters_of_removed_pods_go(place: &Place) -> anyhow::Result<()> {
+    let want = one_pod("a", 70)?;
+    let mut kernel = open(place, "counters", &want)?;
+    let key = |ifindex: u32| -> [u8; 8] {
+        let mut key = ifindex.to_ne_bytes().to_vec();
+        key.extend(
+            [abi::Hook::FromPod as u16, abi::Reason::PolicyDenied as u16].map(u16::to_ne_bytes).concat(),
+        );
+        bytes(&key)
+    };
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+    let pins = Flows::of(place, "counters").pins;
+    ensure!(fs::metadata(pins.join("COUNTERS")).is_ok(), "COUNTERS is not pinned");
+    let open = || -> anyhow::Result<aya::maps::PerCpuHashMap<MapData, [u8; 8], [u8; 16]>> {
+        let data = MapData::from_pin(pins.join("COUNTERS"))?;
+        Ok(aya::maps::PerCpuHashMap::try_from(Map::PerCpuHashMap(data))?)
+    };
+    for ifindex in [0, 70, 71] {
+        open()?.insert(key(ifindex), vec![[1; 16]; cpus].try_into()?, 0)?;
+    }
+    kernel.sweep()?;
+    let left = [0, 70, 71].map(|ifindex| open().is_ok_and(|map| map.get(&key(ifindex), 0).is_ok()));
+    ensure!(left == [true, true, false], "{left:?}");
+    Ok(())
+}
