@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use sheetbend_intake::file::{Source, parse, snapshot};
+use sheetbend_intake::file::{Assigned, Cluster, Problem, Source, expand, parse, snapshot};
 use sheetbend_model::state::{Algorithm, Peer, PodPhase, PortMatch, Snapshot};
 use sheetbend_model::types::{NodeName, ObjectKey, Protocol};
 
@@ -126,4 +126,23 @@ fn endpoint_conditions_default_as_the_api_says() {
         slice.endpoints.iter().map(|each| (each.ready, each.serving, each.terminating)).collect();
     assert_eq!(flags, [(true, true, false), (false, false, false), (false, true, true)]);
     assert_eq!((slice.ports[0].port.unwrap().get(), slice.ports[1].port), (80, None));
+}
+
+#[test]
+fn manifests_put_together_have_each_address_once() {
+    let service = |name: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: 10.96.0.9, ports: [{{port: 80}}]}}"
+        );
+        parse(&[Source { name: Path::new(name).into(), bytes: text.into() }]).unwrap()
+    };
+    let (a, b) = (service("a"), service("b"));
+    assert!(a.merged(&a).is_ok(), "the same Service again");
+    assert!(matches!(a.merged(&b).unwrap_err()[0].problem, Problem::AddressClash { .. }));
+    let mut both = a;
+    both.objects.extend(b.objects);
+    let cluster =
+        Cluster { nodes: vec![NodeName::new("n")], service_cidrs: Vec::new(), keep_addresses: false };
+    let errors = expand(&both, &cluster, &Assigned::default()).unwrap_err();
+    assert!(matches!(errors[0].problem, Problem::AddressClash { .. }), "{}", errors[0]);
 }

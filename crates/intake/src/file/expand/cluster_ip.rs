@@ -31,7 +31,7 @@ pub(super) fn services(
         given.extend(convert::cluster_ips(&spec).into_iter().map(|address| (address, id.key())));
         wanted.push((id, manifest, service, spec));
     }
-    // Written addresses were compared with each other on reading.
+    // Written addresses were compared with each other before.
     for (id, manifest, _, spec) in &wanted {
         let kept = assigned.cluster_ips.get(&id.key()).map(Vec::as_slice).unwrap_or_default();
         for address in kept.iter().filter(|_| convert::cluster_ips(spec).is_empty()) {

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sheetbend_model::types::{NodeName, ObjectKey};
 
+use super::clash;
 use super::convert::{self, NAMESPACE_NAME_LABEL};
 use super::error::{ManifestError, Notice, Place};
 use super::manifests::Manifests;
@@ -86,6 +87,11 @@ pub fn expand(
     cluster: &Cluster,
     assigned: &Assigned,
 ) -> Result<Expanded, Vec<ManifestError>> {
+    // Manifests may have been put together after they were read.
+    let clashes = clash::cluster_ips(&manifests.objects);
+    if !clashes.is_empty() {
+        return Err(clashes);
+    }
     let mut expanded = Expanded { notices: manifests.notices.clone(), ..Expanded::default() };
     let mut pods = Vec::new();
     for (id, manifest) in &manifests.objects {
