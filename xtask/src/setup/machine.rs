@@ -22,7 +22,7 @@ pub(super) fn kernel() -> Option<String> {
 }
 
 /// The running kernel's release, e.g. `6.18.44`.
-pub(crate) fn release() -> String {
+fn release() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 

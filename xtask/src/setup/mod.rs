@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::ValueEnum;
 
-pub(crate) use self::machine::{is_root, release};
+pub(crate) use self::machine::is_root;
 use crate::progress::{Mark, Step};
 use crate::repo::Repo;
 use crate::{MISSING, process};
@@ -161,11 +161,11 @@ const THINGS: &[Thing] = &[
     Thing {
         name: "cargo-deny",
         why: "licences, bans and sources of dependencies",
-        purposes: &[],
+        purposes: TEST,
         optional: true,
         present: || program("cargo-deny"),
-        get: None,
-        by_hand: "cargo install cargo-deny --locked (about ten minutes on two cores)",
+        get: Some(toolchain::get_deny),
+        by_hand: "cargo install cargo-deny --locked",
     },
     Thing {
         name: "the CNI reference plugins",
@@ -204,11 +204,7 @@ pub(crate) fn run(_repo: &Repo, args: &Args) -> Result<ExitCode> {
 
 /// Makes the machine ready for `purpose`; gives what could not be had, each already named on standard error.
 pub(crate) fn ensure(purpose: Purpose) -> Vec<Missing> {
-    let wanted = |thing: &&Thing| {
-        purpose == Purpose::All
-            || thing.purposes.contains(&purpose)
-            || thing.optional && purpose == Purpose::Test
-    };
+    let wanted = |thing: &&Thing| purpose == Purpose::All || thing.purposes.contains(&purpose);
     let mut missing = Vec::new();
     for thing in THINGS.iter().filter(wanted) {
         if !have(thing) {
@@ -262,7 +258,7 @@ mod tests {
     fn every_thing_says_how_to_get_it() {
         for thing in THINGS {
             assert!(!thing.by_hand.is_empty() && !thing.why.is_empty(), "{}", thing.name);
-            assert!(thing.optional || !thing.purposes.is_empty(), "{} is for nothing", thing.name);
+            assert!(!thing.purposes.is_empty(), "{} is for nothing", thing.name);
         }
     }
 }
