@@ -17,7 +17,8 @@ use crate::{
     policy::{self, RECEIVER, SENDER},
 };
 
-const SECOND: u64 = 1_000_000_000;
+/// A second in ns.
+pub const SECOND: u64 = 1_000_000_000;
 
 /// ns of CLOCK_MONOTONIC, as fine as the timer tick.
 #[inline(always)]

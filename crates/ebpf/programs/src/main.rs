@@ -13,7 +13,9 @@ mod node;
 mod packet;
 mod parse;
 mod policy;
+mod refuse;
 mod rewrite;
+mod service;
 mod stage;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
@@ -73,8 +75,7 @@ pub fn to_tunnel(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub fn stage_service(ctx: TcContext) -> i32 {
-    stage::call(&ctx, stage::FLOW);
-    DROP
+    go_on(&ctx, service::service)
 }
 
 #[classifier]
@@ -87,11 +88,16 @@ pub fn stage_deliver(ctx: TcContext) -> i32 {
     go_on(&ctx, hook::receive)
 }
 
+#[classifier]
+pub fn stage_refuse(ctx: TcContext) -> i32 {
+    go_on(&ctx, refuse::refuse)
+}
+
 macro_rules! todo { ($($name:ident)*) => { $(
     #[classifier]
     pub fn $name(_ctx: TcContext) -> i32 { DROP }
 )* } }
-todo! { stage_icmp_error stage_refuse stage_snat stage_world stage_fragment }
+todo! { stage_icmp_error stage_snat stage_world stage_fragment }
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

@@ -56,9 +56,6 @@ pub const NEW: u32 = 128;
 pub const SERVICE: u32 = 256;
 /// The flow comes from a pod back to itself through a Service.
 pub const HAIRPIN: u32 = 512;
-/// The backend was chosen for this very packet.
-pub const CHOSEN: u32 = 1024;
-
 /// The node's own stack made the packet.
 pub const OWN: u32 = 2048;
 
@@ -219,6 +216,14 @@ pub const HAIRPIN_V6: Ip = constant(HAIRPIN_IPV6);
 #[inline(always)]
 pub fn same(a: &Ip, b: &Ip) -> bool {
     a[3] == b[3] && a[2] == b[2] && a[1] == b[1] && a[0] == b[0]
+}
+
+/// The hairpin address of a family, by words: a choice between two constants would become a map of constants.
+#[inline(always)]
+pub fn hairpin(v6: bool) -> Ip {
+    let mask = if v6 { u32::MAX } else { 0 };
+    let word = |index: usize| (HAIRPIN_V6[index] & mask) | (HAIRPIN_V4[index] & !mask);
+    [word(0), word(1), word(2), word(3)]
 }
 
 #[inline(always)]

@@ -1,0 +1,241 @@
+//! Tells a sender that its packet ends here: RST for TCP (RFC 9293 §3.10.7.1), port unreachable for the rest.
+
+use aya_ebpf::{
+    helpers::generated::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_tail},
+    programs::TcContext,
+};
+use sheetbend_ebpf_abi::{HOST_MAC, Hook, MARK_OURS, PodEntry, Reason};
+
+use crate::{
+    deliver::pod,
+    node,
+    packet::{
+        DROP, ETHERNET, ICMP, ICMPV6, Ip, LATER_FRAGMENT, OPTIONS, Packet, SERVICE, TCP, TCP_ACK, TCP_FIN,
+        TCP_RST, TCP_SYN, TRANSPORT_V4, TRANSPORT_V6, set_mark,
+    },
+    parse::{load, pointer, read},
+};
+
+/// Bytes of the refused packet behind its IP header that an ICMP error quotes (RFC 792).
+const QUOTED: usize = 8;
+const ICMP_V4: usize = 8 + 20 + QUOTED;
+const ICMP_V6: usize = 8 + 40 + QUOTED;
+const TCP_LENGTH: usize = 20;
+const HOP_LIMIT: u32 = 64;
+
+/// Turns the packet into the answer and sends it back. The packet is already counted and reported.
+///
+/// # Errors
+/// [`Reason::Malformed`] when it cannot be turned.
+#[inline(always)]
+pub fn refuse(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
+    if packet.has(OPTIONS | LATER_FRAGMENT) || packet.tcp_flags & TCP_RST != 0 {
+        return Ok(DROP);
+    }
+    // The client knows the Service, whatever the destination has become.
+    let from = if packet.has(SERVICE) { packet.frontend } else { packet.dst };
+    let to = packet.src;
+    if packet.protocol == TCP {
+        reset(ctx, packet, &from, &to)?;
+    } else {
+        unreachable(ctx, packet, &from, &to)?;
+    }
+    send_back(ctx, packet)
+}
+
+#[inline(always)]
+fn reset(ctx: &TcContext, packet: &mut Packet, from: &Ip, to: &Ip) -> Result<(), Reason> {
+    let mut old = [0_u32; 5];
+    load(ctx.skb.skb, packet.transport as u32, &mut old)?;
+    let data_offset = ((old[3] & 0xf0) >> 4) * 4;
+    let payload = packet.len.wrapping_sub(packet.transport as u32).wrapping_sub(data_offset);
+    let mut consumed = payload;
+    if packet.tcp_flags & TCP_SYN != 0 {
+        consumed = consumed.wrapping_add(1);
+    }
+    if packet.tcp_flags & TCP_FIN != 0 {
+        consumed = consumed.wrapping_add(1);
+    }
+    let port = if packet.has(SERVICE) { packet.frontend_port } else { packet.dst_port };
+    let ports = port.to_be() as u32 | (packet.src_port.to_be() as u32) << 16;
+    let (sequence, acknowledgement, flags) = if packet.tcp_flags & TCP_ACK != 0 {
+        (old[2], 0, TCP_RST)
+    } else {
+        (0, u32::from_be(old[1]).wrapping_add(consumed).to_be(), TCP_RST | TCP_ACK)
+    };
+    let control = 0x50 | (flags as u32) << 8;
+    let words = [ports, sequence, acknowledgement, control];
+    let mut sum = pseudo(from, to, packet.is_v6(), TCP, TCP_LENGTH as u32);
+    for word in words {
+        sum += word as u64;
+    }
+    let data = begin(ctx, packet, from, to, TCP, TCP_LENGTH)?;
+    // SAFETY: `begin` checked the whole frame.
+    unsafe {
+        for (index, word) in words.into_iter().enumerate() {
+            data.add(4 * index).cast::<u32>().write(word);
+        }
+        data.add(16).cast::<u32>().write(fold(sum) as u32);
+    }
+    Ok(())
+}
+
+/// ICMP type 3 code 3 (RFC 792), ICMPv6 type 1 code 4 (RFC 4443 §3.1).
+#[inline(always)]
+fn unreachable(ctx: &TcContext, packet: &mut Packet, from: &Ip, to: &Ip) -> Result<(), Reason> {
+    if packet.is_v6() {
+        load::<12>(ctx.skb.skb, ETHERNET as u32, &mut packet.header)?;
+        let header = [0x0401, 0];
+        let mut sum = pseudo(from, to, true, ICMPV6, ICMP_V6 as u32) + header[0] as u64;
+        for word in packet.header {
+            sum += word as u64;
+        }
+        let data = begin(ctx, packet, from, to, ICMPV6, ICMP_V6)?;
+        write_icmp::<12>(data, packet, header[0], sum);
+        return Ok(());
+    }
+    let mut quoted = [0_u32; 7];
+    load(ctx.skb.skb, ETHERNET as u32, &mut quoted)?;
+    packet.header[..7].copy_from_slice(&quoted);
+    let header: u32 = 0x0303;
+    let mut sum = header as u64;
+    for word in quoted {
+        sum += word as u64;
+    }
+    let data = begin(ctx, packet, from, to, ICMP, ICMP_V4)?;
+    write_icmp::<7>(data, packet, header, sum);
+    Ok(())
+}
+
+#[inline(always)]
+fn write_icmp<const N: usize>(data: *mut u8, packet: &Packet, header: u32, sum: u64) {
+    // SAFETY: `begin` checked the whole frame.
+    unsafe {
+        data.cast::<u32>().write(header | (fold(sum) as u32) << 16);
+        data.add(4).cast::<u32>().write(0);
+        for index in 0..N {
+            data.add(8 + 4 * index).cast::<u32>().write(packet.header[index]);
+        }
+    }
+}
+
+/// Cuts or grows the frame and writes its IP header; gives the place of the `length` bytes behind it.
+#[inline(always)]
+fn begin(
+    ctx: &TcContext,
+    packet: &Packet,
+    from: &Ip,
+    to: &Ip,
+    protocol: u8,
+    length: usize,
+) -> Result<*mut u8, Reason> {
+    let header = if packet.is_v6() { TRANSPORT_V6 } else { TRANSPORT_V4 };
+    // SAFETY: plain values.
+    if unsafe { bpf_skb_change_tail(ctx.skb.skb, (header + length) as u32, 0) } != 0 {
+        return Err(Reason::Malformed);
+    }
+    if packet.is_v6() {
+        let data = pointer(ctx, TRANSPORT_V6 + length)?;
+        let limits = (length as u16).to_be() as u32 | (protocol as u32) << 16 | HOP_LIMIT << 24;
+        // SAFETY: checked on the line above.
+        unsafe {
+            data.add(14).cast::<u32>().write(0x60);
+            data.add(18).cast::<u32>().write(limits);
+            for index in 0..4 {
+                data.add(22 + 4 * index).cast::<u32>().write(from[index]);
+                data.add(38 + 4 * index).cast::<u32>().write(to[index]);
+            }
+            return Ok(data.add(TRANSPORT_V6));
+        }
+    }
+    let data = pointer(ctx, TRANSPORT_V4 + length)?;
+    let first = 0x45 | ((20 + length) as u16).to_be() as u32 * 0x1_0000;
+    let fragment = 0x40 << 16; // Identification 0, do not fragment.
+    let limits = HOP_LIMIT | (protocol as u32) << 8;
+    let sum = first as u64 + fragment as u64 + limits as u64 + from[3] as u64 + to[3] as u64;
+    // SAFETY: checked above.
+    unsafe {
+        data.add(14).cast::<u32>().write(first);
+        data.add(18).cast::<u32>().write(fragment);
+        data.add(22).cast::<u32>().write(limits | (fold(sum) as u32) << 16);
+        data.add(26).cast::<u32>().write(from[3]);
+        data.add(30).cast::<u32>().write(to[3]);
+        Ok(data.add(TRANSPORT_V4))
+    }
+}
+
+/// Sum of the pseudo header (RFC 9293 §3.1, RFC 8200 §8.1); none for ICMP over IPv4.
+#[inline(always)]
+fn pseudo(from: &Ip, to: &Ip, v6: bool, protocol: u8, length: u32) -> u64 {
+    let mut sum = length.to_be() as u64 + (protocol as u32).to_be() as u64;
+    if v6 {
+        for index in 0..4 {
+            sum += from[index] as u64 + to[index] as u64;
+        }
+    } else {
+        sum += from[3] as u64 + to[3] as u64;
+    }
+    sum
+}
+
+/// Ones' complement of the sum of words in network order, as 16 bits in network order (RFC 1071).
+#[inline(always)]
+fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !(((sum & 0xffff) + (sum >> 16)) as u16)
+}
+
+/// Back to where the packet came from.
+#[inline(always)]
+fn send_back(ctx: &TcContext, packet: &Packet) -> Result<i32, Reason> {
+    set_mark(ctx, MARK_OURS);
+    // SAFETY: the context is valid for the program's whole run.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    if packet.hook == Hook::FromPod as u32 {
+        // SAFETY: the sender, whose policy may since have gone: then nothing goes to it either.
+        write_macs(ctx, pod(ifindex)?)?;
+        // SAFETY: plain values.
+        return Ok(unsafe { bpf_redirect_peer(ifindex, 0) } as i32);
+    }
+    if packet.hook == Hook::FromTunnel as u32 {
+        node::set_tunnel(ctx, &packet.outer)?;
+    } else if packet.hook != Hook::FromUplink as u32 {
+        return Ok(DROP);
+    }
+    swap_macs(ctx)?;
+    // SAFETY: plain values.
+    Ok(unsafe { bpf_redirect(ifindex, 0) } as i32)
+}
+
+#[inline(always)]
+fn write_macs(ctx: &TcContext, target: &PodEntry) -> Result<(), Reason> {
+    const HOST_LOW: u16 = u16::from_ne_bytes([HOST_MAC[0], HOST_MAC[1]]);
+    const HOST_HIGH: u32 = u32::from_ne_bytes([HOST_MAC[2], HOST_MAC[3], HOST_MAC[4], HOST_MAC[5]]);
+    let data = pointer(ctx, ETHERNET)?;
+    // SAFETY: the 14 bytes were checked; `mac` lies on a 4-byte boundary of the entry.
+    unsafe {
+        data.cast::<u32>().write(read::<u32>(target.mac.as_ptr(), 0));
+        data.add(4).cast::<u16>().write(read::<u16>(target.mac.as_ptr(), 4));
+        data.add(6).cast::<u16>().write(HOST_LOW);
+        data.add(8).cast::<u32>().write(HOST_HIGH);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn swap_macs(ctx: &TcContext) -> Result<(), Reason> {
+    let data = pointer(ctx, ETHERNET)?;
+    // SAFETY: the 14 bytes were checked.
+    unsafe {
+        let (low, high) = (read::<u32>(data, 0), read::<u16>(data, 4));
+        let (other_low, other_high) = (read::<u32>(data, 6), read::<u16>(data, 10));
+        data.cast::<u32>().write(other_low);
+        data.add(4).cast::<u16>().write(other_high);
+        data.add(6).cast::<u32>().write(low);
+        data.add(10).cast::<u16>().write(high);
+    }
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! Services: which backend a client's packet goes to.
+
+use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_get_prandom_u32, programs::TcContext};
+use sheetbend_ebpf_abi::{
+    ALGORITHM_ROUND_ROBIN, AffinityKey, AffinityValue, BACKEND_DRAINING, BackendEntry, CT_IDLE_SECONDS,
+    NO_ADDR, Reason, ServiceEntry, ServiceFlowKey, ServiceFlowValue, ServiceKey,
+};
+
+use crate::{
+    conntrack::{self, SECOND, now},
+    maps::{AFFINITY, BACKENDS, ROUND_ROBIN, SERVICE_FLOWS, SERVICES, SLOTS},
+    packet::{DROP, HAIRPIN, Packet, SERVICE, TCP, TCP_ACK, TCP_SYN, hairpin, put, same, words},
+    rewrite::{self, End},
+    stage,
+};
+
+/// How many slots are tried when one names a backend that is just being removed.
+const TRIES: u32 = 4;
+
+/// Translates a packet to a Service, and goes on with its flow.
+///
+/// # Errors
+/// [`Reason::NoEndpoints`], [`Reason::BackendGone`].
+#[inline(always)]
+pub fn service(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
+    if packet.has_ports() {
+        let mut key = ServiceKey {
+            network: packet.network,
+            addr: NO_ADDR,
+            port: packet.dst_port,
+            protocol: packet.protocol,
+            scope: 0,
+        };
+        put(&mut key.addr, &packet.dst);
+        // SAFETY: not preallocated, so that the value is whole until the program ends.
+        if let Some(entry) = unsafe { SERVICES.get(&key) } {
+            translate(ctx, packet, entry)?;
+        }
+    }
+    stage::call(ctx, stage::FLOW);
+    Ok(DROP)
+}
+
+#[inline(always)]
+fn translate(ctx: &TcContext, packet: &mut Packet, entry: &ServiceEntry) -> Result<(), Reason> {
+    packet.frontend = packet.dst;
+    packet.frontend_port = packet.dst_port;
+    packet.flags |= SERVICE;
+    let mut key = ServiceFlowKey {
+        network: packet.network,
+        client: NO_ADDR,
+        frontend: NO_ADDR,
+        client_port: packet.src_port,
+        frontend_port: packet.dst_port,
+        protocol: packet.protocol,
+        pad: [0; 3],
+    };
+    put(&mut key.client, &packet.src);
+    put(&mut key.frontend, &packet.dst);
+    let now = now();
+    let kept = kept(packet, &key, entry, now)?;
+    let (number, backend) = match kept {
+        Some(found) => found,
+        None => {
+            let found = choose(packet, entry, now)?;
+            let value = ServiceFlowValue { last_seen: now, backend: found.0, service: entry.service };
+            SERVICE_FLOWS.insert(&key, &value, BPF_ANY as u64).map_err(|_| Reason::MapFull)?;
+            found
+        }
+    };
+    packet.backend = number;
+    let (ip, port) = (words(&backend.addr), backend.port);
+    if same(&ip, &packet.src) {
+        // The pod itself: it would drop a packet from its own address.
+        let source = hairpin(packet.is_v6());
+        let source_port = packet.src_port;
+        packet.flags |= HAIRPIN;
+        rewrite::replace(ctx, packet, End::Source, source, source_port)?;
+    }
+    rewrite::replace(ctx, packet, End::Destination, ip, port)
+}
+
+/// The backend that this flow already has.
+///
+/// # Errors
+/// [`Reason::BackendGone`] for TCP; a datagram may go elsewhere.
+#[inline(always)]
+fn kept(
+    packet: &mut Packet,
+    key: &ServiceFlowKey,
+    entry: &ServiceEntry,
+    now: u64,
+) -> Result<Option<(u32, &'static BackendEntry)>, Reason> {
+    let Some(flow) = SERVICE_FLOWS.get_ptr_mut(key) else { return Ok(None) };
+    // SAFETY: the value stays in place while the program runs; a racing writer writes whole words.
+    let flow = unsafe { &mut *flow };
+    if flow.service != entry.service {
+        return Ok(None);
+    }
+    let opens = packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+    let idle = packet.protocol != TCP && now.saturating_sub(flow.last_seen) > CT_IDLE_SECONDS * SECOND;
+    if idle {
+        return Ok(None);
+    }
+    let number = flow.backend;
+    let Some(backend) = backend(number) else {
+        return if packet.protocol == TCP && !opens { Err(Reason::BackendGone) } else { Ok(None) };
+    };
+    if opens && !is_live(packet, backend) {
+        return Ok(None);
+    }
+    if now.saturating_sub(flow.last_seen) > SECOND {
+        flow.last_seen = now;
+    }
+    Ok(Some((number, backend)))
+}
+
+/// Whether the flow to this backend is tracked and not over: a SYN is then a repetition, not a new connection.
+#[inline(always)]
+fn is_live(packet: &mut Packet, backend: &BackendEntry) -> bool {
+    let (src, dst, port) = (packet.src, packet.dst, packet.dst_port);
+    packet.dst = words(&backend.addr);
+    packet.dst_port = backend.port;
+    if same(&packet.dst, &src) {
+        packet.src = hairpin(packet.is_v6());
+    }
+    conntrack::make_key(packet);
+    (packet.src, packet.dst, packet.dst_port) = (src, dst, port);
+    conntrack::find(packet).is_some_and(|(entry, _)| !conntrack::is_closed(entry))
+}
+
+#[inline(always)]
+fn backend(number: u32) -> Option<&'static BackendEntry> {
+    // SAFETY: not preallocated, so that the value is whole until the program ends.
+    unsafe { BACKENDS.get(&number) }
+}
+
+/// A backend for a new flow: the client's own, by affinity, or the algorithm's.
+///
+/// # Errors
+/// [`Reason::NoEndpoints`].
+#[inline(always)]
+fn choose(packet: &Packet, entry: &ServiceEntry, now: u64) -> Result<(u32, &'static BackendEntry), Reason> {
+    if entry.count == 0 {
+        return Err(Reason::NoEndpoints);
+    }
+    if entry.affinity_seconds == 0 {
+        return pick(entry).ok_or(Reason::NoEndpoints);
+    }
+    let mut key = AffinityKey { service: entry.service, network: packet.network, client: NO_ADDR };
+    put(&mut key.client, &packet.src);
+    // SAFETY: the value is read at once; a racing writer writes whole words.
+    let last = unsafe { AFFINITY.get(&key) }.map(|value| (value.last_used, value.backend));
+    let remembered = match last {
+        Some((used, number)) if now.saturating_sub(used) < entry.affinity_seconds as u64 * SECOND => {
+            match backend(number) {
+                Some(found) if found.flags & BACKEND_DRAINING == 0 => Some((number, found)),
+                _ => None,
+            }
+        }
+        _ => None,
+    };
+    let found = match remembered {
+        Some(found) => found,
+        None => pick(entry).ok_or(Reason::NoEndpoints)?,
+    };
+    let value = AffinityValue { last_used: now, backend: found.0, pad: 0 };
+    AFFINITY.insert(&key, &value, BPF_ANY as u64).map_err(|_| Reason::MapFull)?;
+    Ok(found)
+}
+
+/// The algorithm's choice over `SLOTS[first_slot .. first_slot + count]`.
+#[inline(always)]
+fn pick(entry: &ServiceEntry) -> Option<(u32, &'static BackendEntry)> {
+    let count = entry.count;
+    if count == 0 {
+        return None;
+    }
+    let mut offset = if entry.algorithm == ALGORITHM_ROUND_ROBIN {
+        next_in_turn(entry.service, count)
+    } else {
+        // SAFETY: no argument, no effect.
+        (unsafe { bpf_get_prandom_u32() }) % count
+    };
+    for _ in 0..TRIES {
+        let slot = entry.first_slot + offset;
+        // SAFETY: not preallocated; copied at once.
+        if let Some(number) = unsafe { SLOTS.get(&slot) }.copied()
+            && let Some(found) = backend(number)
+        {
+            return Some((number, found));
+        }
+        offset = (offset + 1) % count;
+    }
+    None
+}
+
+/// Each CPU goes through the slots in turn.
+#[inline(always)]
+fn next_in_turn(service: u32, count: u32) -> u32 {
+    if let Some(next) = ROUND_ROBIN.get_ptr_mut(service) {
+        // SAFETY: a per-CPU value.
+        let offset = unsafe { *next } % count;
+        // SAFETY: as above.
+        unsafe { *next = offset + 1 };
+        return offset;
+    }
+    let _ = ROUND_ROBIN.insert(service, 1, BPF_ANY as u64);
+    0
+}
