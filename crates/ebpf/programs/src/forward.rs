@@ -12,7 +12,7 @@ use crate::{
     event,
     maps::{CONFIG, ROUTES},
     node,
-    packet::{ECHO, HAIRPIN, Ip, Packet, SYN_OR_END, TCP, UDP, is_hairpin},
+    packet::{ECHO, Ip, Packet, SYN_OR_END, TCP, UDP, is_hairpin},
     policy::{self, PrefixWords},
 };
 

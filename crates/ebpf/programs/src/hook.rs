@@ -137,8 +137,11 @@ pub fn from_tunnel(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> 
 }
 
 /// A destination of this node that is no pod: the node's own address, or a pod that is gone.
+///
+/// # Errors
+/// [`Reason::PodGone`], [`Reason::NoSuchPod`], [`Reason::Unreachable`].
 #[inline(always)]
-fn without_pod(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
+pub fn without_pod(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     if node::is_own_address(ctx, packet) {
         return Ok(to_stack(ctx));
     }

@@ -6,6 +6,7 @@ mod conntrack;
 mod deliver;
 mod event;
 mod forward;
+mod fragment;
 mod hook;
 mod link;
 mod maps;
@@ -16,12 +17,14 @@ mod policy;
 mod refuse;
 mod rewrite;
 mod service;
+mod snat;
 mod stage;
+mod uplink;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use sheetbend_ebpf_abi::{Hook, Reason};
 
-use crate::packet::{DROP, PASS, Packet};
+use crate::packet::{DROP, Packet};
 
 /// Runs one hook on a packet that has just arrived.
 #[inline(always)]
@@ -54,13 +57,13 @@ pub fn to_pod(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
-pub fn from_uplink(_ctx: TcContext) -> i32 {
-    PASS
+pub fn from_uplink(ctx: TcContext) -> i32 {
+    enter(&ctx, Hook::FromUplink, uplink::from_uplink)
 }
 
 #[classifier]
-pub fn to_uplink(_ctx: TcContext) -> i32 {
-    PASS
+pub fn to_uplink(ctx: TcContext) -> i32 {
+    enter(&ctx, Hook::ToUplink, uplink::to_uplink)
 }
 
 #[classifier]
@@ -93,11 +96,25 @@ pub fn stage_refuse(ctx: TcContext) -> i32 {
     go_on(&ctx, refuse::refuse)
 }
 
-macro_rules! todo { ($($name:ident)*) => { $(
-    #[classifier]
-    pub fn $name(_ctx: TcContext) -> i32 { DROP }
-)* } }
-todo! { stage_icmp_error stage_snat stage_world stage_fragment }
+#[classifier]
+pub fn stage_snat(ctx: TcContext) -> i32 {
+    go_on(&ctx, snat::masquerade)
+}
+
+#[classifier]
+pub fn stage_world(ctx: TcContext) -> i32 {
+    go_on(&ctx, uplink::receive)
+}
+
+#[classifier]
+pub fn stage_fragment(ctx: TcContext) -> i32 {
+    go_on(&ctx, fragment::fragment)
+}
+
+#[classifier]
+pub fn stage_icmp_error(_ctx: TcContext) -> i32 {
+    DROP
+}
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

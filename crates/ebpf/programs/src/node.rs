@@ -123,8 +123,6 @@ pub struct Lookup {
     pub outcome: i64,
     /// The next hop's Ethernet address, in two parts.
     pub mac: (u32, u16),
-    /// The interface towards it.
-    pub ifindex: u32,
 }
 
 /// Looks up the route towards `ip`, as for a packet that came in by the hook's device.
@@ -150,7 +148,7 @@ pub fn look_up(ctx: &TcContext, from: &Ip, ip: &Ip) -> Lookup {
         let mac = query.dmac;
         let mac =
             (u32::from_ne_bytes([mac[0], mac[1], mac[2], mac[3]]), u16::from_ne_bytes([mac[4], mac[5]]));
-        Lookup { outcome, mac, ifindex: query.ifindex }
+        Lookup { outcome, mac }
     }
 }
 
