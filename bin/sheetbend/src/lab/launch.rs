@@ -88,7 +88,10 @@ pub(crate) fn check_rights() -> Outcome {
         ));
     }
     if Command::new("ip").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
-        return Err(Failure::new(MISSING, "the command `ip` is missing; install iproute2 (cargo xtask setup does)"));
+        return Err(Failure::new(
+            MISSING,
+            "the command `ip` is missing; install iproute2 (cargo xtask setup does)",
+        ));
     }
     Ok(())
 }
@@ -141,7 +144,8 @@ fn launch(dir: &Path) -> anyhow::Result<u32> {
 /// A `/run` of our own that shares only the lab's directory with the machine, and a bpffs of our own.
 fn private_mounts(dir: &Path) -> anyhow::Result<()> {
     let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("cannot make mounts private")?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .context("cannot make mounts private")?;
     if !Path::new("/sys/fs/bpf").is_dir() {
         bail!("/sys/fs/bpf is missing: this kernel has no BPF file system (CONFIG_BPF_SYSCALL)");
     }

@@ -39,7 +39,8 @@ pub(crate) fn node_address(index: u8, family: Family) -> IpAddr {
 /// Pod ranges of node `index` (from 1), one per family.
 pub(crate) fn pod_cidrs(index: u8) -> Vec<IpNet> {
     let ipv4 = Ipv4Net::new(Ipv4Addr::new(10, 244, index, 0), 24).map(IpNet::V4);
-    let ipv6 = Ipv6Net::new(Ipv6Addr::new(0xfd00, 0x10, 0x244, u16::from(index), 0, 0, 0, 0), 64).map(IpNet::V6);
+    let ipv6 =
+        Ipv6Net::new(Ipv6Addr::new(0xfd00, 0x10, 0x244, u16::from(index), 0, 0, 0, 0), 64).map(IpNet::V6);
     [ipv4, ipv6].into_iter().flatten().collect()
 }
 

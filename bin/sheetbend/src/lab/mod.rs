@@ -4,7 +4,11 @@
 //! ones. A supervisor, process 1 of a PID and mount namespace of the lab's own, plays API server, controllers and
 //! kubelet; when it ends, however it ends, the kernel ends everything else.
 
+mod change;
 mod command;
+mod demo;
+mod down;
+mod exec;
 mod failure;
 mod launch;
 mod layout;
@@ -32,13 +36,13 @@ pub(crate) fn run(command: Command) -> ExitCode {
         Command::Supervise(args) => return supervisor::run(&args.dir),
         Command::Up(args) => up::run(args),
         Command::Status(args) => status::run(&args),
-        Command::Matrix(_)
-        | Command::Exec(_)
-        | Command::Apply(_)
-        | Command::Delete(_)
-        | Command::Node(_)
-        | Command::Down(_)
-        | Command::Demo(_) => return ExitCode::from(70),
+        Command::Matrix(args) => matrix::run(&args),
+        Command::Exec(args) => exec::run(&args),
+        Command::Apply(args) => change::apply(&args),
+        Command::Delete(args) => change::delete(&args),
+        Command::Node(args) => down::node(args),
+        Command::Down(args) => down::run(&args),
+        Command::Demo(args) => demo::run(args),
     };
     outcome.unwrap_or_else(|failure| failure.report())
 }

@@ -50,7 +50,8 @@ impl Netns {
 
     /// Opens the namespace at `path`.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
-        let file = File::open(path).with_context(|| format!("cannot open the namespace {}", path.display()))?;
+        let file =
+            File::open(path).with_context(|| format!("cannot open the namespace {}", path.display()))?;
         Ok(Self { file })
     }
 
@@ -82,7 +83,8 @@ impl Netns {
         self.run(|| {
             for (name, value) in settings {
                 let path = Path::new("/proc/sys/net").join(name);
-                fs::write(&path, value).with_context(|| format!("cannot write {value} to {}", path.display()))?;
+                fs::write(&path, value)
+                    .with_context(|| format!("cannot write {value} to {}", path.display()))?;
             }
             Ok(())
         })?

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, NodeAddress, Pod};
 use sheetbend_intake::file::{
-    self, Assigned, Expanded, ManifestError, Manifests, Notice, Object, ObjectId, Place, build_endpoint_slices, expand,
+    self, Assigned, Expanded, ManifestError, Notice, Object, ObjectId,
+    build_endpoint_slices, expand,
 };
+pub(crate) use sheetbend_intake::file::Manifests;
 use sheetbend_model::types::{NodeName, ObjectKey, Protocol};
 
 use super::failure::{Failure, MANIFEST, Outcome};
@@ -104,14 +105,17 @@ fn fill_node(node: &mut Node, index: u8) {
     spec.pod_cidr = cidrs.first().cloned();
     spec.pod_cidrs = Some(cidrs);
     let addresses = layout::node_addresses(index).into_iter();
-    let addresses = addresses.map(|addr| NodeAddress { address: addr.to_string(), type_: "InternalIP".to_owned() });
+    let addresses =
+        addresses.map(|addr| NodeAddress { address: addr.to_string(), type_: "InternalIP".to_owned() });
     node.status.get_or_insert_default().addresses = Some(addresses.collect());
 }
 
 /// The EndpointSlices of the cluster's Services for `pods`, which have their status.
 pub(crate) fn endpoint_slices(cluster: &Cluster, pods: &BTreeMap<ObjectKey, Object>) -> Vec<Object> {
-    let pods: Vec<&Pod> =
-        pods.values().filter_map(|object| if let Object::Pod(pod) = object { Some(&**pod) } else { None }).collect();
+    let pods: Vec<&Pod> = pods
+        .values()
+        .filter_map(|object| if let Object::Pod(pod) = object { Some(&**pod) } else { None })
+        .collect();
     let mut slices = Vec::new();
     for object in &cluster.others {
         if let Object::Service(service) = object {
@@ -125,7 +129,8 @@ pub(crate) fn endpoint_slices(cluster: &Cluster, pods: &BTreeMap<ObjectKey, Obje
 pub(crate) fn store(dir: &LabDir, manifests: &Manifests) -> anyhow::Result<()> {
     let root = dir.join("objects.d");
     fs::create_dir_all(&root)?;
-    let generations = fs::read_dir(&root)?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let generations =
+        fs::read_dir(&root)?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let last: u64 = generations.max().unwrap_or(0);
     let next = root.join((last + 1).to_string());
     fs::create_dir(&next)?;
@@ -169,14 +174,12 @@ pub(crate) fn remarks(manifests: &Manifests, notices: &[Notice]) -> Vec<String> 
 
 fn refuse(errors: &[ManifestError]) -> Failure {
     let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-    Failure::new(MANIFEST, format!("nothing was applied; {} to correct:\n{}", count(lines.len()), lines.join("\n")))
+    Failure::new(
+        MANIFEST,
+        format!("nothing was applied; {} to correct:\n{}", count(lines.len()), lines.join("\n")),
+    )
 }
 
 fn count(problems: usize) -> String {
     if problems == 1 { "1 problem".to_owned() } else { format!("{problems} problems") }
-}
-
-/// A place for objects that no file holds.
-pub(crate) fn no_place() -> Place {
-    Place { file: Arc::from(PathBuf::from("(lab)")), line: 0 }
 }

@@ -153,8 +153,17 @@ impl LabDir {
     }
 
     /// Takes the lab's lock, waiting for its holder; it is free again when the value is dropped or the process ends.
-    pub(crate) fn lock(&self) -> anyhow::Result<Flock<File>> {
-        let file = File::options().create(true).truncate(false).write(true).open(self.join("lock"))?;
+    fn lock(&self) -> anyhow::Result<Flock<File>> {
+        self.flock("lock")
+    }
+
+    /// Lets one `apply` or `delete` at a time through; the supervisor takes [`LabDir::lock`] meanwhile.
+    pub(crate) fn change_lock(&self) -> anyhow::Result<Flock<File>> {
+        self.flock("change.lock")
+    }
+
+    fn flock(&self, name: &str) -> anyhow::Result<Flock<File>> {
+        let file = File::options().create(true).truncate(false).write(true).open(self.join(name))?;
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).context("cannot lock the lab")
     }
 
@@ -163,7 +172,9 @@ impl LabDir {
         match fs::remove_dir_all(&self.path) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot remove {}", self.path.display())),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot remove {}", self.path.display()));
+            }
         }
         // Fails while another lab lives there, which is right.
         let _ = fs::remove_dir(ROOT);
@@ -189,7 +200,11 @@ pub(crate) fn find(name: Option<&str>) -> Outcome<(LabDir, LabFile)> {
     if let Some(name) = name {
         let known: Vec<String> = labs.iter().map(|(_, file)| file.name.clone()).collect();
         return labs.into_iter().find(|(_, file)| file.name == name).ok_or_else(|| {
-            let known = if known.is_empty() { "none runs".to_owned() } else { format!("running: {}", known.join(", ")) };
+            let known = if known.is_empty() {
+                "none runs".to_owned()
+            } else {
+                format!("running: {}", known.join(", "))
+            };
             Failure::new(NO_LAB, format!("no lab is called {name:?} ({known})"))
         });
     }
@@ -241,7 +256,9 @@ pub(crate) fn check_name(name: &str) -> Outcome {
     }
     Err(Failure::new(
         USAGE,
-        format!("{name:?} cannot name a lab; use 1 to 32 lower-case letters, digits and '-', as in `--name shop-1`"),
+        format!(
+            "{name:?} cannot name a lab; use 1 to 32 lower-case letters, digits and '-', as in `--name shop-1`"
+        ),
     ))
 }
 

@@ -51,8 +51,14 @@ fn tables(out: &mut impl Write, status: &LabStatus, wide: bool) -> std::io::Resu
     let mut pods = table(&["POD", "NODE", "PHASE", "READY", "ADDRESSES", "SERVES"], wide.then_some("NETNS"));
     for pod in &status.pods {
         let ready = if pod.ready { "yes" } else { "no" }.to_owned();
-        let row =
-            [pod.pod.clone(), pod.node.clone(), pod.phase.clone(), ready, join(&pod.addresses), pod.serves.join(" ")];
+        let row = [
+            pod.pod.clone(),
+            pod.node.clone(),
+            pod.phase.clone(),
+            ready,
+            join(&pod.addresses),
+            pod.serves.join(" "),
+        ];
         pods.add_row(row.into_iter().chain(wide.then(|| pod.netns.clone())));
     }
     writeln!(out, "{pods}")

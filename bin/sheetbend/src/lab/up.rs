@@ -8,12 +8,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use sheetbend_model::state::NetworkMode;
 
 use super::command::{Shape, Up};
-use super::failure::{Failure, Outcome, USAGE};
+use super::failure::{Failure, MANIFEST, Outcome, USAGE};
 use super::launch::{self, LabRequest, Owner};
 use super::owner::{Interrupts, finish};
 use super::state::{self, LabDir};
 use super::wire::{LabStatus, Request, ask};
-use super::{objects, status};
+use super::{objects, status, supervisor};
 
 /// Runs the command.
 pub(crate) fn run(args: Up) -> Outcome<ExitCode> {
@@ -38,8 +38,13 @@ impl Plan {
         let mode: NetworkMode = shape.mode.parse().map_err(|error| Failure::new(USAGE, error))?;
         launch::check_rights()?;
         let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let request =
-            LabRequest { name, nodes: shape.nodes, mode: mode.to_string(), keep_addresses: shape.keep_addresses, began };
+        let request = LabRequest {
+            name,
+            nodes: shape.nodes,
+            mode: mode.to_string(),
+            keep_addresses: shape.keep_addresses,
+            began,
+        };
         Ok(Self { request, files: shape.files.clone() })
     }
 
@@ -55,6 +60,7 @@ impl Plan {
         let manifests = objects::read(&self.files)?;
         let dir = LabDir::of(&self.request.name);
         let cluster = objects::build(&manifests, &dir, &self.request)?;
+        supervisor::check(&cluster, &self.request).map_err(|error| Failure { code: MANIFEST, error })?;
         for remark in objects::remarks(&manifests, &cluster.notices) {
             progress(&format!("note: {remark}"));
         }

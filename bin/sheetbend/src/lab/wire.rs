@@ -154,7 +154,9 @@ fn connect(dir: &LabDir) -> Outcome<UnixStream> {
     loop {
         match UnixStream::connect(dir.control()) {
             Ok(stream) => return Ok(stream),
-            Err(_) if start.elapsed() < Duration::from_secs(5) => std::thread::sleep(Duration::from_millis(5)),
+            Err(_) if start.elapsed() < Duration::from_secs(5) => {
+                std::thread::sleep(Duration::from_millis(5))
+            }
             Err(error) => {
                 let text = format!("the lab in {} does not answer: {error}", dir.path.display());
                 return Err(Failure::new(NO_LAB, text));

@@ -82,9 +82,9 @@ impl DropWatch {
 /// The flow's other end must be the one asked: the address behind a Service, or its frontend.
 fn is_about(event: &PacketEvent, speech: Speech, to: SocketAddr) -> bool {
     let ends = [Some(&event.destination), event.frontend.as_ref()];
-    ends.into_iter().flatten().any(|end| {
-        end.address.to_canonical() == to.ip() && (speech == Speech::Echo || end.port == to.port())
-    })
+    ends.into_iter()
+        .flatten()
+        .any(|end| end.address.to_canonical() == to.ip() && (speech == Speech::Echo || end.port == to.port()))
 }
 
 impl Claim {

@@ -34,12 +34,7 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            sources: 4,
-            probes: 32,
-            patience: Duration::from_secs(3),
-            grace: Duration::from_millis(40),
-        }
+        Self { sources: 4, probes: 32, patience: Duration::from_secs(3), grace: Duration::from_millis(40) }
     }
 }
 

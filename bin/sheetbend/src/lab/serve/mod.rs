@@ -84,8 +84,12 @@ pub(crate) fn serve(
         let _context = runtime.enter();
         let identity = identity.clone();
         serving.tasks.push(match bound {
-            Bound::Tcp(listener) => runtime.spawn(tcp::accept(tokio::net::TcpListener::from_std(listener)?, identity)),
-            Bound::Udp(socket) => runtime.spawn(udp::answer(tokio::net::UdpSocket::from_std(socket)?, identity)),
+            Bound::Tcp(listener) => {
+                runtime.spawn(tcp::accept(tokio::net::TcpListener::from_std(listener)?, identity))
+            }
+            Bound::Udp(socket) => {
+                runtime.spawn(udp::answer(tokio::net::UdpSocket::from_std(socket)?, identity))
+            }
         });
     }
     Ok(serving)
@@ -100,9 +104,15 @@ fn bind_all(ports: &[(Protocol, u16)]) -> anyhow::Result<Vec<Bound>> {
     let mut bound = Vec::new();
     for (protocol, port) in ports {
         for family in Family::ALL {
-            let place = || format!("cannot serve port {port}/{protocol} on {family}; does another pod of the node have it?");
+            let place = || {
+                format!(
+                    "cannot serve port {port}/{protocol} on {family}; does another pod of the node have it?"
+                )
+            };
             match protocol {
-                Protocol::Tcp => bound.push(Bound::Tcp(socket::tcp_listener(family, *port).with_context(place)?)),
+                Protocol::Tcp => {
+                    bound.push(Bound::Tcp(socket::tcp_listener(family, *port).with_context(place)?))
+                }
                 Protocol::Udp => bound.push(Bound::Udp(socket::udp(family, *port).with_context(place)?)),
                 Protocol::Sctp => {}
             }

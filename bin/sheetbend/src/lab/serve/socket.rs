@@ -6,8 +6,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::cmsg_space;
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, bind,
-    listen, recvmsg, sendmsg, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    SockaddrStorage, bind, listen, recvmsg, sendmsg, setsockopt, socket, sockopt,
 };
 use sheetbend_model::types::Family;
 
@@ -71,7 +71,12 @@ pub(super) fn receive(socket: &impl AsRawFd) -> nix::Result<(SocketAddr, IpAddr)
 }
 
 /// Sends `payload` to `client` from `local`.
-pub(super) fn reply(socket: &impl AsRawFd, client: SocketAddr, local: IpAddr, payload: &[u8]) -> nix::Result<()> {
+pub(super) fn reply(
+    socket: &impl AsRawFd,
+    client: SocketAddr,
+    local: IpAddr,
+    payload: &[u8],
+) -> nix::Result<()> {
     let buffers = [IoSlice::new(payload)];
     let to = SockaddrStorage::from(client);
     let (ipv4, ipv6);
@@ -85,7 +90,8 @@ pub(super) fn reply(socket: &impl AsRawFd, client: SocketAddr, local: IpAddr, pa
             ControlMessage::Ipv4PacketInfo(&ipv4)
         }
         IpAddr::V6(addr) => {
-            ipv6 = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: addr.octets() }, ipi6_ifindex: 0 };
+            ipv6 =
+                libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: addr.octets() }, ipi6_ifindex: 0 };
             ControlMessage::Ipv6PacketInfo(&ipv6)
         }
     };

@@ -13,9 +13,8 @@ fn served(protocol: Protocol, port: u16) -> (tokio::runtime::Runtime, Serving) {
     for bound in bind_all(&[(protocol, port)]).unwrap() {
         let _context = runtime.enter();
         serving.tasks.push(match bound {
-            Bound::Tcp(listener) => {
-                runtime.spawn(tcp::accept(tokio::net::TcpListener::from_std(listener).unwrap(), identity.clone()))
-            }
+            Bound::Tcp(listener) => runtime
+                .spawn(tcp::accept(tokio::net::TcpListener::from_std(listener).unwrap(), identity.clone())),
             Bound::Udp(socket) => {
                 runtime.spawn(udp::answer(tokio::net::UdpSocket::from_std(socket).unwrap(), identity.clone()))
             }

@@ -110,10 +110,12 @@ impl Lab {
         stand.nodes.iter().try_for_each(LabNode::start)?;
         stand.nodes.iter().try_for_each(LabNode::wait_ready)?;
         self.times(|times, now| times.agents = Some(now));
+        let plans = lock(&stand.api).plans(self.request.keep_addresses)?;
         std::thread::scope(|scope| {
-            let (stop, stopped) = mpsc::channel();
+            // Hung up when the pods are set up, or have failed to be.
+            let (stop, stopped) = mpsc::channel::<()>();
             scope.spawn(move || publish_changes(stand, &changes, &stopped, &self.journal));
-            let done = lock(&stand.api).plans(self.request.keep_addresses).and_then(|plans| self.start_pods(&plans));
+            let done = self.start_pods(&plans);
             drop(stop);
             done
         })?;
@@ -164,7 +166,11 @@ impl Lab {
                         while let Some(plan) = plans.get(next.fetch_add(1, Ordering::Relaxed)) {
                             self.start_pod(plan)?;
                             let count = done.fetch_add(1, Ordering::Relaxed) + 1;
-                            self.journal.progress(&format!("pod {count}/{}: {} answers", plans.len(), plan.key));
+                            self.journal.progress(&format!(
+                                "pod {count}/{}: {} answers",
+                                plans.len(),
+                                plan.key
+                            ));
                         }
                         Ok(())
                     })
@@ -181,7 +187,8 @@ impl Lab {
     fn start_pod(&self, plan: &PodPlan) -> anyhow::Result<()> {
         let stand = self.stand()?;
         let node = stand.nodes.iter().find(|node| node.name == plan.node);
-        let node = node.with_context(|| format!("Pod {} is on {}, which the lab has not", plan.key, plan.node))?;
+        let node =
+            node.with_context(|| format!("Pod {} is on {}, which the lab has not", plan.key, plan.node))?;
         let running = RunningPod::start(&self.request.name, plan, node, self.runtime.handle())?;
         let state = PodState {
             addresses: running.addresses.clone(),
@@ -227,8 +234,10 @@ impl Lab {
         let _changing = lock(&self.changing);
         let stand = self.stand()?;
         let cluster = objects::load(&self.dir, &self.request)?;
-        let wanted: BTreeMap<ObjectKey, PodPlan> =
-            super::api::plans(&cluster, self.request.keep_addresses)?.into_iter().map(|plan| (plan.key.clone(), plan)).collect();
+        let wanted: BTreeMap<ObjectKey, PodPlan> = super::api::plans(&cluster, self.request.keep_addresses)?
+            .into_iter()
+            .map(|plan| (plan.key.clone(), plan))
+            .collect();
         let gone: Vec<ObjectKey> = lock(&self.pods)
             .iter()
             .filter(|(key, pod)| wanted.get(key).is_none_or(|plan| !plan.runs_as(&pod.plan)))
@@ -255,7 +264,9 @@ impl Lab {
                         let own = lock(&stand.api).pod(key).map(super::pod::grace_period);
                         std::thread::sleep(grace.or(own).unwrap_or_default());
                         let pod = lock(&self.pods).remove(key);
-                        let node = pod.as_ref().and_then(|pod| stand.nodes.iter().find(|node| node.name == pod.plan.node));
+                        let node = pod
+                            .as_ref()
+                            .and_then(|pod| stand.nodes.iter().find(|node| node.name == pod.plan.node));
                         if let (Some(node), Some(pod)) = (node, pod) {
                             pod.stop(node)?;
                         }
@@ -338,7 +349,12 @@ impl Lab {
 }
 
 /// Turns changes of status into generations, a batch at a time, until `stopped` is hung up.
-fn publish_changes(stand: &Stand, changes: &mpsc::Receiver<()>, stopped: &mpsc::Receiver<()>, journal: &Journal) {
+fn publish_changes(
+    stand: &Stand,
+    changes: &mpsc::Receiver<()>,
+    stopped: &mpsc::Receiver<()>,
+    journal: &Journal,
+) {
     while stopped.try_recv() != Err(mpsc::TryRecvError::Disconnected) {
         if changes.recv_timeout(BATCH).is_err() {
             continue;

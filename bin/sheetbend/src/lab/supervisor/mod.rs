@@ -25,6 +25,8 @@ use nix::mount::{MsFlags, mount};
 
 use self::children::Children;
 use self::lab::Lab;
+use crate::lab::launch::LabRequest;
+use crate::lab::objects::Cluster;
 use crate::lab::state::LabDir;
 
 /// `sheetbend lab supervise DIR`.
@@ -36,6 +38,11 @@ pub(crate) fn run(dir: &Path) -> ExitCode {
             ExitCode::from(crate::lab::failure::OWN_FAULT)
         }
     }
+}
+
+/// Whether every pod of `cluster` can be run: what the supervisor would find out too late.
+pub(crate) fn check(cluster: &Cluster, request: &LabRequest) -> anyhow::Result<()> {
+    api::plans(cluster, request.keep_addresses).map(drop)
 }
 
 fn supervise(dir: &LabDir) -> anyhow::Result<()> {

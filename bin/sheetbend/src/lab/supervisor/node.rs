@@ -125,8 +125,12 @@ impl LabNode {
             let mut agent = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
             match agent.as_mut().map(Process::ended) {
                 Some(None) if start.elapsed() < START_PATIENCE => {}
-                Some(None) => bail!("the agent of {} is not ready after 30 s: {}", self.name, self.log_tail()),
-                Some(Some(status)) => bail!("the agent of {} ended with {status}: {}", self.name, self.log_tail()),
+                Some(None) => {
+                    bail!("the agent of {} is not ready after 30 s: {}", self.name, self.log_tail())
+                }
+                Some(Some(status)) => {
+                    bail!("the agent of {} ended with {status}: {}", self.name, self.log_tail())
+                }
                 None => bail!("the agent of {} was stopped", self.name),
             }
             drop(agent);

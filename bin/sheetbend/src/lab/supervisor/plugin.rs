@@ -73,7 +73,8 @@ impl Plugin {
     /// ADD: the pod's addresses.
     pub(super) fn add(&self, node: &Netns, target: &Target) -> anyhow::Result<Vec<IpAddr>> {
         let answer = self.call(node, "ADD", target)?;
-        let result: CniResult = serde_json::from_slice(&answer).context("the plugin's result is not a CNI result")?;
+        let result: CniResult =
+            serde_json::from_slice(&answer).context("the plugin's result is not a CNI result")?;
         Ok(result.ips.into_iter().map(|ip| ip.address.addr()).collect())
     }
 
@@ -92,13 +93,18 @@ impl Plugin {
             let head = format!("cni {verb} {namespace}/{name} {container_id} {took:.1} ms");
             match called? {
                 Ok(answer) => {
-                    self.journal.detail(&format!("{head}: ok {}", String::from_utf8_lossy(&answer).replace('\n', "")));
+                    self.journal.detail(&format!(
+                        "{head}: ok {}",
+                        String::from_utf8_lossy(&answer).replace('\n', "")
+                    ));
                     return Ok(answer);
                 }
                 Err(CniError { code, msg, details }) => {
                     self.journal.detail(&format!("{head}: error {code}: {msg}; {details}"));
                     if code != TRY_AGAIN || start.elapsed() > PATIENCE {
-                        anyhow::bail!("CNI {verb} of pod {namespace}/{name} failed with code {code}: {msg}; {details}");
+                        anyhow::bail!(
+                            "CNI {verb} of pod {namespace}/{name} failed with code {code}: {msg}; {details}"
+                        );
                     }
                     std::thread::sleep(Duration::from_millis(100));
                 }

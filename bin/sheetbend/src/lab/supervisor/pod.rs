@@ -62,10 +62,11 @@ impl PodPlan {
         let Some(spec) = &pod.spec else { return Ok(None) };
         let Some(node) = spec.node_name.clone() else { return Ok(None) };
         let key = object.id().key();
-        let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(|container| {
-            // Sidecars run as long as the pod (KEP-753).
-            container.restart_policy.as_deref() == Some("Always")
-        }));
+        let containers =
+            spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(|container| {
+                // Sidecars run as long as the pod (KEP-753).
+                container.restart_policy.as_deref() == Some("Always")
+            }));
         let mut ports = BTreeSet::new();
         for port in containers.flat_map(|container| container.ports.iter().flatten()) {
             let protocol = match port.protocol.as_deref() {
@@ -97,7 +98,12 @@ impl PodPlan {
 
 /// Whether its annotation lets a pod become ready.
 pub(super) fn may_be_ready(object: &Object) -> bool {
-    object.metadata().annotations.as_ref().and_then(|all| all.get(READY_ANNOTATION)).is_none_or(|text| text != "false")
+    object
+        .metadata()
+        .annotations
+        .as_ref()
+        .and_then(|all| all.get(READY_ANNOTATION))
+        .is_none_or(|text| text != "false")
 }
 
 /// `spec.terminationGracePeriodSeconds`.
@@ -223,9 +229,14 @@ fn run_command(plan: &PodPlan, words: &[String], netns: &Netns, node: &LabNode) 
     let log = File::options().create(true).append(true).open(path)?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    command.env("POD_NAMESPACE", &*plan.key.namespace).env("POD_NAME", &*plan.key.name).env("NODE_NAME", &plan.node);
+    command
+        .env("POD_NAMESPACE", &*plan.key.namespace)
+        .env("POD_NAME", &*plan.key.name)
+        .env("NODE_NAME", &plan.node);
     let process = netns.run(|| node.plugin.children.spawn(&mut command))?;
-    process.with_context(|| format!("{COMMAND_ANNOTATION}: cannot run {program:?}; is it installed on this machine?"))
+    process.with_context(|| {
+        format!("{COMMAND_ANNOTATION}: cannot run {program:?}; is it installed on this machine?")
+    })
 }
 
 /// The kubelet's readiness probe: from the node's own stack to each of the pod's addresses.

@@ -1,0 +1,141 @@
+//! How requests to a Service spread over its endpoints (`contract.md`, "Spread").
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+
+use sheetbend_model::state::{Algorithm, Service};
+use sheetbend_model::types::{Family, Protocol};
+use sheetbend_oracle::{End, Expected, L4, Probe as Question, expect};
+
+use crate::lab::matrix::Bench;
+use crate::lab::probe::{Job, Probe, Seen, Speech};
+use crate::lab::status::table;
+use crate::lab::wire::{LabStatus, PodStatus};
+
+/// Connections per Service and algorithm.
+const CONNECTIONS: usize = 2_000;
+/// How far a random spread may be from even, standard deviations.
+const DEVIATIONS: f64 = 5.0;
+
+/// Somebody who may reach every endpoint of a Service's port.
+struct Course<'a> {
+    source: &'a PodStatus,
+    from: IpAddr,
+    to: SocketAddr,
+    backends: Vec<String>,
+}
+
+/// Measures every Service with two endpoints or more and no affinity; returns what is wrong.
+pub(super) fn measure(bench: &Bench, status: &LabStatus) -> anyhow::Result<Vec<String>> {
+    let mut faults = Vec::new();
+    let mut rows = table(&["SERVICE", "FAMILY", "ALGORITHM", "CONNECTIONS", "PER ENDPOINT", "VERDICT"], None);
+    let mut measured = 0;
+    for service in bench.snapshot.services.values().filter(|service| service.affinity_timeout.is_none()) {
+        for family in Family::ALL {
+            let Some(course) = find_course(bench, status, service, family) else { continue };
+            let counts = connect(bench, &course)?;
+            let fault = judge(service.algorithm, &course.backends, &counts);
+            let per: Vec<String> = counts.iter().map(|(pod, count)| format!("{pod} {count}")).collect();
+            rows.add_row([
+                service.key.to_string(),
+                family.to_string(),
+                service.algorithm.to_string(),
+                CONNECTIONS.to_string(),
+                per.join(", "),
+                fault.clone().unwrap_or_else(|| "even".to_owned()),
+            ]);
+            faults.extend(fault.map(|fault| format!("Service {} over {family}: {fault}", service.key)));
+            measured += 1;
+        }
+    }
+    writeln!(std::io::stdout().lock(), "{rows}")?;
+    if measured == 0 {
+        writeln!(std::io::stdout().lock(), "no Service has two endpoints that one pod may reach: nothing to measure")?;
+    }
+    Ok(faults)
+}
+
+/// The first pod that may reach all endpoints of the Service's first TCP port.
+fn find_course<'a>(bench: &Bench, status: &'a LabStatus, service: &Service, family: Family) -> Option<Course<'a>> {
+    let port = service.ports.iter().find(|port| port.protocol == Protocol::Tcp)?.port.get();
+    let address = service.cluster_ips.iter().copied().find(|addr| Family::of(*addr) == family)?;
+    let serves = |key: &str, port: u16| {
+        let pod = status.pods.iter().find(|pod| pod.pod == key);
+        pod.is_some_and(|pod| pod.serves.contains(&format!("{port}/TCP")))
+    };
+    let listens = |end: &End, _: L4, port: u16| matches!(end, End::Pod(key) if serves(&key.to_string(), port));
+    status.pods.iter().find_map(|source| {
+        let key = sheetbend_model::types::ObjectKey::parse(&source.pod)?;
+        let from = source.addresses.iter().copied().find(|addr| Family::of(*addr) == family)?;
+        let question = Question { source: End::Pod(key), destination: address, protocol: L4::Tcp, port };
+        let Expected::Allow { by } = expect(&bench.snapshot, &question, &listens) else { return None };
+        let backends: Vec<String> = by
+            .iter()
+            .filter_map(|end| match end {
+                End::Pod(key) => Some(key.to_string()),
+                End::Node(_) | End::World(_) => None,
+            })
+            .collect();
+        (backends.len() > 1).then(|| Course { source, from, to: SocketAddr::new(address, port), backends })
+    })
+}
+
+/// Who answered how often; what failed is counted under its error.
+fn connect(bench: &Bench, course: &Course<'_>) -> anyhow::Result<BTreeMap<String, usize>> {
+    let probe = Probe { from: course.from, to: course.to, speech: Speech::Tcp };
+    let probes = (0..CONNECTIONS).map(|place| (place, probe.clone())).collect();
+    let job = Job { netns: Some(bench.netns(&course.source.netns)?), probes };
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for observation in bench.probe(vec![job], &|| ())?.into_iter().flatten() {
+        let name = match observation.seen {
+            Seen::Answer(Some(answer)) => answer.pod,
+            other => format!("{other:?}"),
+        };
+        *counts.entry(name).or_default() += 1;
+    }
+    Ok(counts)
+}
+
+fn judge(algorithm: Algorithm, backends: &[String], counts: &BTreeMap<String, usize>) -> Option<String> {
+    if let Some(stranger) = counts.keys().find(|name| !backends.contains(name)) {
+        return Some(format!("{stranger} is no ready endpoint"));
+    }
+    if let Some(silent) = backends.iter().find(|name| !counts.contains_key(*name)) {
+        return Some(format!("{silent} never answered"));
+    }
+    let (most, least) = (counts.values().max().copied()?, counts.values().min().copied()?);
+    match algorithm {
+        Algorithm::RoundRobin => {
+            let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+            (most - least > cpus).then(|| format!("max - min = {}, more than {cpus} CPUs", most - least))
+        }
+        Algorithm::Random => {
+            let share = 1.0 / backends.len() as f64;
+            let total = CONNECTIONS as f64;
+            let deviation = (total * share * (1.0 - share)).sqrt();
+            let worst = counts.values().map(|count| (*count as f64 - total * share).abs() / deviation).fold(0.0, f64::max);
+            (worst > DEVIATIONS).then(|| format!("{worst:.1} standard deviations from even, more than {DEVIATIONS}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(algorithm: Algorithm, counts: &[(&str, usize)]) -> Option<String> {
+        let backends = ["a", "b"].map(ToOwned::to_owned);
+        judge(algorithm, &backends, &counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect())
+    }
+
+    #[test]
+    fn uneven_foreign_and_silent_are_told_apart() {
+        assert_eq!(judged(Algorithm::RoundRobin, &[("a", 1000), ("b", 1000)]), None);
+        assert!(judged(Algorithm::RoundRobin, &[("a", 1500), ("b", 500)]).is_some_and(|text| text.contains("max - min")));
+        assert_eq!(judged(Algorithm::Random, &[("a", 1050), ("b", 950)]), None);
+        assert!(judged(Algorithm::Random, &[("a", 1150), ("b", 850)]).is_some_and(|text| text.contains("deviations")));
+        assert!(judged(Algorithm::Random, &[("a", 1000), ("c", 1000)]).is_some_and(|text| text.contains("no ready")));
+        assert!(judged(Algorithm::Random, &[("a", 2000)]).is_some_and(|text| text.contains("never answered")));
+    }
+}

@@ -1,0 +1,136 @@
+//! Which cells there are, and what the Kubernetes objects say of each.
+
+use std::net::{IpAddr, SocketAddr};
+
+use sheetbend_model::state::{ServiceType, Snapshot};
+use sheetbend_model::types::Family;
+use sheetbend_oracle::{Expected, L4, Probe as Question, expect};
+
+use super::places::{Place, Places};
+use crate::lab::probe::{Probe, Speech};
+
+/// A cell before it is probed.
+#[derive(Clone, Debug)]
+pub(super) struct Planned {
+    /// As cells name it.
+    pub(super) source: String,
+    /// Where the source's sockets are made.
+    pub(super) netns: String,
+    /// The source's address of this family.
+    pub(super) from: IpAddr,
+    /// As cells name it.
+    pub(super) destination: String,
+    /// The Service, if its address is asked.
+    pub(super) service: Option<String>,
+    /// The address asked.
+    pub(super) address: IpAddr,
+    /// With what.
+    pub(super) protocol: L4,
+    /// 0 for ICMP.
+    pub(super) port: u16,
+    /// `same-node`, `cross-node`, `world` or `service`.
+    pub(super) way: &'static str,
+    /// By the Kubernetes objects.
+    pub(super) expected: Expected,
+    /// Why it is not tried.
+    pub(super) skip: Option<&'static str>,
+}
+
+impl Planned {
+    /// The exchange to try; `None` for a skipped cell.
+    pub(super) fn probe(&self) -> Option<Probe> {
+        let speech = match self.protocol {
+            L4::Tcp => Speech::Tcp,
+            L4::Udp => Speech::Udp,
+            L4::Icmp => Speech::Echo,
+            L4::Sctp => return None,
+        };
+        self.skip.is_none().then(|| Probe { from: self.from, to: SocketAddr::new(self.address, self.port), speech })
+    }
+}
+
+/// All cells.
+pub(super) fn cells(snapshot: &Snapshot, places: &Places) -> Vec<Planned> {
+    let mut cells = Vec::new();
+    let mut asked: Vec<(L4, u16)> = places.ports.iter().map(|(protocol, port)| (L4::from(*protocol), *port)).collect();
+    asked.push((L4::Icmp, 0));
+    for source in places.pods.iter().chain(&places.world) {
+        // The world does not talk to itself through the cluster.
+        let others = places.world.iter().filter(|_| source.node.is_some());
+        for destination in places.pods.iter().chain(others) {
+            for (from, address) in pairs(&source.addresses, &destination.addresses) {
+                for (protocol, port) in &asked {
+                    let way = way(source, destination);
+                    let mut cell = Planned::new(source, from, (&destination.name, way), address, (*protocol, *port));
+                    cell.decide(snapshot, source, places);
+                    if places.is_foreign(&destination.end) && *protocol != L4::Icmp {
+                        cell.skip = Some("the pod runs a command of its own");
+                    }
+                    cells.push(cell);
+                }
+            }
+        }
+        if source.node.is_some() && !source.is_host {
+            services(snapshot, source, places, &mut cells);
+        }
+    }
+    cells.retain(|cell| cell.expected != Expected::Unspecified);
+    cells
+}
+
+fn services(snapshot: &Snapshot, source: &Place, places: &Places, cells: &mut Vec<Planned>) {
+    for service in snapshot.services.values().filter(|service| service.service_type != ServiceType::ExternalName) {
+        for (from, address) in pairs(&source.addresses, &service.cluster_ips) {
+            for port in &service.ports {
+                let name = service.key.to_string();
+                let asked = (L4::from(port.protocol), port.port.get());
+                let mut cell = Planned::new(source, from, (&name, "service"), address, asked);
+                cell.service = Some(name);
+                cell.decide(snapshot, source, places);
+                cells.push(cell);
+            }
+        }
+    }
+}
+
+impl Planned {
+    fn new(source: &Place, from: IpAddr, to: (&str, &'static str), address: IpAddr, asked: (L4, u16)) -> Self {
+        Self {
+            source: source.name.clone(),
+            netns: source.netns.clone(),
+            from,
+            destination: to.0.to_owned(),
+            service: None,
+            address,
+            protocol: asked.0,
+            port: asked.1,
+            way: to.1,
+            expected: Expected::Unspecified,
+            skip: (asked.0 == L4::Sctp).then_some("this kernel has no SCTP sockets, or the lab's servers have none"),
+        }
+    }
+
+    fn decide(&mut self, snapshot: &Snapshot, source: &Place, places: &Places) {
+        let question = Question {
+            source: source.end.clone(),
+            destination: self.address,
+            protocol: self.protocol,
+            port: self.port,
+        };
+        self.expected = expect(snapshot, &question, &|end, protocol, port| places.listens(end, protocol, port));
+    }
+}
+
+fn way(source: &Place, destination: &Place) -> &'static str {
+    match (&source.node, &destination.node) {
+        (Some(from), Some(to)) if from == to => "same-node",
+        (Some(_), Some(_)) => "cross-node",
+        _ => "world",
+    }
+}
+
+/// Addresses of the same family.
+fn pairs(sources: &[IpAddr], destinations: &[IpAddr]) -> Vec<(IpAddr, IpAddr)> {
+    let both = sources.iter().flat_map(|from| destinations.iter().map(move |to| (*from, *to)));
+    both.filter(|(from, to)| Family::of(*from) == Family::of(*to)).collect()
+}
