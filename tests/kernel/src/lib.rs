@@ -1,4 +1,4 @@
 //! Tests that need a kernel and root: `cargo xtask test kernel`.
 
-pub mod netlink;
 pub mod apply;
+pub mod netlink;

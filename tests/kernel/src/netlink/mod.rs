@@ -1,5 +1,7 @@
 //! Network namespaces that live as long as a value: no name, no mount, nothing to clean up after kill -9.
 
+pub mod agent;
+
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;

@@ -9,7 +9,7 @@ use sheetbend_apply::netlink::{self, AttachSpec, CheckFailure, NetlinkError};
 use sheetbend_kernel_tests::netlink::Netns;
 use sheetbend_model::state::AttachmentId;
 
-pub(crate) const TESTS: &[(&str, fn() -> Result<()>)] = &[
+pub(crate) const TESTS: &[crate::Test] = &[
     ("attach::pods_of_one_node_reach_each_other", pods_of_one_node_reach_each_other),
     ("attach::nothing_passes_before_activate", nothing_passes_before_activate),
     ("attach::no_address_is_tentative", no_address_is_tentative),

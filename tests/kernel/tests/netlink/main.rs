@@ -2,6 +2,7 @@
 #![allow(missing_docs, reason = "a test target")]
 
 mod attach;
+mod kill;
 mod node;
 
 use std::process::ExitCode;
@@ -9,17 +10,28 @@ use std::process::ExitCode;
 use anyhow::Result;
 use libtest_mimic::{Arguments, Trial};
 
+/// A name and a body.
+pub(crate) type Test = (&'static str, fn() -> Result<()>);
+
 fn trial(name: &'static str, test: fn() -> Result<()>) -> Trial {
     Trial::test(name, move || test().map_err(|error| format!("{error:#}").into()))
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials: Vec<Trial> =
-        attach::TESTS.iter().chain(node::TESTS).map(|(name, test)| trial(name, *test)).collect();
+    let trials: Vec<Trial> = attach::TESTS
+        .iter()
+        .chain(node::TESTS)
+        .chain(kill::TESTS)
+        .map(|(name, test)| trial(name, *test))
+        .collect();
     if !arguments.list && std::env::var_os("SHEETBEND_KERNEL_TESTS").is_none() {
         println!("{} tests need root: cargo xtask test kernel", trials.len());
         return ExitCode::SUCCESS;
+    }
+    if let Err(error) = sheetbend_kernel_tests::netlink::agent::private_mounts() {
+        eprintln!("{error:#}; run as root: cargo xtask test kernel");
+        return ExitCode::FAILURE;
     }
     libtest_mimic::run(&arguments, trials).exit_code()
 }

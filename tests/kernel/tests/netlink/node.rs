@@ -13,7 +13,7 @@ use sheetbend_model::types::{BlockKey, NodeName};
 
 use crate::attach::{attached, ipv4, ipv6, pod_spec, seen_source};
 
-pub(crate) const TESTS: &[(&str, fn() -> Result<()>)] = &[
+pub(crate) const TESTS: &[crate::Test] = &[
     ("node::a_second_ensure_changes_nothing", a_second_ensure_changes_nothing),
     ("node::what_is_stale_goes_and_what_is_foreign_stays", what_is_stale_goes_and_what_is_foreign_stays),
     ("node::host_routes_carry_pods_and_nodes", host_routes_carry_pods_and_nodes),
