@@ -48,6 +48,12 @@ enum Section {
     Programs,
     /// 44,000 Services into the kernel, and one change at that size.
     Tables,
+    /// New connections to ClusterIPs by number of Services.
+    FirstPacket,
+    /// ADD and DEL.
+    Cni,
+    /// Resident memory of agents.
+    Memory,
 }
 
 const BEGIN: &str = "<!-- bench:begin -->";
@@ -105,11 +111,14 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
 
 type Measure = fn(&Bench) -> Vec<Row>;
 
-fn sections() -> [(Section, Measure); 3] {
+fn sections() -> [(Section, Measure); 6] {
     [
-        (Section::Tables, section::tables::measure),
         (Section::Traffic, section::traffic::measure),
+        (Section::FirstPacket, section::first_packet::measure),
         (Section::Programs, section::programs::measure),
+        (Section::Tables, section::tables::measure),
+        (Section::Cni, section::cni::measure),
+        (Section::Memory, section::memory::measure),
     ]
 }
 

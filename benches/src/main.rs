@@ -5,6 +5,7 @@ mod contest;
 mod kernel;
 mod machine;
 mod netns;
+mod objects;
 mod report;
 mod sandbox;
 mod section;

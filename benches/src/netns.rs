@@ -20,14 +20,19 @@ pub(crate) struct Netns {
 impl Netns {
     /// Makes a namespace with the loopback device up, and without IPv6 duplicate address detection.
     pub(crate) fn create(name: &str) -> anyhow::Result<Self> {
-        run(Command::new("ip").args(["netns", "add", name]))?;
-        let netns = Self::open(name)?;
+        let netns = Self::create_bare(name)?;
         netns.ip("link set lo up")?;
         netns.sysctl("ipv6/conf/all/accept_dad", "0")?;
         netns.sysctl("ipv6/conf/default/accept_dad", "0")?;
         netns.sysctl("ipv4/ip_local_port_range", "10000 65000")?;
         netns.sysctl("ipv4/tcp_tw_reuse", "1")?;
         Ok(netns)
+    }
+
+    /// Makes a namespace as a container runtime does: empty, everything down.
+    pub(crate) fn create_bare(name: &str) -> anyhow::Result<Self> {
+        run(Command::new("ip").args(["netns", "add", name]))?;
+        Self::open(name)
     }
 
     fn open(name: &str) -> anyhow::Result<Self> {

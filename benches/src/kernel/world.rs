@@ -118,7 +118,8 @@ impl Node {
 
 /// A kernel with tables of one size.
 pub(crate) struct World {
-    pub(crate) kernel: Kernel,
+    /// Keeps the tables' and programs' descriptors open.
+    _kernel: Kernel,
     programs: PathBuf,
 }
 
@@ -132,7 +133,7 @@ impl World {
         }
         let programs = find(&PathBuf::from("/sys/fs/bpf/sheetbend").join(name), kernel.version())
             .with_context(|| format!("no programs of version {} are pinned", kernel.version()))?;
-        Ok(Self { kernel, programs })
+        Ok(Self { _kernel: kernel, programs })
     }
 
     /// The program of a hook.

@@ -58,7 +58,7 @@ fn same_node(bench: &Bench) -> Built {
 fn same_node_service(bench: &Bench) -> Built {
     let ours = Cluster::start(&bench.binaries, "sames", 76, "host-gw", 0)?;
     let peer = Peer::build("peers", 86, 10)?;
-    let ways = vec![ours.service(), peer.service()];
+    let ways = vec![ours.service()?, peer.service()];
     Ok((ours, ways))
 }
 

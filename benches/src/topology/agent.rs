@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::bridge::{addresses, call};
+use super::kube_proxy::cluster_ip;
 use super::routed::Pod;
 use crate::netns::Netns;
 use crate::sandbox::SCRATCH;
@@ -153,6 +154,28 @@ impl Ours {
             let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
             let slice = slice_object(name, family, &[address.to_string()], &ports);
             self.write(&format!("slice-{name}-{family}.json"), &slice)?;
+        }
+        Ok(())
+    }
+
+    /// Many Services with the port of new connections, all in front of one pod.
+    pub(crate) fn services(&self, range: std::ops::Range<u32>, pod: &Pod) -> anyhow::Result<()> {
+        const PER_FILE: usize = 500;
+        let ports = [json!({"name": "connect", "protocol": "TCP", "port": port::TCP_CONNECT})];
+        let all: Vec<u32> = range.collect();
+        for (number, indices) in all.chunks(PER_FILE).enumerate() {
+            let mut text = String::new();
+            for index in indices {
+                let name = format!("s{index}");
+                let service =
+                    service_object(&name, [cluster_ip(false, *index), cluster_ip(true, *index)], &ports);
+                let slices = pod.addresses.map(|address| {
+                    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+                    slice_object(&name, family, &[address.to_string()], &ports)
+                });
+                text.extend([service].iter().chain(&slices).map(|object| format!("---\n{object}\n")));
+            }
+            write_object(&self.objects(), &format!("services-{number:04}.yaml"), &text)?;
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// A node without pods. IPv4 range 10.<net>.0.0/16, IPv6 range fd<net>::/64.
+    /// A node without pods. IPv4 range `10.<net>.0.0/16`, IPv6 range `fd<net>::/64`.
     pub(crate) fn create(name: &str, net: u8) -> anyhow::Result<Self> {
         if !Path::new(PLUGINS).join("bridge").exists() {
             bail!("{PLUGINS}/bridge is missing; apt-get install containernetworking-plugins");

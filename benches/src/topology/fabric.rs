@@ -20,7 +20,7 @@ pub(crate) const VXLAN: &str = "pods over a bare VXLAN device";
 const VXLAN_OVERHEAD: u32 = 50;
 const MTU: u32 = 1500;
 
-/// Two nodes with addresses 192.168.<net>.1 and .2, fd77:<net>::1 and ::2, on device `up0`.
+/// Two nodes with addresses `192.168.<net>.1` and .2, `fd77:<net>::1` and ::2, on device `up0`.
 pub(crate) struct Fabric {
     pub(crate) nodes: [Netns; 2],
     pub(crate) addresses: [[IpAddr; 2]; 2],

@@ -16,6 +16,9 @@ use crate::traffic::{Responder, Session, Tool};
 /// Name of ours in the tables.
 pub(crate) const NAME: &str = "Sheetbend";
 
+/// How long an agent may take over a change, 50,000 new Services included.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A cluster of two nodes with a client on the first and a server on either.
 pub(crate) struct Cluster {
     /// Kept alive.
@@ -54,7 +57,16 @@ impl Cluster {
         agents.service("server", [cluster_ip(false, 0), cluster_ip(true, 0)], &server)?;
         let cluster = Self { agents, client, server };
         cluster.answers(&cluster.direct())?;
-        cluster.answers(&cluster.service())?;
+        Ok(cluster)
+    }
+
+    /// The same on one node, with Services `0..count` that all lead to the server. Service 0 has all tools' ports, the
+    /// others the one of new connections.
+    pub(crate) fn with_services(binaries: &Path, name: &str, net: u8, count: u32) -> anyhow::Result<Self> {
+        let cluster = Self::start(binaries, name, net, "host-gw", 0)?;
+        cluster.agents.services(1..count, &cluster.server)?;
+        let last = [cluster_ip(false, count - 1), cluster_ip(true, count - 1)];
+        cluster.answers(&Way { servers: last, ..cluster.direct() })?;
         Ok(cluster)
     }
 
@@ -63,13 +75,12 @@ impl Cluster {
         Way { name: NAME, client: self.client.netns.clone(), servers: self.server.addresses }
     }
 
-    /// By ClusterIP.
-    pub(crate) fn service(&self) -> Way {
-        Way {
-            name: NAME,
-            client: self.client.netns.clone(),
-            servers: [cluster_ip(false, 0), cluster_ip(true, 0)],
-        }
+    /// By ClusterIP, once that answers.
+    pub(crate) fn service(&self) -> anyhow::Result<Way> {
+        let servers = [cluster_ip(false, 0), cluster_ip(true, 0)];
+        let way = Way { name: NAME, client: self.client.netns.clone(), servers };
+        self.answers(&way)?;
+        Ok(way)
     }
 
     /// Waits until both families answer.
@@ -79,7 +90,7 @@ impl Cluster {
             while let Err(error) = Session::open(Tool::TcpConnect, &way.client, server)
                 .and_then(|mut session| session.rate(Duration::from_millis(1)))
             {
-                if start.elapsed() > Duration::from_secs(15) {
+                if start.elapsed() > PATIENCE {
                     return Err(error).with_context(|| format!("{server} never answered"));
                 }
                 sleep(Duration::from_millis(50));

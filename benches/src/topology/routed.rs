@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::netns::Netns;
 
-/// A pod behind `node`, with addresses 10.<net>.<node number>.<number> and fd<net>:<node number>::<number>.
+/// A pod behind `node`, with addresses `10.<net>.<node number>.<number>` and `fd<net>:<node number>::<number>`.
 pub(crate) struct Pod {
     pub(crate) netns: Netns,
     pub(crate) addresses: [IpAddr; 2],

@@ -21,9 +21,9 @@ impl Client {
         Self { netns: netns.clone(), servers: vec![server], udp, next: 0 }
     }
 
-    /// Each new flow goes to the next of `servers`.
-    pub(crate) fn spread(netns: &Netns, servers: Vec<IpAddr>, udp: bool) -> Self {
-        Self { netns: netns.clone(), servers, udp, next: 0 }
+    /// TCP; each new flow goes to the next of `servers`.
+    pub(crate) fn spread(netns: &Netns, servers: Vec<IpAddr>) -> Self {
+        Self { netns: netns.clone(), servers, udp: false, next: 0 }
     }
 
     pub(crate) fn rate(&mut self, duration: Duration) -> anyhow::Result<f64> {

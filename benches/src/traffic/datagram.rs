@@ -104,7 +104,7 @@ pub(super) fn serve_stream(socket: &UdpSocket) {
             continue;
         }
         *number += 1;
-        if *number % WINDOW == 0 && socket.send_to(&number.to_be_bytes(), client).is_err() {
+        if number.is_multiple_of(WINDOW) && socket.send_to(&number.to_be_bytes(), client).is_err() {
             return;
         }
     }

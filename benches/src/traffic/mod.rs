@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use crate::netns::Netns;
 
+pub(crate) use connect::Client as ConnectClient;
 pub(crate) use responder::Responder;
 
 /// Where each responder listens.

@@ -1,0 +1,128 @@
+//! What an agent weighs: resident memory after the first full sync and some idle time, and its peak.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use crate::cli::{Bench, say};
+use crate::netns::Netns;
+use crate::objects::{self, Amount};
+use crate::report::{Row, Target};
+use crate::topology::agent::{NodeSpec, Ours};
+use crate::topology::fabric::{Fabric, fabric};
+
+const SECTION: &str = "Agent memory";
+/// How long an agent may take to read and apply the largest directory.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+struct Case {
+    name: &'static str,
+    amount: Amount,
+    resident: Option<f64>,
+    peak: Option<f64>,
+}
+
+struct Running {
+    case: Case,
+    ours: Ours,
+    synced: Duration,
+    /// Ticks of CPU time when idling began.
+    ticks: u64,
+}
+
+/// All of it.
+pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
+    say("Agent memory …");
+    let mut rows = Vec::new();
+    let mut running = Vec::new();
+    for (index, case) in cases(bench).into_iter().enumerate() {
+        let name = case.name;
+        match start(bench, index as u8, case) {
+            Ok(agent) => running.push(agent),
+            Err(error) => rows.push(Row::missing(SECTION, name, &error)),
+        }
+    }
+    let idle = Duration::from_secs(if bench.quick { 5 } else { 60 });
+    sleep(idle);
+    for agent in running {
+        match read(&agent, idle) {
+            Ok(measured) => rows.extend(measured),
+            Err(error) => rows.push(Row::missing(SECTION, agent.case.name, &error)),
+        }
+    }
+    rows
+}
+
+fn cases(bench: &Bench) -> Vec<Case> {
+    let pods = |pods| Amount { nodes: 100, pods, services: pods / 10, endpoints: pods, policies: 100 };
+    let services = Amount { nodes: 100, pods: 0, services: 44_000, endpoints: 250_000, policies: 0 };
+    let mut cases =
+        vec![Case { name: "10,000 pods", amount: pods(10_000), resident: Some(40.0), peak: None }];
+    if !bench.quick {
+        cases.push(Case { name: "50,000 pods", amount: pods(50_000), resident: Some(64.0), peak: None });
+        cases.push(Case {
+            name: "44,000 Services with 250,000 endpoints",
+            amount: services,
+            resident: None,
+            peak: Some(160.0),
+        });
+    }
+    cases
+}
+
+/// Starts the agent, waits for its first sync, and attaches this node's pods.
+fn start(bench: &Bench, index: u8, case: Case) -> anyhow::Result<Running> {
+    let Fabric { nodes: [node, _other], addresses: [addresses, _] } =
+        fabric(&format!("mem{index}"), 90 + index)?;
+    let spec = NodeSpec { netns: node, addresses, pod_cidrs: objects::pod_cidrs(0) };
+    let amount = case.amount;
+    let begin = Instant::now();
+    let mut ours = Ours::start(&bench.binaries, &format!("mem{index}"), "host-gw", &[spec], &|directory| {
+        objects::write(directory, amount)
+    })?;
+    ours.wait_ready(PATIENCE)?;
+    let synced = begin.elapsed();
+    for pod in 0..amount.local_pods() {
+        let netns = Netns::create_bare(&objects::pod_name(pod * amount.nodes))?;
+        ours.add(0, &netns)?;
+    }
+    let ticks = cpu_ticks(ours.pid(0))?;
+    Ok(Running { case, ours, synced, ticks })
+}
+
+fn read(agent: &Running, idle: Duration) -> anyhow::Result<Vec<Row>> {
+    let pid = agent.ours.pid(0);
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the agent is gone")?;
+    let mib = |field: &str| -> anyhow::Result<f64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
+        let kib: f64 = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?;
+        Ok(kib / 1024.0)
+    };
+    let name = agent.case.name;
+    let bounded =
+        |row: Row, bound: Option<f64>| bound.map_or(row.clone(), |bound| row.target(Target::AtMost(bound)));
+    let local = agent.case.amount.local_pods();
+    let resident = Row::value(SECTION, format!("{name}: resident"), mib("VmRSS")?, "MiB").note(format!(
+        "VmRSS, {local} of the pods on this node, {} s idle, first sync {:.1} s after the start",
+        idle.as_secs(),
+        agent.synced.as_secs_f64()
+    ));
+    let peak =
+        Row::value(SECTION, format!("{name}: peak"), mib("VmHWM")?, "MiB").note("VmHWM, first sync included");
+    // USER_HZ is 100 on every platform Linux still supports.
+    let busy = (cpu_ticks(pid)? - agent.ticks) as f64 / 100.0 / idle.as_secs_f64();
+    let cpu = Row::value(SECTION, format!("{name}: CPU while idle"), busy * 100.0, "% of a core");
+    Ok(vec![bounded(resident, agent.case.resident), bounded(peak, agent.case.peak), bounded(cpu, Some(0.5))])
+}
+
+/// utime + stime (proc_pid_stat(5), fields 14 and 15).
+fn cpu_ticks(pid: u32) -> anyhow::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = stat.rsplit_once(')').context("no process name")?;
+    let field = |index: usize| -> anyhow::Result<u64> {
+        Ok(fields.split_whitespace().nth(index).context("a short line")?.parse()?)
+    };
+    Ok(field(11)? + field(12)?)
+}
