@@ -21,8 +21,28 @@ pub(crate) struct Way {
     pub(crate) servers: [IpAddr; 2],
 }
 
-/// What ours must be beside one peer: its name, and the target for (round trips, streams).
-pub(crate) type Promise = (&'static str, Option<f64>, Option<f64>);
+/// What ours must be beside one peer, as a ratio of rates.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Promise {
+    /// The peer's name.
+    pub(crate) peer: &'static str,
+    /// Bound for round trips of open connections.
+    pub(crate) round_trip: Option<f64>,
+    /// Bound for first packets.
+    pub(crate) connect: Option<f64>,
+    /// Bound for streams.
+    pub(crate) stream: Option<f64>,
+}
+
+impl Promise {
+    fn bound(&self, tool: Tool) -> Option<f64> {
+        match tool {
+            Tool::TcpRoundTrip | Tool::UdpRoundTrip => self.round_trip,
+            Tool::TcpConnect | Tool::UdpConnect => self.connect,
+            Tool::TcpStream | Tool::UdpStream => self.stream,
+        }
+    }
+}
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -103,9 +123,8 @@ fn compare(
                 .beside(peer.name, tool.display(their))
                 .ratio(interval)
                 .note(format!("{} pairs", ratios.len()));
-        let promise = promises.iter().find(|(name, ..)| *name == peer.name);
-        let bound = promise.and_then(|(_, trip, stream)| if tool.is_stream() { *stream } else { *trip });
-        if let Some(bound) = bound {
+        let promise = promises.iter().find(|promise| promise.peer == peer.name);
+        if let Some(bound) = promise.and_then(|promise| promise.bound(tool)) {
             row = row.target(Target::AtLeast(bound));
         }
         rows.push(row);

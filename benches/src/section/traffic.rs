@@ -8,32 +8,24 @@ use crate::topology::ours::Cluster;
 use crate::topology::{fabric, wire};
 use crate::traffic::Tool;
 
-/// All three places.
+/// All places, with the bounds of `design.md` §7.
 pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
+    let promise = |peer, round_trip, stream| Promise { peer, round_trip, stream, connect: None };
+    let (even, nine_tenths) = (Some(1.0), Some(0.9));
+    let same_node_promises = [
+        promise(kube_proxy::DIRECT, even, nine_tenths),
+        promise(fabric::ROUTED_HERE, Some(0.95), nine_tenths),
+        promise(wire::NAME, Some(0.80), None),
+    ];
+    let service_promises = [Promise { connect: even, ..promise(kube_proxy::SERVICE, even, nine_tenths) }];
+    let host_gw_promises =
+        [promise(fabric::ROUTED, even, nine_tenths), promise(fabric::NODE_TO_NODE, Some(0.80), None)];
+    let vxlan_promises = [promise(fabric::VXLAN, even, nine_tenths)];
     let mut rows = Vec::new();
-    rows.extend(place(
-        "Same node",
-        bench,
-        same_node,
-        &[
-            (kube_proxy::DIRECT, Some(1.0), Some(0.9)),
-            (fabric::ROUTED_HERE, Some(0.95), Some(0.9)),
-            (wire::NAME, Some(0.80), None),
-        ],
-    ));
-    rows.extend(place(
-        "Same node, through a ClusterIP",
-        bench,
-        same_node_service,
-        &[(kube_proxy::SERVICE, Some(1.0), Some(0.9))],
-    ));
-    rows.extend(place(
-        "Between nodes, host-gw",
-        bench,
-        host_gw,
-        &[(fabric::ROUTED, Some(1.0), Some(0.9)), (fabric::NODE_TO_NODE, Some(0.80), None)],
-    ));
-    rows.extend(place("Between nodes, VXLAN", bench, vxlan, &[(fabric::VXLAN, Some(1.0), Some(0.9))]));
+    rows.extend(place("Same node", bench, same_node, &same_node_promises));
+    rows.extend(place("Same node, through a ClusterIP", bench, same_node_service, &service_promises));
+    rows.extend(place("Between nodes, host-gw", bench, host_gw, &host_gw_promises));
+    rows.extend(place("Between nodes, VXLAN", bench, vxlan, &vxlan_promises));
     rows
 }
 

@@ -12,8 +12,13 @@ use clap::{Parser, Subcommand};
 
 /// A complete Kubernetes network stack.
 #[derive(Debug, Parser)]
-#[command(version, about, propagate_version = true, after_help = "Try it on this machine, without a cluster:
-  sheetbend lab up -f examples/shop && sheetbend lab matrix && sheetbend lab down")]
+#[command(
+    version,
+    about,
+    propagate_version = true,
+    after_help = "Try it on this machine, without a cluster:
+  sheetbend lab up -f examples/shop && sheetbend lab matrix && sheetbend lab down"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

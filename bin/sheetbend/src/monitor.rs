@@ -129,7 +129,12 @@ pub(crate) fn line(event: &PacketEvent, colour: bool) -> String {
     };
     format!(
         "{} {} {verdict} {} {} → {}{via} {}{why}",
-        event.node, event.hook, event.protocol, end(&event.source), end(&event.destination), event.reason
+        event.node,
+        event.hook,
+        event.protocol,
+        end(&event.source),
+        end(&event.destination),
+        event.reason
     )
 }
 
@@ -145,7 +150,10 @@ fn end(end: &EventEnd) -> String {
     }
 }
 
-async fn forward(mut subscription: sheetbend_observe::Subscription, sender: tokio::sync::mpsc::Sender<PacketEvent>) {
+async fn forward(
+    mut subscription: sheetbend_observe::Subscription,
+    sender: tokio::sync::mpsc::Sender<PacketEvent>,
+) {
     while let Some(event) = subscription.next().await {
         if sender.send(event).await.is_err() {
             return;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use serde_json::Value;
 use sheetbend_shell::{admin, exit};
 
 /// `sheetbend status`.
@@ -29,37 +30,37 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn fetch(args: &Args) -> anyhow::Result<serde_json::Value> {
+fn fetch(args: &Args) -> anyhow::Result<Value> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let text = runtime.block_on(admin::fetch(&args.socket, "/status"))?;
     Ok(serde_json::from_str(&text)?)
 }
 
-fn print(value: &serde_json::Value, depth: usize) {
+fn print(value: &Value, depth: usize) {
     let indent = "  ".repeat(depth);
-    match value {
-        serde_json::Value::Object(fields) => {
-            for (name, field) in fields {
-                match field {
-                    serde_json::Value::Object(_) | serde_json::Value::Array(_) => {
-                        println!("{indent}{name}:");
-                        print(field, depth + 1);
-                    }
-                    plain => println!("{indent}{name}: {}", text(plain)),
-                }
+    if let Some(fields) = value.as_object() {
+        for (name, field) in fields {
+            if field.is_object() || field.is_array() {
+                println!("{indent}{name}:");
+                print(field, depth + 1);
+            } else {
+                println!("{indent}{name}: {}", text(field));
             }
         }
-        serde_json::Value::Array(items) => items.iter().for_each(|item| match item {
-            serde_json::Value::Object(_) => {
+    } else if let Some(items) = value.as_array() {
+        for item in items {
+            if item.is_object() {
                 println!("{indent}-");
                 print(item, depth + 1);
+            } else {
+                println!("{indent}- {}", text(item));
             }
-            plain => println!("{indent}- {}", text(plain)),
-        }),
-        plain => println!("{indent}{}", text(plain)),
+        }
+    } else {
+        println!("{indent}{}", text(value));
     }
 }
 
-fn text(value: &serde_json::Value) -> String {
+fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned)
 }

@@ -19,8 +19,13 @@ pub struct Subscription {
 #[serde(untagged)]
 enum Line {
     Event(Box<PacketEvent>),
-    Lost { lost: u64 },
-    Listening { #[serde(rename = "listening")] _listening: bool },
+    Lost {
+        lost: u64,
+    },
+    Listening {
+        #[serde(rename = "listening")]
+        _listening: bool,
+    },
 }
 
 /// Listens at an agent's `events.sock`. When it returns, every later event will come.

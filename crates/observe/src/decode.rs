@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use sheetbend_ebpf_abi::{Event, EventKind, FLOW_STAGE_EGRESS, FLOW_STAGE_INGRESS, Hook, NO_ADDR, Reason, Verdict};
+use sheetbend_ebpf_abi::{
+    Event, EventKind, FLOW_STAGE_EGRESS, FLOW_STAGE_INGRESS, Hook, NO_ADDR, Reason, Verdict,
+};
 use sheetbend_model::events::{DecidedBy, EventEnd, PacketEvent, PacketVerdict};
 use sheetbend_model::plan::{Origin, PolicySet};
 use sheetbend_model::types::{AddrKey, Direction, NetworkId};
@@ -70,7 +72,8 @@ pub fn decode(event: &Event, node: &Arc<str>, lookup: &dyn Lookup) -> PacketEven
         time: event.time,
         node: Arc::clone(node),
         verdict: verdict(event, reason),
-        reason: reason.map_or_else(|| format!("reason_{}", event.reason).into(), |reason| reason.name().into()),
+        reason: reason
+            .map_or_else(|| format!("reason_{}", event.reason).into(), |reason| reason.name().into()),
         hook: hook(event.hook),
         protocol: protocol(event.protocol, source.address),
         source,

@@ -6,8 +6,10 @@ use sheetbend_shell::config::{Config, ConfigErrors, Sources};
 
 /// `sheetbend agent`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Every key of the configuration file may also be an environment variable (network.mode is \
-SHEETBEND_NETWORK_MODE) or --set KEY=VALUE; flags win over the environment, the environment over the file.")]
+#[command(
+    after_help = "Every key of the configuration file may also be an environment variable (network.mode is \
+SHEETBEND_NETWORK_MODE) or --set KEY=VALUE; flags win over the environment, the environment over the file."
+)]
 pub(crate) struct Args {
     /// Configuration file; /etc/sheetbend/config.yaml is read when it exists.
     #[arg(long, value_name = "FILE")]

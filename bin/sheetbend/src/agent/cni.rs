@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ipnet::IpNet;
@@ -206,6 +206,7 @@ impl Shared {
                 "a runtime must DEL before it ADDs again (CNI 1.1.0, ADD)",
             ));
         }
+        let start = Instant::now();
         let reserved = self.attachments.reserve(&add, &facts)?;
         let (made, sources) = (Arc::clone(&reserved), facts.router_addresses.clone());
         let built = self.kernel(move |attachments| attachments.build(&made, sources)).await;
@@ -218,9 +219,13 @@ impl Shared {
                 return Err(refused);
             }
         };
+        let built = start.elapsed();
         match self.open_to_traffic(&attachment, facts.router_addresses).await {
-            Ok(()) => {
-                info!(pod = %name_of(&attachment), addresses = ?attachment.addresses, link = %attachment.host_ifname, "attached");
+            Ok(policy) => {
+                info!(
+                    pod = %name_of(&attachment), addresses = ?attachment.addresses, link = %attachment.host_ifname,
+                    took = ?start.elapsed(), link_took = ?built, policy_took = ?policy, "attached"
+                );
                 Ok(added(&attachment))
             }
             Err(refused) => {
@@ -230,11 +235,13 @@ impl Shared {
         }
     }
 
+    /// Waits for the policy, then brings the veth up. Returns how long the policy took.
     async fn open_to_traffic(
         self: &Arc<Self>,
         attachment: &Arc<Attachment>,
         sources: Vec<IpAddr>,
-    ) -> Result<(), CniError> {
+    ) -> Result<Duration, CniError> {
+        let start = Instant::now();
         let (done, answer) = oneshot::channel();
         let ending =
             |_| CniError::new(code::TRY_AGAIN, "the agent is ending", "the next one serves this request");
@@ -248,6 +255,7 @@ impl Shared {
                 "",
             )
         })?;
+        let policy = start.elapsed();
         fail_point("add-core");
         let spec = spec(attachment, sources);
         let index = attachment.host_ifindex;
@@ -255,7 +263,7 @@ impl Shared {
             .await
             .map_err(|error| kernel_error("cannot bring the pod's link up", &error))?;
         fail_point("add-activated");
-        Ok(())
+        Ok(policy)
     }
 
     async fn del(self: &Arc<Self>, id: &AttachmentId) -> Result<(), CniError> {

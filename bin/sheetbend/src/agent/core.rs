@@ -254,8 +254,10 @@ impl Core {
         if let Some(tunnel) = links.tunnel_ifindex {
             self.kernel.attach_tunnel(tunnel)?;
         }
-        let facts =
-            NodeFacts { pod_mtu: links.pod_mtu, router_addresses: self.compiler.overlay().router_addresses.clone() };
+        let facts = NodeFacts {
+            pod_mtu: links.pod_mtu,
+            router_addresses: self.compiler.overlay().router_addresses.clone(),
+        };
         self.outputs.facts.send_replace(Some(facts));
         self.outputs.ready.done();
         info!(node = %self.config.node, uplink = links.uplink.name, mtu = links.pod_mtu, "ready");
@@ -266,8 +268,12 @@ impl Core {
     fn answer(&mut self) {
         let now = Instant::now();
         let synced = self.attached && !self.stale;
-        let judged: BTreeSet<&AttachmentId> =
-            self.compiler.pods().filter(|(_, pod)| pod.posture != Posture::Closed).map(|(id, _)| id).collect();
+        let judged: BTreeSet<&AttachmentId> = self
+            .compiler
+            .pods()
+            .filter(|(_, pod)| pod.posture != Posture::Closed)
+            .map(|(id, _)| id)
+            .collect();
         let mut waiting = Vec::new();
         for add in std::mem::take(&mut self.adding) {
             // A caller that has gone needs no answer.
@@ -275,17 +281,19 @@ impl Core {
                 let _ = add.done.send(Ok(()));
             } else if now >= add.until {
                 let seconds = POLICY_WAIT.as_secs();
-                let _ = add.done.send(Err(format!("its Pod object or its policy was not there within {seconds} s")));
+                let _ = add
+                    .done
+                    .send(Err(format!("its Pod object or its policy was not there within {seconds} s")));
             } else {
                 waiting.push(add);
             }
         }
         self.adding = waiting;
         for (ifindex, done) in std::mem::take(&mut self.removed) {
-            if ifindex != 0 {
-                if let Err(error) = self.kernel.detach_pod(ifindex) {
-                    warn!(ifindex, "its programs stay until its veth goes: {error}");
-                }
+            if ifindex != 0
+                && let Err(error) = self.kernel.detach_pod(ifindex)
+            {
+                warn!(ifindex, "its programs stay until its veth goes: {error}");
             }
             let _ = done.send(());
         }
@@ -297,7 +305,8 @@ impl Core {
         }
         self.applied = generation.map(ToOwned::to_owned);
         let (path, fresh) = (self.config.run_dir.join("applied"), self.config.run_dir.join(".applied"));
-        let written = std::fs::write(&fresh, generation.unwrap_or_default()).and_then(|()| std::fs::rename(&fresh, &path));
+        let written = std::fs::write(&fresh, generation.unwrap_or_default())
+            .and_then(|()| std::fs::rename(&fresh, &path));
         if let Err(error) = written {
             warn!(path = %path.display(), "cannot say what is applied: {error}");
         }

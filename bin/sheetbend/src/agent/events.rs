@@ -50,7 +50,10 @@ fn pump(mut ring: RingBuf<MapData>, hub: &Hub, node: &NodeName, views: &watch::R
             }
             match parse(&record) {
                 Some(event) => hub.publish(&decode(&event, &node.0, &*view)),
-                None => warn!(length = record.len(), "an event of unknown length; is another version's program loaded?"),
+                None => warn!(
+                    length = record.len(),
+                    "an event of unknown length; is another version's program loaded?"
+                ),
             }
         }
     }

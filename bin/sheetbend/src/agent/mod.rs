@@ -96,7 +96,9 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<()> {
         CoreConfig { node: node.clone(), nat_ports: config.nat_ports, run_dir: config.node.run_dir.clone() };
     let compiler = Compiler::new(node.clone(), config.network.clone());
     let core = Core::new(core_config, outputs, compiler, kernel, restored);
-    let core = std::thread::Builder::new().name("core".to_owned()).spawn(move || run_core(core, clusters, core_changes))?;
+    let core = std::thread::Builder::new()
+        .name("core".to_owned())
+        .spawn(move || run_core(core, clusters, core_changes))?;
 
     let run_dir = &config.node.run_dir;
     let status = status_document(node.clone(), views.clone(), counters);
@@ -160,7 +162,8 @@ async fn own_pod_cidrs(
         (!found.pod_cidrs.is_empty()).then(|| found.pod_cidrs.clone())
     };
     info!(%node, "waiting for this node's Node object with podCIDRs");
-    let cluster = clusters.wait_for(|cluster| own(cluster).is_some()).await.context("the intake has ended")?;
+    let cluster =
+        clusters.wait_for(|cluster| own(cluster).is_some()).await.context("the intake has ended")?;
     Ok(own(&cluster).unwrap_or_default())
 }
 
@@ -214,7 +217,10 @@ fn lock(run_dir: &Path) -> anyhow::Result<File> {
     let path = run_dir.join("agent.lock");
     let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
     file.try_lock().with_context(|| {
-        format!("another agent uses {}; stop it, or give this one --run-dir, --state-dir and --instance", run_dir.display())
+        format!(
+            "another agent uses {}; stop it, or give this one --run-dir, --state-dir and --instance",
+            run_dir.display()
+        )
     })?;
     Ok(file)
 }

@@ -115,9 +115,15 @@ fn condition(condition: &Condition) -> Value {
 pub(crate) fn is_place(step: &Step) -> bool {
     match step {
         Step::Put(Entry::Overlay(_) | Entry::Route(..)) | Step::Delete(EntryKey::Route(_)) => true,
-        Step::Put(Entry::Rule(..) | Entry::Block(..) | Entry::Class(..) | Entry::Service(..) | Entry::Pod(..))
+        Step::Put(
+            Entry::Rule(..) | Entry::Block(..) | Entry::Class(..) | Entry::Service(..) | Entry::Pod(..),
+        )
         | Step::Delete(
-            EntryKey::Rule(_) | EntryKey::Block(_) | EntryKey::Class(_) | EntryKey::Service(_) | EntryKey::Pod(_),
+            EntryKey::Rule(_)
+            | EntryKey::Block(_)
+            | EntryKey::Class(_)
+            | EntryKey::Service(_)
+            | EntryKey::Pod(_),
         ) => false,
     }
 }

@@ -19,7 +19,8 @@ pub(crate) fn run(args: &Exec) -> Outcome<ExitCode> {
     let status = ask(&dir, &Request::Status, |_| ())?;
     let pod = status.pods.iter().find(|pod| pod.pod == args.pod).map(|pod| pod.netns.clone());
     let node = status.nodes.iter().map(|node| node.name.as_str()).chain(["world", "fabric"]);
-    let node = node.into_iter().find(|node| *node == args.pod).map(|node| layout::node_netns(&status.name, node));
+    let node =
+        node.into_iter().find(|node| *node == args.pod).map(|node| layout::node_netns(&status.name, node));
     let Some(netns) = pod.or(node) else {
         let known: Vec<&str> = status.pods.iter().map(|pod| pod.pod.as_str()).collect();
         let text = format!("no pod {:?}; pods are NAMESPACE/NAME: {}", args.pod, known.join(", "));
@@ -31,7 +32,8 @@ pub(crate) fn run(args: &Exec) -> Outcome<ExitCode> {
     let ended = netns.run(|| -> anyhow::Result<_> {
         // The command shall end with the lab, and see the lab's own /run and /proc.
         let directory = std::env::current_dir();
-        let (mounts, pids) = (File::open(format!("/proc/{pid}/ns/mnt"))?, File::open(format!("/proc/{pid}/ns/pid"))?);
+        let (mounts, pids) =
+            (File::open(format!("/proc/{pid}/ns/mnt"))?, File::open(format!("/proc/{pid}/ns/pid"))?);
         unshare(CloneFlags::CLONE_FS)?;
         setns(pids, CloneFlags::CLONE_NEWPID)?;
         setns(mounts, CloneFlags::CLONE_NEWNS).context("cannot enter the lab's mounts")?;
@@ -42,7 +44,8 @@ pub(crate) fn run(args: &Exec) -> Outcome<ExitCode> {
         }
         Ok(command.status())
     })??;
-    let status = ended.map_err(|error| Failure::new(MISSING, format!("cannot run {}: {error}", program.display())))?;
+    let status =
+        ended.map_err(|error| Failure::new(MISSING, format!("cannot run {}: {error}", program.display())))?;
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }

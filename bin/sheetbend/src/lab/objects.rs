@@ -6,11 +6,10 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Node, NodeAddress, Pod};
-use sheetbend_intake::file::{
-    self, Assigned, Expanded, ManifestError, Notice, Object, ObjectId,
-    build_endpoint_slices, expand,
-};
 pub(crate) use sheetbend_intake::file::Manifests;
+use sheetbend_intake::file::{
+    self, Assigned, Expanded, ManifestError, Notice, Object, ObjectId, build_endpoint_slices, expand,
+};
 use sheetbend_model::types::{NodeName, ObjectKey, Protocol};
 
 use super::failure::{Failure, MANIFEST, Outcome};

@@ -2,7 +2,7 @@
 //!
 //! [`Kernel::open`] finds or makes the pinned maps and loads this version's programs; [`Kernel::sync`] makes the tables
 //! equal a whole `Dataplane`, [`Kernel::run`] carries out a `Plan`; [`Kernel::sweep`] frees what flows left behind.
-//! How numbers are given: [`numbers`]. What lies where on bpffs: [`loader`].
+//! How numbers are given: `numbers`. What lies where on bpffs: `loader`.
 #![allow(unsafe_code, reason = "the border to the kernel: bpf(2), and its keys and values as bytes")]
 
 mod error;

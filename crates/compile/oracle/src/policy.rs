@@ -80,7 +80,7 @@ pub fn pod_at(snapshot: &Snapshot, addr: IpAddr) -> Option<&Arc<Pod>> {
 }
 
 /// Judges `flow` by every policy of the Snapshot. A pod always reaches itself. That a node always reaches its own pods
-/// is not decided here: the caller knows who made the packet ([`crate::expect`]).
+/// is not decided here: the caller knows who made the packet ([`crate::expect()`]).
 pub fn networkpolicy(snapshot: &Snapshot, flow: &Flow<'_>) -> Judgement {
     let source = end(snapshot, flow.source_pod, flow.source);
     let destination = end(snapshot, flow.destination_pod, flow.destination);

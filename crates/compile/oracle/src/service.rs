@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use sheetbend_model::state::{Endpoint, Service, ServicePort, ServiceType, Snapshot};
+use sheetbend_model::state::{Endpoint, EndpointSlice, Service, ServicePort, ServiceType, Snapshot};
 use sheetbend_model::types::{Family, ObjectKey, Port, Protocol};
 
 /// A backend that a new flow may be sent to.
@@ -84,7 +84,7 @@ fn endpoints<'a>(
             for endpoint in &slice.endpoints {
                 let first = endpoint.addresses.first().map(|addr| addr.to_canonical());
                 if let Some(addr) = first.filter(|addr| Family::of(*addr) == family)
-                    && !has_ended(snapshot, endpoint)
+                    && !has_ended(snapshot, slice, endpoint)
                 {
                     found.push((endpoint, addr, number));
                 }
@@ -94,9 +94,11 @@ fn endpoints<'a>(
     found
 }
 
-fn has_ended(snapshot: &Snapshot, endpoint: &Endpoint) -> bool {
+/// A targetRef names a pod of the slice's own namespace.
+fn has_ended(snapshot: &Snapshot, slice: &EndpointSlice, endpoint: &Endpoint) -> bool {
     let Some((key, uid)) = &endpoint.pod else { return false };
-    snapshot.pods.get(key).is_some_and(|pod| pod.phase.is_terminal() && pod.uid == *uid)
+    key.namespace == slice.key.namespace
+        && snapshot.pods.get(key).is_some_and(|pod| pod.phase.is_terminal() && pod.uid == *uid)
 }
 
 fn candidates(endpoints: &[(&Endpoint, IpAddr, Port)], usable: impl Fn(&Endpoint) -> bool) -> Vec<Candidate> {

@@ -154,8 +154,7 @@ impl AddressTable {
                 continue;
             }
             view.classes.row(old.as_ref(), new.as_ref());
-            let before =
-                old.as_ref().or_else(|| view.before.get(addr)).unwrap_or(view.empty).clone();
+            let before = old.as_ref().or_else(|| view.before.get(addr)).unwrap_or(view.empty).clone();
             let after = new.as_ref().unwrap_or(&region).clone();
             changes.push(Change { key: *addr, old, new, before, after });
         }
@@ -185,10 +184,8 @@ pub(crate) fn claims_of(snapshot: &Snapshot, attachments: &[AttachmentId], pod: 
     if !pod.is_peer() {
         return Vec::new();
     }
-    let status =
-        pod.addresses.iter().map(|addr| AddrKey { network: pod.network, addr: addr.to_canonical() });
-    let mut claims: Vec<AddrKey> =
-        status.chain(attached_addresses(snapshot, attachments, pod)).collect();
+    let status = pod.addresses.iter().map(|addr| AddrKey { network: pod.network, addr: addr.to_canonical() });
+    let mut claims: Vec<AddrKey> = status.chain(attached_addresses(snapshot, attachments, pod)).collect();
     claims.sort_unstable();
     claims.dedup();
     claims

@@ -103,9 +103,8 @@ impl BlockTable {
         let mut touched: BTreeMap<BlockKey, (Option<Arc<ClassNode>>, Arc<ClassNode>)> = BTreeMap::new();
         let coming = added.iter().flat_map(|(_, block)| prefixes(block)).map(|(net, _)| BlockKey::new(net));
         let there = ranges.iter().flat_map(|range| self.inside(*range));
-        let implied = added.iter().chain(&removed).any(|(_, block)| {
-            prefixes(block).any(|(net, _)| hides_ipv4(&net))
-        });
+        let implied =
+            added.iter().chain(&removed).any(|(_, block)| prefixes(block).any(|(net, _)| hides_ipv4(&net)));
         let implied = implied.then(|| BlockKey::new(ALL_IPV4.into()));
         for key in coming.chain(there).chain(implied) {
             let old = self.keys.get(&key).and_then(|key| key.class.clone());

@@ -61,7 +61,8 @@ impl Document {
             source: source.clone(),
             terms: Vec::new(),
         };
-        for (direction, rules) in [(Direction::Ingress, &source.ingress), (Direction::Egress, &source.egress)] {
+        for (direction, rules) in [(Direction::Ingress, &source.ingress), (Direction::Egress, &source.egress)]
+        {
             for (index, rule) in (0u32..).zip(rules.iter().flatten()) {
                 let compiled = document.rule(direction, index, rule, terms);
                 document.rules.push(compiled);

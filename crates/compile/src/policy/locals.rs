@@ -126,7 +126,8 @@ impl Locals {
     fn reselect(&mut self, next: &Snapshot, changes: &Changes<'_>, again: &mut BTreeSet<AttachmentId>) {
         for change in &changes.policies {
             for (id, local) in &mut self.rows {
-                let Some(pod) = local.judged_pod(next).filter(|pod| pod.key.namespace == change.key.namespace)
+                let Some(pod) =
+                    local.judged_pod(next).filter(|pod| pod.key.namespace == change.key.namespace)
                 else {
                     continue;
                 };
@@ -149,9 +150,10 @@ impl Locals {
         let mut built = BTreeMap::new();
         for key in &needed {
             let Some(policy) = next.policies.get(*key) else { continue };
-            let current = self.documents.get(*key).is_some_and(|have| {
-                Arc::ptr_eq(&have.source, policy) || have.source == *policy
-            });
+            let current = self
+                .documents
+                .get(*key)
+                .is_some_and(|have| Arc::ptr_eq(&have.source, policy) || have.source == *policy);
             if !current {
                 built.insert((*key).clone(), Arc::new(Document::new(policy, terms)));
             }

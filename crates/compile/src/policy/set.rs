@@ -100,8 +100,11 @@ impl SetNode {
         terms: &[TermId],
         rows: &mut Vec<(RuleKey, Origin)>,
     ) {
-        let mut indices: Vec<u32> =
-            if terms.iter().any(|term| term.port().is_some()) { self.any_peer_named.clone() } else { Vec::new() };
+        let mut indices: Vec<u32> = if terms.iter().any(|term| term.port().is_some()) {
+            self.any_peer_named.clone()
+        } else {
+            Vec::new()
+        };
         for term in terms {
             if let Some(rules) = self.by_peer.get(&term.index()) {
                 indices.extend_from_slice(rules);

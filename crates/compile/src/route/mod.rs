@@ -27,9 +27,10 @@ pub(crate) fn routes(
     }
     for other in snapshot.nodes.values() {
         for addr in &other.addresses {
-            table.add_if_free(IpNet::from(addr.to_canonical()), &Route::NodeAddress {
-                node: other.name.clone(),
-            });
+            table.add_if_free(
+                IpNet::from(addr.to_canonical()),
+                &Route::NodeAddress { node: other.name.clone() },
+            );
         }
     }
     for range in &config.pod_cidrs {

@@ -34,9 +34,10 @@ pub(super) fn backends<'a>(
     for slice in slices.filter(|slice| slice.family == family) {
         for number in numbers(slice, port) {
             for endpoint in &slice.endpoints {
-                let Some(backend) = backend(snapshot, endpoint, port.protocol, number, family) else {
+                if has_ended(snapshot, slice, endpoint) {
                     continue;
-                };
+                }
+                let Some(backend) = backend(endpoint, port.protocol, number, family) else { continue };
                 let state = states.entry(backend).or_default();
                 state.ready |= endpoint.ready;
                 state.serving |= endpoint.serving;
@@ -82,21 +83,18 @@ fn numbers<'a>(slice: &'a EndpointSlice, port: &'a ServicePort) -> impl Iterator
         .filter(|number| port.protocol != Protocol::Sctp || *number == port.port)
 }
 
-fn backend(
-    snapshot: &Snapshot,
-    endpoint: &Endpoint,
-    protocol: Protocol,
-    port: Port,
-    family: Family,
-) -> Option<Backend> {
+/// Whether the endpoint is a pod that has ended. A targetRef into another namespace says nothing (discovery/v1: it is
+/// a reference within the slice's).
+fn has_ended(snapshot: &Snapshot, slice: &EndpointSlice, endpoint: &Endpoint) -> bool {
+    let Some((key, uid)) = &endpoint.pod else { return false };
+    key.namespace == slice.key.namespace
+        && snapshot.pods.get(key).is_some_and(|pod| pod.phase.is_terminal() && pod.uid == *uid)
+}
+
+fn backend(endpoint: &Endpoint, protocol: Protocol, port: Port, family: Family) -> Option<Backend> {
     // Consumers use the first address only (discovery/v1, Endpoint.addresses).
     let addr = endpoint.addresses.first()?.to_canonical();
     if Family::of(addr) != family {
-        return None;
-    }
-    if let Some((key, uid)) = &endpoint.pod
-        && snapshot.pods.get(key).is_some_and(|pod| pod.phase.is_terminal() && pod.uid == *uid)
-    {
         return None;
     }
     let pod_uid = endpoint.pod.as_ref().map_or_else(|| "".into(), |(_, uid)| uid.clone());

@@ -109,13 +109,7 @@ impl ServiceTables {
         self.conditions.values().flatten()
     }
 
-    fn index(
-        &mut self,
-        old: &Snapshot,
-        next: &Snapshot,
-        changes: &Changes<'_>,
-        dirty: &BTreeSet<ObjectKey>,
-    ) {
+    fn index(&mut self, old: &Snapshot, next: &Snapshot, changes: &Changes<'_>, dirty: &BTreeSet<ObjectKey>) {
         for change in &changes.endpoint_slices {
             if let Some(service) = change.old.and_then(|slice| service_of(slice))
                 && let Some(names) = self.slices.get_mut(&service)
@@ -202,7 +196,12 @@ impl ServiceTables {
             if let Some(owner) = self.claims.get(&frontend).and_then(|claims| claims.first())
                 && *owner != service.key
             {
-                add("FrontendConflict", format!("{frontend} belongs to Service {owner}; give one of them another port or address"));
+                add(
+                    "FrontendConflict",
+                    format!(
+                        "{frontend} belongs to Service {owner}; give one of them another port or address"
+                    ),
+                );
             }
         }
         for port in service.ports.iter().filter(|port| port.protocol == Protocol::Sctp) {

@@ -1,6 +1,6 @@
 //! A naive reader of a Dataplane: looks rows up as the kernel programs do.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sheetbend_model::plan::{Class, Dataplane, Origin, Posture, RuleKey};
@@ -87,6 +87,6 @@ pub(crate) fn class_of(tables: &Dataplane, addr: IpAddr) -> Option<&Class> {
 fn mapped(net: IpNet) -> (u128, u32) {
     match net {
         IpNet::V4(net) => (u128::from(net.addr().to_ipv6_mapped()), 96 + u32::from(net.prefix_len())),
-        IpNet::V6(net) => (u128::from(Ipv6Addr::from(net.addr())), u32::from(net.prefix_len())),
+        IpNet::V6(net) => (u128::from(net.addr()), u32::from(net.prefix_len())),
     }
 }

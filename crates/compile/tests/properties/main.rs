@@ -2,7 +2,13 @@
 //!
 //! Every test prints its seed; `SHEETBEND_SEED=n cargo test -p sheetbend-compile` runs with that one.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a failed test may panic, and says its seed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    reason = "a failed test may panic, and says its seed"
+)]
 
 mod atomicity;
 mod kernel;

@@ -17,7 +17,10 @@ struct Follower {
 
 impl Follower {
     fn new() -> Self {
-        Self { compiler: Compiler::new(pools::node(), NetworkConfig::default()), tables: Dataplane::default() }
+        Self {
+            compiler: Compiler::new(pools::node(), NetworkConfig::default()),
+            tables: Dataplane::default(),
+        }
     }
 
     fn follow(&mut self, next: &Snapshot) -> Result<Plan, TestCaseError> {

@@ -9,8 +9,8 @@ use sheetbend_model::state::NetworkConfig;
 use sheetbend_model::types::{Family, NetworkId, Protocol};
 use sheetbend_oracle::service;
 use sheetbend_testkit::generators::cluster::cluster;
-use sheetbend_testkit::generators::services::cluster_address;
 use sheetbend_testkit::generators::pools;
+use sheetbend_testkit::generators::services::cluster_address;
 
 use crate::runner;
 

@@ -8,6 +8,7 @@ mod event;
 mod forward;
 mod fragment;
 mod hook;
+mod icmp;
 mod link;
 mod maps;
 mod node;
@@ -112,8 +113,8 @@ pub fn stage_fragment(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
-pub fn stage_icmp_error(_ctx: TcContext) -> i32 {
-    DROP
+pub fn stage_icmp_error(ctx: TcContext) -> i32 {
+    go_on(&ctx, icmp::error)
 }
 
 #[unsafe(link_section = "license")]

@@ -1,5 +1,5 @@
-//! Directories of Kubernetes YAML: manifests as people write them ([`read`]), what controllers would make of them
-//! ([`expand`]), and a directory that stands for the API server ([`write_object`], [`watch()`]).
+//! Directories of Kubernetes YAML: manifests as people write them ([`read()`]), what controllers would make of them
+//! ([`expand()`]), and a directory that stands for the API server ([`write_object`], [`watch()`]).
 
 mod check;
 mod clash;

@@ -28,7 +28,7 @@ impl PodPhase {
     }
 }
 
-/// A container port (Pod spec.containers[*].ports[*]).
+/// A container port (Pod `spec.containers[*].ports[*]`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ContainerPort {
     /// The name that Services and policies may use for it.

@@ -68,7 +68,8 @@ fn a_default_deny_names_the_policies_that_isolate_the_pod() {
 
 #[test]
 fn an_allowed_flow_names_the_rule() {
-    let allowed = Event { origin: 9, reason: Reason::Forwarded as u16, kind: EventKind::Flow as u8, ..event() };
+    let allowed =
+        Event { origin: 9, reason: Reason::Forwarded as u16, kind: EventKind::Flow as u8, ..event() };
     let decoded = decode(&allowed, &"node-1".into(), &Known);
     assert_eq!(decoded.verdict, PacketVerdict::Forwarded);
     assert_eq!(decoded.decided_by.unwrap().rule, Some(2));

@@ -44,6 +44,11 @@ fn scalar(node: &Yaml<'_>) -> Option<String> {
         Yaml::Value(Scalar::Boolean(flag)) => Some(flag.to_string()),
         Yaml::Value(Scalar::FloatingPoint(number)) => Some(number.to_string()),
         Yaml::Representation(text, ..) => Some(text.to_string()),
-        _ => None,
+        Yaml::Value(Scalar::Null)
+        | Yaml::Sequence(_)
+        | Yaml::Mapping(_)
+        | Yaml::Tagged(..)
+        | Yaml::Alias(_)
+        | Yaml::BadValue => None,
     }
 }

@@ -11,7 +11,8 @@ use sheetbend_model::types::{Family, Labels, Mac, NetworkId, NodeName, ObjectKey
 
 use super::objects::{RandomPod, namespace, pod, pods, policies, policy};
 use super::pools::{
-    NAMESPACES, NODES, PODS, POLICIES, SERVICES, node_address, pod_key, pod_range, policy_key, service_key, text,
+    NAMESPACES, NODES, PODS, POLICIES, SERVICES, node_address, pod_key, pod_range, policy_key, service_key,
+    text,
 };
 use super::services::{endpoint_slice, service};
 
@@ -120,7 +121,10 @@ pub fn node(index: usize) -> impl Strategy<Value = Node> {
             name: NodeName::new(NODES[index]),
             labels: Labels::new(),
             addresses: families.iter().map(|family| node_address(index, *family)).collect(),
-            pod_cidrs: Family::ALL.iter().filter_map(|family| pod_range(place, *family)).collect::<Vec<IpNet>>(),
+            pod_cidrs: Family::ALL
+                .iter()
+                .filter_map(|family| pod_range(place, *family))
+                .collect::<Vec<IpNet>>(),
         }
     })
 }

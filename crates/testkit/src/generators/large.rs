@@ -87,7 +87,10 @@ fn add_node(snapshot: &mut Snapshot, index: usize) {
             Ipv4Addr::from(0xac10_0001 + index as u32).into(),
             Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, number + 1).into(),
         ],
-        pod_cidrs: [pod_range(index, Family::IPv4), pod_range(index, Family::IPv6)].into_iter().flatten().collect(),
+        pod_cidrs: [pod_range(index, Family::IPv4), pod_range(index, Family::IPv6)]
+            .into_iter()
+            .flatten()
+            .collect(),
     };
     snapshot.nodes.insert(node.name.clone(), Arc::new(node));
 }
@@ -137,8 +140,7 @@ pub fn pod(size: &Size, index: usize, generation: usize) -> Pod {
 fn add_pod(snapshot: &mut Snapshot, size: &Size, index: usize) {
     let pod = pod(size, index, 0);
     if index < PODS_PER_NODE {
-        let id =
-            AttachmentId { container_id: format!("container-{index:05}").into(), ifname: "eth0".into() };
+        let id = AttachmentId { container_id: format!("container-{index:05}").into(), ifname: "eth0".into() };
         let attachment = Attachment {
             id: id.clone(),
             pod: Some(pod.key.clone()),

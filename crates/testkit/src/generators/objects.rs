@@ -11,8 +11,8 @@ use sheetbend_model::state::{
 use sheetbend_model::types::{Family, Labels, NetworkId, NodeName, Port, Protocol};
 
 use super::pools::{
-    LABEL_KEYS, LABEL_VALUES, NAMESPACES, NODES, PODS, POLICIES, PORT_NAMES, PORTS, blocks, excepts, pod_address,
-    pod_key, policy_key, port, range, text,
+    LABEL_KEYS, LABEL_VALUES, NAMESPACES, NODES, PODS, POLICIES, PORT_NAMES, PORTS, blocks, excepts,
+    pod_address, pod_key, policy_key, port, range, text,
 };
 
 fn one_of(pool: &'static [&'static str]) -> impl Strategy<Value = Arc<str>> {
@@ -26,7 +26,7 @@ pub fn port_number() -> impl Strategy<Value = Port> {
 
 /// A protocol, TCP more often than the others.
 pub fn protocol() -> impl Strategy<Value = Protocol> {
-    prop_oneof![3 => Just(Protocol::Tcp), 2 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)]
+    prop_oneof![4 => Just(Protocol::Tcp), 2 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)]
 }
 
 /// Labels from the pools.
@@ -160,26 +160,47 @@ fn block() -> impl Strategy<Value = IpBlock> {
     })
 }
 
-fn policy_port() -> impl Strategy<Value = PolicyPort> {
-    let port = prop_oneof![
-        1 => Just(PortMatch::All),
-        2 => port_number().prop_map(PortMatch::number),
-        2 => (prop::sample::select(&PORTS[..]), prop::sample::select(&PORTS[..]))
-            .prop_map(|(first, last)| PortMatch::Range(range(first, last))),
-        5 => one_of(&PORT_NAMES).prop_map(PortMatch::Named),
-    ];
-    (protocol(), port).prop_map(|(protocol, port)| PolicyPort { protocol, port })
+/// Ports of one kind, so that tests can say which kind of port let a packet pass.
+fn policy_ports() -> impl Strategy<Value = Vec<PolicyPort>> {
+    let number = || prop::sample::select(&PORTS[..]);
+    let several = |port: BoxedStrategy<PortMatch>| {
+        let port = (protocol(), port).prop_map(|(protocol, port)| PolicyPort { protocol, port });
+        prop::collection::vec(port, 1..=3)
+    };
+    prop_oneof![
+        2 => several(Just(PortMatch::All).boxed()),
+        4 => several(port_number().prop_map(PortMatch::number).boxed()),
+        4 => several(
+            (number(), number())
+                .prop_map(|(first, last)| PortMatch::Range(range(first, last.max(first + 1))))
+                .boxed()
+        ),
+        6 => several(one_of(&PORT_NAMES).prop_map(PortMatch::Named).boxed()),
+    ]
+}
+
+/// Peers, mostly of one kind.
+fn peers() -> impl Strategy<Value = Vec<Peer>> {
+    let own = selector().prop_map(|pods| Peer::Pods { namespaces: None, pods: Some(pods) });
+    let others = (selector(), prop::option::of(selector()))
+        .prop_map(|(namespaces, pods)| Peer::Pods { namespaces: Some(namespaces), pods });
+    prop_oneof![
+        2 => Just(Vec::new()),
+        4 => prop::collection::vec(own, 1..=2),
+        3 => prop::collection::vec(others, 1..=2),
+        3 => prop::collection::vec(block().prop_map(Peer::Block), 1..=2),
+        1 => prop::collection::vec(peer(), 2..=3),
+    ]
 }
 
 fn rule() -> impl Strategy<Value = PolicyRule> {
-    let peers = prop_oneof![1 => Just(Vec::new()), 6 => prop::collection::vec(peer(), 1..=2)];
-    let ports = prop_oneof![1 => Just(Vec::new()), 4 => prop::collection::vec(policy_port(), 1..=2)];
-    (peers, ports).prop_map(|(peers, ports)| PolicyRule { peers, ports })
+    let ports = prop_oneof![1 => Just(Vec::new()), 5 => policy_ports()];
+    (peers(), ports).prop_map(|(peers, ports)| PolicyRule { peers, ports })
 }
 
 /// Policy number `index`.
 pub fn policy(index: u8) -> impl Strategy<Value = NetworkPolicy> {
-    let rules = || prop::option::weighted(0.6, prop::collection::vec(rule(), 0..=3));
+    let rules = || prop::option::weighted(0.6, prop::collection::vec(rule(), 0..=4));
     let pod_selector = prop_oneof![2 => Just(LabelSelector::default()), 1 => selector()];
     (pod_selector, rules(), rules()).prop_map(move |(pod_selector, ingress, egress)| NetworkPolicy {
         key: policy_key(index),
@@ -201,5 +222,6 @@ pub fn pods() -> impl Strategy<Value = BTreeMap<u8, RandomPod>> {
 
 /// Some of the possible policies.
 pub fn policies() -> impl Strategy<Value = Vec<NetworkPolicy>> {
-    prop_oneof![1 => Just(0), 6 => 3..=POLICIES].prop_flat_map(|count| (0..count).map(policy).collect::<Vec<_>>())
+    prop_oneof![1 => Just(0), 6 => 3..=POLICIES]
+        .prop_flat_map(|count| (0..count).map(policy).collect::<Vec<_>>())
 }

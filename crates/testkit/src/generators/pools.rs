@@ -107,9 +107,7 @@ pub fn service_key(index: u8) -> ObjectKey {
 pub fn pod_address(node: usize, slot: u8, family: Family) -> IpAddr {
     match family {
         Family::IPv4 => Ipv4Addr::new(10, 244, node as u8, slot + 2).into(),
-        Family::IPv6 => {
-            Ipv6Addr::new(0xfd00, 0x244, node as u16, 0, 0, 0, 0, u16::from(slot) + 2).into()
-        }
+        Family::IPv6 => Ipv6Addr::new(0xfd00, 0x244, node as u16, 0, 0, 0, 0, u16::from(slot) + 2).into(),
     }
 }
 

@@ -10,7 +10,7 @@ use sheetbend_model::state::{
 use sheetbend_model::types::{Family, Labels, ObjectKey, Protocol};
 
 use super::objects::{port_number, protocol};
-use super::pools::{PODS, pod_address, pod_key, service_key, text};
+use super::pools::{NAMESPACES, PODS, pod_address, pod_key, service_key, text};
 
 /// A cluster address of the pool; a few are claimed by several Services.
 pub fn cluster_address(number: u8, family: Family) -> IpAddr {
@@ -35,7 +35,8 @@ pub fn service(index: u8) -> impl Strategy<Value = Service> {
         1 => Just(Vec::new()),
     ];
     let algorithm = prop_oneof![Just(Algorithm::Random), Just(Algorithm::RoundRobin)];
-    let odd = (prop::bool::weighted(0.2), prop::bool::weighted(0.2), prop::option::weighted(0.3, 1..=86_400u32));
+    let odd =
+        (prop::bool::weighted(0.2), prop::bool::weighted(0.2), prop::option::weighted(0.3, 1..=86_400u32));
     (ports, service_type, families, algorithm, odd).prop_map(
         move |(ports, service_type, families, algorithm, (shared, unknown, affinity_timeout))| Service {
             key: service_key(index),
@@ -62,14 +63,18 @@ pub fn service(index: u8) -> impl Strategy<Value = Service> {
     )
 }
 
-fn endpoint(family: Family) -> impl Strategy<Value = Endpoint> {
+fn endpoint(service: u8, family: Family) -> impl Strategy<Value = Endpoint> {
     let state = prop_oneof![
         4 => Just((true, true, false)),
         1 => Just((false, false, false)),
         2 => Just((false, true, true)),
         1 => Just((false, false, true)),
     ];
-    (0..PODS, state, 0..2usize, prop::bool::weighted(0.9)).prop_map(
+    // Mostly a pod of the Service's namespace, as keys are given out.
+    let namespaces = NAMESPACES.len() as u8;
+    let own = (0..PODS / namespaces).prop_map(move |number| number * namespaces + service % namespaces);
+    let pod = prop_oneof![8 => own, 1 => 0..PODS];
+    (pod, state, 0..2usize, prop::bool::weighted(0.9)).prop_map(
         move |(pod, (ready, serving, terminating), place, is_pod)| Endpoint {
             addresses: vec![pod_address(place, pod, family)],
             ready,
@@ -86,7 +91,7 @@ pub fn endpoint_slice(index: u8, number: u8) -> impl Strategy<Value = EndpointSl
     let family = if number.is_multiple_of(2) { Family::IPv4 } else { Family::IPv6 };
     let port = (0..2u8, protocol(), prop::option::weighted(0.95, port_number()));
     let ports = prop::collection::vec(port, 1..=3);
-    let endpoints = prop::collection::vec(endpoint(family), 0..=4);
+    let endpoints = prop::collection::vec(endpoint(index, family), 0..=4);
     let owner = prop_oneof![12 => Just(Some(index)), 1 => Just(None)];
     (ports, endpoints, owner).prop_map(move |(ports, endpoints, owner)| {
         let service = service_key(index);
@@ -96,7 +101,11 @@ pub fn endpoint_slice(index: u8, number: u8) -> impl Strategy<Value = EndpointSl
             family,
             ports: ports
                 .into_iter()
-                .map(|(name, protocol, port)| EndpointPort { name: format!("p{name}").into(), protocol, port })
+                .map(|(name, protocol, port)| EndpointPort {
+                    name: format!("p{name}").into(),
+                    protocol,
+                    port,
+                })
                 .collect(),
             endpoints,
         }

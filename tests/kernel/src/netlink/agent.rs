@@ -30,11 +30,14 @@ pub fn private_mounts() -> Result<()> {
         .context("cannot mount a BPF file system")
 }
 
-/// A program of this workspace, as built beside the tests.
+/// A program of this workspace: in the directory `SHEETBEND_BIN`, or as built beside the tests.
 ///
 /// # Errors
 /// It has not been built.
 pub fn program(name: &str) -> Result<PathBuf> {
+    if let Some(directory) = std::env::var_os("SHEETBEND_BIN") {
+        return Ok(PathBuf::from(directory).join(name));
+    }
     let tests = std::env::current_exe()?;
     let beside =
         tests.parent().and_then(Path::parent).context("the tests lie in target/<profile>/deps")?.join(name);

@@ -4,6 +4,7 @@
 mod attach;
 mod kill;
 mod node;
+mod speed;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         .iter()
         .chain(node::TESTS)
         .chain(kill::TESTS)
+        .chain(speed::TESTS)
         .map(|(name, test)| trial(name, *test))
         .collect();
     if !arguments.list && std::env::var_os("SHEETBEND_KERNEL_TESTS").is_none() {

@@ -13,7 +13,8 @@ const SHOWN: usize = 12;
 /// Shows the latest drops; of those that the same policy decided for the same pod, the last.
 pub(super) fn show(drops: &[PacketEvent]) -> std::io::Result<()> {
     let mut seen = BTreeSet::new();
-    let mut rows = table(&["FROM", "TO", "PROTOCOL", "NODE", "REASON", "DECIDED BY", "DIRECTION", "RULE"], None);
+    let mut rows =
+        table(&["FROM", "TO", "PROTOCOL", "NODE", "REASON", "DECIDED BY", "DIRECTION", "RULE"], None);
     let latest = drops.iter().rev().filter(|drop| {
         let policy = drop.decided_by.as_ref().map(|by| (by.policy.clone(), by.direction));
         seen.insert((drop.reason.clone(), policy, drop.source.address.is_ipv4()))
@@ -37,5 +38,9 @@ pub(super) fn show(drops: &[PacketEvent]) -> std::io::Result<()> {
 
 fn end(end: &EventEnd) -> String {
     let name = end.name.as_deref().map_or_else(|| end.address.to_string(), ToOwned::to_owned);
-    if end.address.is_ipv6() && end.name.is_none() { format!("[{name}]:{}", end.port) } else { format!("{name}:{}", end.port) }
+    if end.address.is_ipv6() && end.name.is_none() {
+        format!("[{name}]:{}", end.port)
+    } else {
+        format!("{name}:{}", end.port)
+    }
 }

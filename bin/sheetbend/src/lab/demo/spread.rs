@@ -51,20 +51,29 @@ pub(super) fn measure(bench: &Bench, status: &LabStatus) -> anyhow::Result<Vec<S
     }
     writeln!(std::io::stdout().lock(), "{rows}")?;
     if measured == 0 {
-        writeln!(std::io::stdout().lock(), "no Service has two endpoints that one pod may reach: nothing to measure")?;
+        writeln!(
+            std::io::stdout().lock(),
+            "no Service has two endpoints that one pod may reach: nothing to measure"
+        )?;
     }
     Ok(faults)
 }
 
 /// The first pod that may reach all endpoints of the Service's first TCP port.
-fn find_course<'a>(bench: &Bench, status: &'a LabStatus, service: &Service, family: Family) -> Option<Course<'a>> {
+fn find_course<'a>(
+    bench: &Bench,
+    status: &'a LabStatus,
+    service: &Service,
+    family: Family,
+) -> Option<Course<'a>> {
     let port = service.ports.iter().find(|port| port.protocol == Protocol::Tcp)?.port.get();
     let address = service.cluster_ips.iter().copied().find(|addr| Family::of(*addr) == family)?;
     let serves = |key: &str, port: u16| {
         let pod = status.pods.iter().find(|pod| pod.pod == key);
         pod.is_some_and(|pod| pod.serves.contains(&format!("{port}/TCP")))
     };
-    let listens = |end: &End, _: L4, port: u16| matches!(end, End::Pod(key) if serves(&key.to_string(), port));
+    let listens =
+        |end: &End, _: L4, port: u16| matches!(end, End::Pod(key) if serves(&key.to_string(), port));
     status.pods.iter().find_map(|source| {
         let key = sheetbend_model::types::ObjectKey::parse(&source.pod)?;
         let from = source.addresses.iter().copied().find(|addr| Family::of(*addr) == family)?;
@@ -114,8 +123,12 @@ fn judge(algorithm: Algorithm, backends: &[String], counts: &BTreeMap<String, us
             let share = 1.0 / backends.len() as f64;
             let total = CONNECTIONS as f64;
             let deviation = (total * share * (1.0 - share)).sqrt();
-            let worst = counts.values().map(|count| (*count as f64 - total * share).abs() / deviation).fold(0.0, f64::max);
-            (worst > DEVIATIONS).then(|| format!("{worst:.1} standard deviations from even, more than {DEVIATIONS}"))
+            let worst = counts
+                .values()
+                .map(|count| (*count as f64 - total * share).abs() / deviation)
+                .fold(0.0, f64::max);
+            (worst > DEVIATIONS)
+                .then(|| format!("{worst:.1} standard deviations from even, more than {DEVIATIONS}"))
         }
     }
 }
@@ -126,16 +139,31 @@ mod tests {
 
     fn judged(algorithm: Algorithm, counts: &[(&str, usize)]) -> Option<String> {
         let backends = ["a", "b"].map(ToOwned::to_owned);
-        judge(algorithm, &backends, &counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect())
+        judge(
+            algorithm,
+            &backends,
+            &counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
+        )
     }
 
     #[test]
     fn uneven_foreign_and_silent_are_told_apart() {
         assert_eq!(judged(Algorithm::RoundRobin, &[("a", 1000), ("b", 1000)]), None);
-        assert!(judged(Algorithm::RoundRobin, &[("a", 1500), ("b", 500)]).is_some_and(|text| text.contains("max - min")));
+        assert!(
+            judged(Algorithm::RoundRobin, &[("a", 1500), ("b", 500)])
+                .is_some_and(|text| text.contains("max - min"))
+        );
         assert_eq!(judged(Algorithm::Random, &[("a", 1050), ("b", 950)]), None);
-        assert!(judged(Algorithm::Random, &[("a", 1150), ("b", 850)]).is_some_and(|text| text.contains("deviations")));
-        assert!(judged(Algorithm::Random, &[("a", 1000), ("c", 1000)]).is_some_and(|text| text.contains("no ready")));
-        assert!(judged(Algorithm::Random, &[("a", 2000)]).is_some_and(|text| text.contains("never answered")));
+        assert!(
+            judged(Algorithm::Random, &[("a", 1150), ("b", 850)])
+                .is_some_and(|text| text.contains("deviations"))
+        );
+        assert!(
+            judged(Algorithm::Random, &[("a", 1000), ("c", 1000)])
+                .is_some_and(|text| text.contains("no ready"))
+        );
+        assert!(
+            judged(Algorithm::Random, &[("a", 2000)]).is_some_and(|text| text.contains("never answered"))
+        );
     }
 }

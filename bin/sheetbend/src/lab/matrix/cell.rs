@@ -141,7 +141,10 @@ impl Matrix {
         });
         let summary = Summary {
             cells: cells.len(),
-            mismatches: cells.iter().filter(|cell| !cell.matches && cell.observed != Verdict::Skipped).count(),
+            mismatches: cells
+                .iter()
+                .filter(|cell| !cell.matches && cell.observed != Verdict::Skipped)
+                .count(),
             skipped: cells.iter().filter(|cell| cell.observed == Verdict::Skipped).count(),
         };
         Self {

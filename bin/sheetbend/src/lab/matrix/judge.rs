@@ -70,7 +70,9 @@ fn fits(expected: &Expected, cell: &Cell) -> bool {
         return false;
     }
     match expected {
-        Expected::Allow { by } => cell.answered_by.as_ref().is_none_or(|pod| by.iter().any(|end| is(end, pod))),
+        Expected::Allow { by } => {
+            cell.answered_by.as_ref().is_none_or(|pod| by.iter().any(|end| is(end, pod)))
+        }
         Expected::Deny { selected_by, direction } => cell.decided_by.as_ref().is_some_and(|decided| {
             let selected: Vec<String> = selected_by.iter().map(ToString::to_string).collect();
             decided.direction == *direction && decided.selected_by == selected && decided.rule.is_none()

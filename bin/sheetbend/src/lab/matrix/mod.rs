@@ -96,13 +96,20 @@ impl Bench {
     }
 
     /// Probes every cell, or `sample` of them. `progress` gets (done, all).
-    pub(crate) fn matrix(&self, sample: Option<usize>, progress: &(impl Fn(usize, usize) + Sync)) -> Outcome<Matrix> {
+    pub(crate) fn matrix(
+        &self,
+        sample: Option<usize>,
+        progress: &(impl Fn(usize, usize) + Sync),
+    ) -> Outcome<Matrix> {
         let places = places::Places::of(&self.snapshot, &self.status)?;
         let mut plan = plan::cells(&self.snapshot, &places);
         let all = plan.len();
         if let Some(wanted) = sample.filter(|wanted| *wanted < all) {
             // Spread evenly: every (all / wanted)-th.
-            let kept = plan.into_iter().enumerate().filter(|(place, _)| place * wanted / all != (place + 1) * wanted / all);
+            let kept = plan
+                .into_iter()
+                .enumerate()
+                .filter(|(place, _)| place * wanted / all != (place + 1) * wanted / all);
             plan = kept.map(|(_, cell)| cell).collect();
         }
         let mut jobs: BTreeMap<&str, Job> = BTreeMap::new();
@@ -121,7 +128,11 @@ impl Bench {
         let tick = || progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, count);
         let mut observed = self.probe(jobs.into_values().collect(), &tick)?;
         observed.resize(count, None);
-        let cells = plan.iter().zip(observed).map(|(plan, observation)| judge::judge(plan, observation, &places)).collect();
+        let cells = plan
+            .iter()
+            .zip(observed)
+            .map(|(plan, observation)| judge::judge(plan, observation, &places))
+            .collect();
         Ok(Matrix::new(&self.status, cells, (all != count).then_some(all)))
     }
 }

@@ -117,7 +117,8 @@ pub(crate) fn named_ports(snapshot: &Snapshot) -> Vec<(Protocol, u16)> {
 }
 
 fn policy_ranges(snapshot: &Snapshot) -> Vec<(Protocol, u16, u16)> {
-    let rules = snapshot.policies.values().flat_map(|policy| policy.ingress.iter().chain(&policy.egress).flatten());
+    let rules =
+        snapshot.policies.values().flat_map(|policy| policy.ingress.iter().chain(&policy.egress).flatten());
     rules
         .flat_map(|rule| &rule.ports)
         .filter_map(|port| match &port.port {
@@ -130,8 +131,11 @@ fn policy_ranges(snapshot: &Snapshot) -> Vec<(Protocol, u16, u16)> {
 /// The named ports, one below and one above each range, and one closed port of each protocol that has any.
 fn with_neighbours(snapshot: &Snapshot, named: &[(Protocol, u16)]) -> BTreeSet<(Protocol, u16)> {
     let mut ports: BTreeSet<(Protocol, u16)> = named.iter().copied().collect();
-    for (protocol, first, last) in policy_ranges(snapshot).into_iter().filter(|(_, first, last)| first != last) {
-        let neighbours = [first.checked_sub(1), last.checked_add(1)].into_iter().flatten().filter(|port| *port > 0);
+    for (protocol, first, last) in
+        policy_ranges(snapshot).into_iter().filter(|(_, first, last)| first != last)
+    {
+        let neighbours =
+            [first.checked_sub(1), last.checked_add(1)].into_iter().flatten().filter(|port| *port > 0);
         ports.extend(neighbours.map(|port| (protocol, port)));
     }
     for protocol in [Protocol::Tcp, Protocol::Udp] {
@@ -146,7 +150,8 @@ fn with_neighbours(snapshot: &Snapshot, named: &[(Protocol, u16)]) -> BTreeSet<(
 fn world_addresses(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     let ranges = layout::world_ranges();
     let mut addresses: BTreeSet<IpAddr> = layout::world_hosts().into_iter().collect();
-    let rules = snapshot.policies.values().flat_map(|policy| policy.ingress.iter().chain(&policy.egress).flatten());
+    let rules =
+        snapshot.policies.values().flat_map(|policy| policy.ingress.iter().chain(&policy.egress).flatten());
     for peer in rules.flat_map(|rule| &rule.peers) {
         if let Peer::Block(block) = peer {
             let nets: Vec<&IpNet> = std::iter::once(&block.cidr).chain(&block.except).collect();

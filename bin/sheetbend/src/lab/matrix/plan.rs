@@ -45,14 +45,19 @@ impl Planned {
             L4::Icmp => Speech::Echo,
             L4::Sctp => return None,
         };
-        self.skip.is_none().then(|| Probe { from: self.from, to: SocketAddr::new(self.address, self.port), speech })
+        self.skip.is_none().then(|| Probe {
+            from: self.from,
+            to: SocketAddr::new(self.address, self.port),
+            speech,
+        })
     }
 }
 
 /// All cells.
 pub(super) fn cells(snapshot: &Snapshot, places: &Places) -> Vec<Planned> {
     let mut cells = Vec::new();
-    let mut asked: Vec<(L4, u16)> = places.ports.iter().map(|(protocol, port)| (L4::from(*protocol), *port)).collect();
+    let mut asked: Vec<(L4, u16)> =
+        places.ports.iter().map(|(protocol, port)| (L4::from(*protocol), *port)).collect();
     asked.push((L4::Icmp, 0));
     for source in places.pods.iter().chain(&places.world) {
         // The world does not talk to itself through the cluster.
@@ -61,7 +66,8 @@ pub(super) fn cells(snapshot: &Snapshot, places: &Places) -> Vec<Planned> {
             for (from, address) in pairs(&source.addresses, &destination.addresses) {
                 for (protocol, port) in &asked {
                     let way = way(source, destination);
-                    let mut cell = Planned::new(source, from, (&destination.name, way), address, (*protocol, *port));
+                    let mut cell =
+                        Planned::new(source, from, (&destination.name, way), address, (*protocol, *port));
                     cell.decide(snapshot, source, places);
                     if places.is_foreign(&destination.end) && *protocol != L4::Icmp {
                         cell.skip = Some("the pod runs a command of its own");
@@ -79,7 +85,9 @@ pub(super) fn cells(snapshot: &Snapshot, places: &Places) -> Vec<Planned> {
 }
 
 fn services(snapshot: &Snapshot, source: &Place, places: &Places, cells: &mut Vec<Planned>) {
-    for service in snapshot.services.values().filter(|service| service.service_type != ServiceType::ExternalName) {
+    for service in
+        snapshot.services.values().filter(|service| service.service_type != ServiceType::ExternalName)
+    {
         for (from, address) in pairs(&source.addresses, &service.cluster_ips) {
             for port in &service.ports {
                 let name = service.key.to_string();
@@ -94,7 +102,13 @@ fn services(snapshot: &Snapshot, source: &Place, places: &Places, cells: &mut Ve
 }
 
 impl Planned {
-    fn new(source: &Place, from: IpAddr, to: (&str, &'static str), address: IpAddr, asked: (L4, u16)) -> Self {
+    fn new(
+        source: &Place,
+        from: IpAddr,
+        to: (&str, &'static str),
+        address: IpAddr,
+        asked: (L4, u16),
+    ) -> Self {
         Self {
             source: source.name.clone(),
             netns: source.netns.clone(),
@@ -106,7 +120,8 @@ impl Planned {
             port: asked.1,
             way: to.1,
             expected: Expected::Unspecified,
-            skip: (asked.0 == L4::Sctp).then_some("this kernel has no SCTP sockets, or the lab's servers have none"),
+            skip: (asked.0 == L4::Sctp)
+                .then_some("this kernel has no SCTP sockets, or the lab's servers have none"),
         }
     }
 
@@ -117,7 +132,8 @@ impl Planned {
             protocol: self.protocol,
             port: self.port,
         };
-        self.expected = expect(snapshot, &question, &|end, protocol, port| places.listens(end, protocol, port));
+        self.expected =
+            expect(snapshot, &question, &|end, protocol, port| places.listens(end, protocol, port));
     }
 }
 

@@ -38,7 +38,8 @@ pub(crate) fn summary(out: &mut impl Write, matrix: &Matrix) -> std::io::Result<
             *count += 1;
         }
     }
-    let mut text = table(&["FAMILY", "PROTOCOL", "WAY", "ALLOWED", "DENIED", "REFUSED", "MISMATCHES", "SKIPPED"], None);
+    let mut text =
+        table(&["FAMILY", "PROTOCOL", "WAY", "ALLOWED", "DENIED", "REFUSED", "MISMATCHES", "SKIPPED"], None);
     for ((family, protocol, way), row) in counts {
         let names = [family, protocol.to_owned(), way.to_owned()];
         text.add_row(names.into_iter().chain(row.map(|count| count.to_string())));
@@ -65,8 +66,18 @@ pub(crate) fn mismatches(out: &mut impl Write, matrix: &Matrix, most: usize) -> 
 }
 
 fn rows<'a>(cells: impl Iterator<Item = &'a Cell>) -> comfy_table::Table {
-    let columns =
-        ["SOURCE", "DESTINATION", "ADDRESS", "PROTOCOL", "EXPECTED", "OBSERVED", "ANSWERED BY", "SEES", "REASON", "BY"];
+    let columns = [
+        "SOURCE",
+        "DESTINATION",
+        "ADDRESS",
+        "PROTOCOL",
+        "EXPECTED",
+        "OBSERVED",
+        "ANSWERED BY",
+        "SEES",
+        "REASON",
+        "BY",
+    ];
     let mut text = table(&columns, None);
     for cell in cells {
         let decided = cell.decided_by.as_ref().map(|by| {

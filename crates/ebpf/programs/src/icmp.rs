@@ -1,0 +1,303 @@
+//! ICMP errors (RFC 792, RFC 4443 §3): found by the packet they quote, translated back inside and outside, and passed as
+//! part of that packet's flow. Checksums inside the quoted transport header stay: nobody can verify a cut packet.
+
+use aya_ebpf::{
+    helpers::generated::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_store_bytes},
+    programs::TcContext,
+};
+use sheetbend_ebpf_abi::{CT_HAIRPIN, CT_MASQUERADED, CT_SERVICE, CtEntry, Hook, Reason};
+
+use crate::{
+    conntrack,
+    deliver::{self, pod, to_stack},
+    forward::{config, route},
+    link,
+    maps::SNAT,
+    packet::{
+        DROP, ICMP, ICMPV6, Ip, MAPPED, OWN, PASS, Packet, SCTP, TCP, UDP, is_hairpin, same, words,
+    },
+    parse::load,
+    rewrite::{self, End, difference},
+    snat, stage,
+    uplink::{check_origin, node_address},
+};
+
+/// The quoted packet.
+struct Quoted {
+    src: Ip,
+    dst: Ip,
+    src_port: u16,
+    dst_port: u16,
+    /// Offset of its IP header in the frame.
+    header: u32,
+    /// Offset of its transport header in the frame.
+    transport: u32,
+    protocol: u8,
+}
+
+/// Goes on with an ICMP error at any hook.
+///
+/// # Errors
+/// The reasons of the hook for an error about an untracked packet.
+#[inline(always)]
+pub fn error(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
+    let hook = packet.hook;
+    let Some(mut quoted) = quoted(ctx, packet) else { return untracked(ctx, packet) };
+    if hook == Hook::ToUplink as u32 {
+        return leave(ctx, packet, &mut quoted);
+    }
+    if hook == Hook::FromUplink as u32 {
+        let config = config()?;
+        if same(&packet.dst, &node_address(packet, config)) {
+            if !undo_masquerade(ctx, packet, &mut quoted)? {
+                return Ok(PASS);
+            }
+        } else {
+            match deliver::local(packet.network, &packet.dst) {
+                Some(ifindex) => packet.to = ifindex,
+                None => return Ok(PASS),
+            }
+            if !check_origin(ctx, packet, config)? {
+                return Ok(to_stack(ctx));
+            }
+        }
+    }
+    let Some((entry, from_initiator)) = flow(packet, &quoted) else { return untracked(ctx, packet) };
+    if hook == Hook::FromPod as u32 {
+        let sender = pod(packet.from)?;
+        let own = if packet.is_v6() { words(&sender.ipv6) } else { words(&sender.ipv4) };
+        if !same(&quoted.dst, &own) {
+            return untracked(ctx, packet);
+        }
+        let to = if is_hairpin(&packet.dst) {
+            Some(packet.from)
+        } else {
+            deliver::local(packet.network, &packet.dst)
+        };
+        match to {
+            Some(ifindex) => packet.to = ifindex,
+            None => return Ok(to_stack(ctx)),
+        }
+    }
+    arrive(ctx, packet, &mut quoted, entry, from_initiator)
+}
+
+/// An error about a packet that no flow has: it is judged as traffic without ports.
+#[inline(always)]
+fn untracked(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
+    let hook = packet.hook;
+    if hook == Hook::FromPod as u32 {
+        link::check_source(packet, pod(packet.from)?)?;
+        stage::call(ctx, stage::SERVICE);
+        return Ok(DROP);
+    }
+    if hook == Hook::FromUplink as u32 {
+        stage::call(ctx, stage::WORLD);
+        return Ok(DROP);
+    }
+    if hook == Hook::ToUplink as u32 {
+        if deliver::local(packet.network, &packet.src).is_some()
+            && route(packet.network, &packet.dst).is_none()
+        {
+            stage::call(ctx, stage::SNAT);
+            return Ok(DROP);
+        }
+        return Ok(PASS);
+    }
+    if packet.has(OWN) {
+        return Ok(PASS);
+    }
+    stage::call(ctx, stage::DELIVER);
+    Ok(DROP)
+}
+
+/// Delivers the error to the pod at `packet.to`, in the words of that pod: it knows the Service, not the backend.
+#[inline(always)]
+fn arrive(
+    ctx: &TcContext,
+    packet: &mut Packet,
+    quoted: &mut Quoted,
+    entry: &CtEntry,
+    from_initiator: bool,
+) -> Result<i32, Reason> {
+    let target = pod(packet.to)?;
+    if from_initiator && entry.flags & CT_SERVICE != 0 {
+        let (frontend, port) = (words(&entry.frontend), entry.frontend_port);
+        if same(&packet.src, &quoted.dst) {
+            rewrite::replace(ctx, packet, End::Source, frontend, 0)?;
+        }
+        replace_quoted(ctx, packet, quoted, End::Destination, frontend, port)?;
+    }
+    if from_initiator && entry.flags & CT_HAIRPIN != 0 {
+        let own = if packet.is_v6() { words(&target.ipv6) } else { words(&target.ipv4) };
+        if is_hairpin(&packet.dst) {
+            rewrite::replace(ctx, packet, End::Destination, own, 0)?;
+        }
+        let port = quoted.src_port;
+        replace_quoted(ctx, packet, quoted, End::Source, own, port)?;
+    }
+    if packet.hook == Hook::ToPod as u32 {
+        return Ok(PASS);
+    }
+    if packet.ttl <= 1 {
+        return Ok(DROP);
+    }
+    deliver::redirect(ctx, packet, target)
+}
+
+/// An error about a reply to a masqueraded flow goes out: the remote end knows the node's address only.
+#[inline(always)]
+fn leave(ctx: &TcContext, packet: &mut Packet, quoted: &mut Quoted) -> Result<i32, Reason> {
+    let Some((entry, from_initiator)) = flow(packet, quoted) else { return untracked(ctx, packet) };
+    if from_initiator || entry.flags & CT_MASQUERADED == 0 {
+        return Ok(PASS);
+    }
+    let node = node_address(packet, config()?);
+    let port = entry.nat_port;
+    if deliver::local(packet.network, &packet.src).is_some() {
+        rewrite::replace(ctx, packet, End::Source, node, 0)?;
+    }
+    replace_quoted(ctx, packet, quoted, End::Destination, node, port)?;
+    Ok(PASS)
+}
+
+/// Gives an error about a masqueraded packet the pod as its destination, inside and outside.
+#[inline(always)]
+fn undo_masquerade(ctx: &TcContext, packet: &mut Packet, quoted: &mut Quoted) -> Result<bool, Reason> {
+    if !same(&quoted.src, &packet.dst) {
+        return Ok(false);
+    }
+    let outer = packet.protocol;
+    packet.protocol = quoted.protocol;
+    let key = snat::key(packet, &quoted.dst, quoted.dst_port, &quoted.src, quoted.src_port);
+    packet.protocol = outer;
+    // SAFETY: copied at once; a racing writer writes whole words.
+    let Some(value) = (unsafe { SNAT.get(&key) }).copied() else { return Ok(false) };
+    let ip = words(&value.addr);
+    packet.network = value.network;
+    packet.to = deliver::local(packet.network, &ip).ok_or(Reason::NoSuchPod)?;
+    rewrite::replace(ctx, packet, End::Destination, ip, 0)?;
+    replace_quoted(ctx, packet, quoted, End::Source, ip, value.port)?;
+    if matches!(quoted.protocol, ICMP | ICMPV6) {
+        quoted.dst_port = value.port;
+    }
+    Ok(true)
+}
+
+/// The quoted packet's flow, and whether its initiator sent that packet.
+#[inline(always)]
+fn flow(packet: &mut Packet, quoted: &Quoted) -> Option<(&'static mut CtEntry, bool)> {
+    let outer = (packet.src, packet.dst, packet.src_port, packet.dst_port, packet.protocol);
+    (packet.src, packet.dst) = (quoted.src, quoted.dst);
+    (packet.src_port, packet.dst_port) = (quoted.src_port, quoted.dst_port);
+    packet.protocol = quoted.protocol;
+    conntrack::make_key(packet);
+    let found =
+        conntrack::find(packet).map(|(entry, _)| (conntrack::is_from_initiator(packet, entry), entry));
+    (packet.src, packet.dst, packet.src_port, packet.dst_port, packet.protocol) = outer;
+    found.map(|(from_initiator, entry)| (entry, from_initiator))
+}
+
+/// Reads the quoted headers; none when they are cut short or of a later fragment.
+#[inline(always)]
+fn quoted(ctx: &TcContext, packet: &mut Packet) -> Option<Quoted> {
+    let skb = ctx.skb.skb;
+    let header = packet.transport as u32 + 8;
+    let mut ip = [0_u32; 5];
+    load(skb, header, &mut ip).ok()?;
+    let mut found;
+    if packet.is_v6() {
+        let mut rest = [0_u32; 5];
+        load(skb, header + 20, &mut rest).ok()?;
+        found = Quoted {
+            src: [ip[2], ip[3], ip[4], rest[0]],
+            dst: [rest[1], rest[2], rest[3], rest[4]],
+            src_port: 0,
+            dst_port: 0,
+            header,
+            transport: header + 40,
+            protocol: (ip[1] >> 16) as u8,
+        };
+    } else {
+        if u16::from_be((ip[1] >> 16) as u16) & 0x1fff != 0 {
+            return None;
+        }
+        found = Quoted {
+            src: [0, 0, MAPPED, ip[3]],
+            dst: [0, 0, MAPPED, ip[4]],
+            src_port: 0,
+            dst_port: 0,
+            header,
+            transport: header + (ip[0] & 0x0f) * 4,
+            protocol: (ip[2] >> 8) as u8,
+        };
+    }
+    let mut transport = [0_u32; 2];
+    load(skb, found.transport, &mut transport).ok()?;
+    match found.protocol {
+        TCP | UDP | SCTP => {
+            found.src_port = u16::from_be(transport[0] as u16);
+            found.dst_port = u16::from_be((transport[0] >> 16) as u16);
+        }
+        ICMP | ICMPV6 => {
+            let kind = transport[0] as u8;
+            if !matches!((found.protocol, kind), (ICMP, 0 | 8) | (ICMPV6, 128 | 129)) {
+                return None; // No errors about errors.
+            }
+            found.src_port = u16::from_be(transport[1] as u16);
+            found.dst_port = found.src_port;
+        }
+        _ => {}
+    }
+    Some(found)
+}
+
+/// Puts `ip` and `port` in place of one end of the quoted packet, and mends the ICMP checksum.
+#[inline(always)]
+fn replace_quoted(
+    ctx: &TcContext,
+    packet: &Packet,
+    quoted: &mut Quoted,
+    end: End,
+    ip: Ip,
+    port: u16,
+) -> Result<(), Reason> {
+    let skb = ctx.skb.skb;
+    let source = end == End::Source;
+    let checksum = packet.transport as u32 + 2;
+    let (old_ip, old_port) =
+        if source { (quoted.src, quoted.src_port) } else { (quoted.dst, quoted.dst_port) };
+    let inside = match quoted.protocol {
+        ICMP | ICMPV6 => 4,
+        _ if source => 0,
+        _ => 2,
+    };
+    let new = ip;
+    // SAFETY: plain values and locals of the named sizes.
+    let mut failed = unsafe {
+        if packet.is_v6() {
+            let at = quoted.header + if source { 8 } else { 24 };
+            bpf_l4_csum_replace(skb, checksum, 0, difference(&old_ip, &new), 0)
+                | bpf_skb_store_bytes(skb, at, new.as_ptr().cast(), 16, 0)
+        } else {
+            // The quoted header's checksum makes up for the address: the ICMP checksum stays.
+            let at = quoted.header + if source { 12 } else { 16 };
+            bpf_l3_csum_replace(skb, quoted.header + 10, old_ip[3] as u64, new[3] as u64, 4)
+                | bpf_skb_store_bytes(skb, at, core::ptr::from_ref(&new[3]).cast(), 4, 0)
+        }
+    };
+    if old_port != port {
+        let (old, new) = (old_port.to_be(), port.to_be());
+        // SAFETY: as above.
+        failed |= unsafe {
+            bpf_l4_csum_replace(skb, checksum, old as u64, new as u64, 2)
+                | bpf_skb_store_bytes(skb, quoted.transport + inside, core::ptr::from_ref(&new).cast(), 2, 0)
+        };
+    }
+    if source {
+        (quoted.src, quoted.src_port) = (ip, port);
+    } else {
+        (quoted.dst, quoted.dst_port) = (ip, port);
+    }
+    if failed != 0 { Err(Reason::Malformed) } else { Ok(()) }
+}
