@@ -13,9 +13,7 @@ use crate::{
     forward::{config, route},
     link,
     maps::SNAT,
-    packet::{
-        DROP, ICMP, ICMPV6, Ip, MAPPED, OWN, PASS, Packet, SCTP, TCP, UDP, is_hairpin, same, words,
-    },
+    packet::{DROP, ICMP, ICMPV6, Ip, MAPPED, OWN, PASS, Packet, SCTP, TCP, UDP, is_hairpin, same, words},
     parse::load,
     rewrite::{self, End, difference},
     snat, stage,
