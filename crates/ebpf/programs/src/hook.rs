@@ -1,19 +1,20 @@
 //! The six hooks. Each parses, sorts out what is not ours, and goes the shortest way to `forward` or `deliver`.
 
 use aya_ebpf::programs::TcContext;
-use sheetbend_ebpf_abi::{MARK_FORWARDED, MARK_OURS, ROUTE_LOCAL, ROUTE_NODE, Reason};
+use sheetbend_ebpf_abi::{MARK_FORWARDED, MARK_OURS, ROUTE_LOCAL, ROUTE_NODE, ROUTE_NODE_ADDRESS, Reason};
 
 use crate::{
     conntrack::{self, Ends},
     deliver::{self, pod, to_stack},
     event,
-    forward::{self, route},
+    forward::{self, config, route},
     link, node,
     packet::{
         DROP, FIRST_FRAGMENT, ICMP_ERROR, LATER_FRAGMENT, OWN, PASS, Packet, TCP, mark, same, set_mark, words,
     },
     parse::{Frame, parse},
     stage,
+    uplink::node_address,
 };
 
 /// A pod sends.
@@ -121,9 +122,8 @@ pub fn from_tunnel(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> 
         Frame::Ip => {}
         Frame::Arp | Frame::Other => return Err(Reason::UnsupportedProtocol),
     }
-    match route(packet.network, &packet.src) {
-        Some(owner) if owner.kind == ROUTE_NODE && same(&words(&owner.via), &packet.outer) => {}
-        _ => return Err(Reason::TunnelSpoofed),
+    if !is_owned(packet)? {
+        return Err(Reason::TunnelSpoofed);
     }
     let Some(ifindex) = deliver::local(packet.network, &packet.dst) else {
         return without_pod(ctx, packet);
@@ -134,6 +134,27 @@ pub fn from_tunnel(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> 
         return Ok(DROP);
     }
     deliver::deliver(ctx, packet)
+}
+
+/// Whether the node that sent it owns the source inside: as its pod, its router address, or its own address. A node's
+/// address of the other family than the tunnel's names no VTEP, so there any node of the cluster must do.
+///
+/// # Errors
+/// [`Reason::NotReady`] before the agent has written the configuration.
+#[inline(always)]
+fn is_owned(packet: &Packet) -> Result<bool, Reason> {
+    let Some(owner) = route(packet.network, &packet.src) else { return Ok(false) };
+    if owner.kind == ROUTE_NODE {
+        return Ok(same(&words(&owner.via), &packet.outer));
+    }
+    if owner.kind != ROUTE_NODE_ADDRESS {
+        return Ok(false);
+    }
+    if node::is_v4(&packet.src) == node::is_v4(&packet.outer) {
+        return Ok(same(&packet.src, &packet.outer));
+    }
+    let kind = route(packet.network, &packet.outer).map_or(0, |route| route.kind);
+    Ok(kind == ROUTE_NODE_ADDRESS && !same(&packet.src, &node_address(packet, config()?)))
 }
 
 /// A destination of this node that is no pod: the node's own address, or a pod that is gone.
