@@ -92,7 +92,7 @@ fn find_course<'a>(
 
 /// Who answered how often; what failed is counted under its error.
 fn connect(bench: &Bench, course: &Course<'_>) -> anyhow::Result<BTreeMap<String, usize>> {
-    let probe = Probe { from: course.from, to: course.to, speech: Speech::Tcp };
+    let probe = Probe { from: course.from, to: course.to, behind: Vec::new(), speech: Speech::Tcp };
     let probes = (0..CONNECTIONS).map(|place| (place, probe.clone())).collect();
     let job = Job { netns: Some(bench.netns(&course.source.netns)?), probes };
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use sheetbend_model::state::{ServiceType, Snapshot};
 use sheetbend_model::types::Family;
-use sheetbend_oracle::{Expected, L4, Probe as Question, expect};
+use sheetbend_oracle::{Expected, L4, Probe as Question, expect, service as service_of};
 
 use super::places::{Place, Places};
 use crate::lab::probe::{Probe, Speech};
@@ -22,6 +22,8 @@ pub(super) struct Planned {
     pub(super) destination: String,
     /// The Service, if its address is asked.
     pub(super) service: Option<String>,
+    /// The Service's endpoints.
+    pub(super) behind: Vec<SocketAddr>,
     /// The address asked.
     pub(super) address: IpAddr,
     /// With what.
@@ -48,6 +50,7 @@ impl Planned {
         self.skip.is_none().then(|| Probe {
             from: self.from,
             to: SocketAddr::new(self.address, self.port),
+            behind: self.behind.clone(),
             speech,
         })
     }
@@ -94,6 +97,9 @@ fn services(snapshot: &Snapshot, source: &Place, places: &Places, cells: &mut Ve
                 let asked = (L4::from(port.protocol), port.port.get());
                 let mut cell = Planned::new(source, from, (&name, "service"), address, asked);
                 cell.service = Some(name);
+                let (_, endpoints) = service_of(snapshot, address, port.protocol, port.port.get())
+                    .unwrap_or_else(|| (service.key.clone(), Vec::new()));
+                cell.behind = endpoints.iter().map(|end| SocketAddr::new(end.addr, end.port.get())).collect();
                 cell.decide(snapshot, source, places);
                 cells.push(cell);
             }
@@ -115,6 +121,7 @@ impl Planned {
             from,
             destination: to.0.to_owned(),
             service: None,
+            behind: Vec::new(),
             address,
             protocol: asked.0,
             port: asked.1,

@@ -21,7 +21,7 @@ struct FlowKey {
 
 #[derive(Debug)]
 struct Waiting {
-    to: SocketAddr,
+    to: Vec<SocketAddr>,
     tell: mpsc::UnboundedSender<PacketEvent>,
 }
 
@@ -40,8 +40,8 @@ pub(crate) struct Claim {
 }
 
 impl DropWatch {
-    /// Claims the events of the flow `from` → `to`.
-    pub(crate) fn claim(&self, speech: Speech, from: SocketAddr, to: SocketAddr) -> Claim {
+    /// Claims the events of the flow from `from` to one of `to`.
+    pub(crate) fn claim(&self, speech: Speech, from: SocketAddr, to: Vec<SocketAddr>) -> Claim {
         let (tell, events) = mpsc::unbounded_channel();
         let key = FlowKey { speech, source: from.ip().to_canonical(), port: from.port() };
         self.lock().insert(key, Waiting { to, tell });
@@ -61,7 +61,7 @@ impl DropWatch {
         };
         let key = FlowKey { speech, source: event.source.address.to_canonical(), port: event.source.port };
         if let Some(waiting) = self.lock().get(&key)
-            && is_about(&event, speech, waiting.to)
+            && waiting.to.iter().any(|to| is_about(&event, speech, *to))
         {
             // The probe may have ended between the two lines.
             let _ = waiting.tell.send(event);

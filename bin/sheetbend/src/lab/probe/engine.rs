@@ -109,7 +109,8 @@ async fn observe(probe: &Probe, ports: &Ports, watch: &DropWatch, limits: Limits
         Ok(prepared) => prepared,
         Err(error) => return Observation { seen: Seen::Failed(error.to_string()), event: None },
     };
-    let mut claim = watch.claim(probe.speech, prepared.local(), probe.to);
+    let ends = std::iter::once(probe.to).chain(probe.behind.iter().copied()).collect();
+    let mut claim = watch.claim(probe.speech, prepared.local(), ends);
     let mut event = None;
     let deadline = tokio::time::sleep(limits.patience);
     let asked = prepared.ask(probe.to);

@@ -39,20 +39,22 @@ pub(super) enum Prepared {
 impl Prepared {
     /// Binds a socket of the current namespace to `from` and a free port.
     pub(super) fn bind(speech: Speech, from: IpAddr, ports: &Ports) -> io::Result<Self> {
-        for _ in 0..64 {
+        for _ in 0..PORTS {
             let local = SocketAddr::new(from, ports.next());
             match Self::bind_to(speech, local) {
                 Err(error) if error.kind() == ErrorKind::AddrInUse => {}
                 done => return done,
             }
         }
-        Err(io::Error::new(ErrorKind::AddrInUse, "64 source ports in a row are in use"))
+        Err(io::Error::new(ErrorKind::AddrInUse, "every source port is in use"))
     }
 
     fn bind_to(speech: Speech, local: SocketAddr) -> io::Result<Self> {
         match speech {
             Speech::Tcp => {
                 let socket = if local.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+                // Ports of ended connections rest for a minute (TIME-WAIT); other destinations may use them.
+                socket.set_reuseaddr(true)?;
                 socket.bind(local)?;
                 Ok(Prepared::Tcp(socket, local))
             }

@@ -31,6 +31,8 @@ pub(crate) struct Probe {
     pub(crate) from: IpAddr,
     /// Where to. The port of an echo is 0.
     pub(crate) to: SocketAddr,
+    /// The endpoints behind `to`, where that is a Service: a node that drops the flow there knows only them.
+    pub(crate) behind: Vec<SocketAddr>,
     /// What it speaks.
     pub(crate) speech: Speech,
 }

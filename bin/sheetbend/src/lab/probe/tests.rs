@@ -29,7 +29,7 @@ fn drop_of(from: SocketAddr, to: SocketAddr) -> PacketEvent {
 }
 
 fn probe(to: SocketAddr, speech: Speech) -> Probe {
-    Probe { from: "127.0.0.1".parse().unwrap(), to, speech }
+    Probe { from: "127.0.0.1".parse().unwrap(), to, behind: Vec::new(), speech }
 }
 
 fn one(probe: Probe, watch: &DropWatch) -> Observation {

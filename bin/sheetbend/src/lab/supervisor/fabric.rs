@@ -7,12 +7,19 @@ use sheetbend_model::types::Family;
 use crate::lab::layout::{self, FABRIC_MTU, WORLD_GATEWAYS, WORLD_RANGES};
 use crate::lab::netns::Netns;
 
-/// Settings of every namespace made here: no waiting for duplicate address detection, and echo without a raw socket.
-pub(super) const NAMESPACE_SYSCTLS: [(&str, &str); 3] = [
+/// Settings of every namespace made here: no waiting for duplicate address detection, echo without a raw socket, and
+/// an ICMP error for each refused datagram (the matrix asks for hundreds within a second).
+pub(super) const NAMESPACE_SYSCTLS: [(&str, &str); 6] = [
     ("ipv6/conf/all/accept_dad", "0"),
     ("ipv6/conf/default/accept_dad", "0"),
     ("ipv4/ping_group_range", "0 2147483647"),
+    ("ipv4/icmp_ratelimit", "0"),
+    ("ipv4/icmp_msgs_per_sec", "1000000"),
+    ("ipv6/icmp/ratelimit", "0"),
 ];
+
+/// The world answers and sends from any address of its ranges, which no device has.
+const WORLD_SYSCTLS: [(&str, &str); 2] = [("ipv4/ip_nonlocal_bind", "1"), ("ipv6/ip_nonlocal_bind", "1")];
 
 /// The bridge and the world.
 #[derive(Debug)]
@@ -30,6 +37,7 @@ impl Fabric {
         let made = Self { bridge: Netns::name_own(&fabric)?, world: Netns::create(&world)? };
         made.bridge.sysctl(&NAMESPACE_SYSCTLS)?;
         made.world.sysctl(&NAMESPACE_SYSCTLS)?;
+        made.world.sysctl(&WORLD_SYSCTLS)?;
         made.bridge.batch(&format!(
             "link add br0 mtu {FABRIC_MTU} type bridge stp_state 0 mcast_snooping 0\nlink set br0 up\n\
              link add world type veth peer name eth0 netns {world}\nlink set world master br0 up"

@@ -280,5 +280,5 @@ fn readiness_probe(plan: &PodPlan, node: &LabNode, to: IpAddr) -> Probe {
         (None, None) => (Speech::Echo, 0),
     };
     let from = node.address_like(to);
-    Probe { from, to: SocketAddr::new(to, port), speech }
+    Probe { from, to: SocketAddr::new(to, port), behind: Vec::new(), speech }
 }
