@@ -11,6 +11,7 @@
 )]
 
 mod atomicity;
+mod counters;
 mod kernel;
 mod sequences;
 mod services;

@@ -110,7 +110,7 @@ fn pod_range(node: usize, family: Family) -> Option<IpNet> {
 pub fn pod(size: &Size, index: usize, generation: usize) -> Pod {
     let namespace = namespace_name(index % size.namespaces);
     let (node, slot) = (index / PODS_PER_NODE, index % PODS_PER_NODE + 2);
-    let app = (index / size.namespaces + generation) % 20;
+    let app = (index / size.namespaces + index + generation) % 20;
     Pod {
         key: ObjectKey::new(namespace, format!("pod-{index:05}")),
         uid: format!("00000000-0000-0000-0000-{index:012}").into(),
@@ -165,7 +165,7 @@ fn selector(pairs: &[(&str, String)]) -> LabelSelector {
 }
 
 /// Policy number `index` of a cluster of [`policies`]: of every ten in a namespace one selects all pods and denies, the
-/// others select an app and allow peers by labels, namespaces and blocks.
+/// others select a tier and allow peers by labels, namespaces and blocks.
 pub fn policy(size: &Size, index: usize) -> NetworkPolicy {
     let (namespace, number) = (index % size.namespaces, index / size.namespaces);
     let key = ObjectKey::new(namespace_name(namespace), format!("policy-{index:05}"));
@@ -199,7 +199,8 @@ pub fn policy(size: &Size, index: usize) -> NetworkPolicy {
         ports: vec![tcp(PortMatch::Named("http".into()))],
     };
     let egress = number.is_multiple_of(2).then(|| vec![to_apps]);
-    NetworkPolicy { key, pod_selector: app(0), ingress: Some(vec![from_apps, from_block]), egress }
+    let pod_selector = selector(&[("tier", format!("tier-{}", number % 3))]);
+    NetworkPolicy { key, pod_selector, ingress: Some(vec![from_apps, from_block]), egress }
 }
 
 fn block(index: usize) -> IpBlock {

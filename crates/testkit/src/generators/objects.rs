@@ -26,7 +26,7 @@ pub fn port_number() -> impl Strategy<Value = Port> {
 
 /// A protocol, TCP more often than the others.
 pub fn protocol() -> impl Strategy<Value = Protocol> {
-    prop_oneof![4 => Just(Protocol::Tcp), 2 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)]
+    prop_oneof![5 => Just(Protocol::Tcp), 2 => Just(Protocol::Udp), 2 => Just(Protocol::Sctp)]
 }
 
 /// Labels from the pools.
@@ -153,7 +153,7 @@ fn peer() -> impl Strategy<Value = Peer> {
 }
 
 fn block() -> impl Strategy<Value = IpBlock> {
-    let chosen = prop::collection::btree_set(prop::sample::select(excepts()), 0..=4);
+    let chosen = prop::collection::btree_set(prop::sample::select(excepts()), 0..=6);
     (prop::sample::select(blocks()), chosen).prop_map(|(cidr, chosen)| {
         let except = chosen.into_iter().filter(|except| cidr.contains(except)).collect();
         IpBlock { cidr, except }
@@ -169,13 +169,13 @@ fn policy_ports() -> impl Strategy<Value = Vec<PolicyPort>> {
     };
     prop_oneof![
         2 => several(Just(PortMatch::All).boxed()),
-        4 => several(port_number().prop_map(PortMatch::number).boxed()),
+        5 => several(port_number().prop_map(PortMatch::number).boxed()),
         4 => several(
             (number(), number())
                 .prop_map(|(first, last)| PortMatch::Range(range(first, last.max(first + 1))))
                 .boxed()
         ),
-        6 => several(one_of(&PORT_NAMES).prop_map(PortMatch::Named).boxed()),
+        7 => several(one_of(&PORT_NAMES).prop_map(PortMatch::Named).boxed()),
     ]
 }
 
@@ -200,8 +200,8 @@ fn rule() -> impl Strategy<Value = PolicyRule> {
 
 /// Policy number `index`.
 pub fn policy(index: u8) -> impl Strategy<Value = NetworkPolicy> {
-    let rules = || prop::option::weighted(0.6, prop::collection::vec(rule(), 0..=4));
-    let pod_selector = prop_oneof![2 => Just(LabelSelector::default()), 1 => selector()];
+    let rules = || prop::option::weighted(0.75, prop::collection::vec(rule(), 0..=5));
+    let pod_selector = prop_oneof![3 => Just(LabelSelector::default()), 1 => selector()];
     (pod_selector, rules(), rules()).prop_map(move |(pod_selector, ingress, egress)| NetworkPolicy {
         key: policy_key(index),
         pod_selector,

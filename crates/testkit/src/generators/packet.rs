@@ -55,7 +55,7 @@ pub fn packet() -> impl Strategy<Value = Packet> {
         1 => prop::sample::select(&PORTS[..]).prop_map(|port| port + 1),
         1 => prop::sample::select(&PORTS[..]).prop_map(|port| port - 1),
     ];
-    let protocol = prop::option::weighted(0.8, protocol());
+    let protocol = prop::option::weighted(0.65, protocol());
     let declared = prop::option::weighted(0.5, 0..8usize);
     (end(), end(), family(), protocol, port, declared).prop_map(
         |(source, destination, family, protocol, port, declared)| Packet {
