@@ -7,8 +7,7 @@ use serde_json::Value;
 use sheetbend_kernel_tests::netlink::Netns;
 use sheetbend_kernel_tests::netlink::agent::AgentNode;
 
-pub(crate) const TESTS: &[(&str, fn() -> Result<()>)] =
-    &[("speed::no_step_of_add_waits", no_step_of_add_waits)];
+pub(crate) const TESTS: &[crate::Test] = &[("speed::no_step_of_add_waits", no_step_of_add_waits)];
 
 /// Generous: a debug build beside other tests. A step that waits for a timer takes longer.
 const MEDIAN: Duration = Duration::from_millis(60);

@@ -1,0 +1,1 @@
+//! Strangers' programs against ours: `cargo xtask test interop`.
