@@ -2,3 +2,4 @@
 
 pub mod apply;
 pub mod netlink;
+pub mod program;

@@ -1,3 +1,7 @@
+#![allow(
+    unsafe_code,
+    reason = "ABI types become keys and values of maps, and records of the ring buffer events"
+)]
 //! One node's maps, loaded from the committed object and filled by hand with the types of the ABI.
 
 use std::{borrow::BorrowMut, path::Path};
@@ -9,8 +13,9 @@ use aya::{
     programs::SchedClassifier,
 };
 use sheetbend_ebpf_abi::{
-    Addr, BackendEntry, ClassKey, CounterKey, CounterValue, CtEntry, CtKey, Event, Hook, NodeConfig, PodEntry,
-    PrefixKey, Reason, RouteEntry, RuleKey, RuleValue, STAGE_PROGRAMS, ServiceEntry, ServiceKey, names,
+    Addr, BackendEntry, ClassKey, CounterKey, CounterValue, CtEntry, CtKey, Event, Hook, NodeConfig,
+    PodEntry, PrefixKey, Reason, RouteEntry, RuleKey, RuleValue, STAGE_PROGRAMS, ServiceEntry,
+    ServiceFlowKey, ServiceFlowValue, ServiceKey, names,
 };
 
 /// An ABI type as a map key or value.
@@ -20,6 +25,9 @@ pub struct Plain<T>(pub T);
 
 // SAFETY: every ABI type is `repr(C)`, `Copy`, and names all its bytes.
 unsafe impl<T: Copy + 'static> Pod for Plain<T> {}
+
+/// Entries of a table of flows.
+pub type Flows = Vec<(CtKey, CtEntry)>;
 
 /// Maps and programs of one node.
 pub struct Tables {
@@ -111,6 +119,43 @@ impl Tables {
     pub fn remove<K: Copy + 'static, V: Copy + 'static>(&mut self, name: &str, key: K) -> Result<()> {
         let mut map: HashMap<&mut MapData, Plain<K>, Plain<V>> = self.map(name)?;
         map.remove(&Plain(key)).with_context(|| format!("removing from {name}"))
+    }
+
+    /// Takes a pod's address away, as when the pod is removed.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn remove_local(&mut self, addr: Addr) -> Result<()> {
+        self.remove::<ClassKey, u32>(names::LOCAL, ClassKey { network: 0, addr })
+    }
+
+    /// Forgets all flows, Service flows too.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn clear_flows(&mut self) -> Result<()> {
+        for name in [names::CT, names::CT_NEW] {
+            for (key, _) in self.all::<CtKey, CtEntry>(name)? {
+                self.remove::<CtKey, CtEntry>(name, key)?;
+            }
+        }
+        for (key, _) in self.all::<ServiceFlowKey, ServiceFlowValue>(names::SERVICE_FLOWS)? {
+            self.remove::<ServiceFlowKey, ServiceFlowValue>(names::SERVICE_FLOWS, key)?;
+        }
+        Ok(())
+    }
+
+    /// Verified instructions of every program, by name.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn instructions(&mut self) -> Result<Vec<(String, u32)>> {
+        let mut found = Vec::new();
+        for name in self.programs() {
+            let info = self.program(&name)?.info()?;
+            found.push((name, info.verified_instruction_count().context("kernel 5.16 counts them")?));
+        }
+        Ok(found)
     }
 
     /// All entries of a hash.
@@ -233,7 +278,7 @@ impl Tables {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn flows(&mut self) -> Result<(Vec<(CtKey, CtEntry)>, Vec<(CtKey, CtEntry)>)> {
+    pub fn flows(&mut self) -> Result<(Flows, Flows)> {
         Ok((self.all(names::CT)?, self.all(names::CT_NEW)?))
     }
 }

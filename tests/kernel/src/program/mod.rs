@@ -1,0 +1,22 @@
+//! Packets through the committed object by BPF_PROG_TEST_RUN: verdict, bytes, counters, events and flows, each case
+//! once per family.
+
+pub mod frame;
+pub mod node;
+pub mod tables;
+
+mod flows;
+mod outside;
+mod services;
+
+use anyhow::Result;
+
+use self::node::Node;
+
+/// A case's body.
+pub type Case = fn(&mut Node) -> Result<()>;
+
+/// All cases by name.
+pub fn cases() -> Vec<(&'static str, Case)> {
+    [flows::CASES, services::CASES, outside::CASES].concat()
+}

@@ -1,0 +1,199 @@
+//! Services: choice of a backend, both directions of the translation, refusals, ICMP errors.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use sheetbend_ebpf_abi::{
+    ALGORITHM_RANDOM, ALGORITHM_ROUND_ROBIN, BackendEntry, DIRECTION_EGRESS, Hook, POD_ISOLATED_EGRESS,
+    POD_READY, Reason, RuleKey, names,
+};
+
+use super::Case;
+use super::frame::{ACK, Body, Frame, RST, SYN, read, read_packet, read_quoted};
+use super::node::{CLIENT, DROP, Family, Node, REDIRECT};
+
+pub(super) const CASES: &[(&str, Case)] = &[
+    ("a_service_translates_both_ways", both_ways),
+    ("egress_policy_judges_the_backend", egress_on_backend),
+    ("a_pod_reaches_itself_through_a_service", hairpin),
+    ("no_endpoints_is_refused", no_endpoints),
+    ("a_removed_backend_resets_tcp_and_moves_udp", backend_gone),
+    ("algorithms_spread_new_flows", spread),
+    ("affinity_keeps_the_backend", affinity),
+    ("an_icmp_error_names_the_service", icmp_error),
+];
+
+fn both_ways(node: &mut Node) -> Result<()> {
+    let (client, server, service) = (node.family.client()?, node.family.server()?, node.family.service()?);
+    node.service(6, 80, ALGORITHM_RANDOM, 0, &[(1, server, 8080)])?;
+    for flags in [SYN, ACK] {
+        let sent = node.client_sends(service, Body::Tcp(4000, 80, flags, vec![1, 2, 3]))?;
+        let seen = read(&sent.bytes)?;
+        ensure!(sent.verdict == REDIRECT && (seen.src, seen.dst) == (client, server), "{sent:?}");
+        ensure!((seen.src_port, seen.dst_port) == (4000, 8080), "{seen:?}");
+        let reply = node.server_sends(client, Body::Tcp(8080, 4000, flags | ACK, vec![4]))?;
+        let seen = read(&reply.bytes)?;
+        ensure!(reply.verdict == REDIRECT && (seen.src, seen.dst) == (service, client), "{reply:?}");
+        ensure!((seen.src_port, seen.dst_port) == (80, 4000), "{seen:?}");
+    }
+    let events = node.tables.events()?;
+    ensure!(events.len() == 1 && events[0].frontend_port == 80, "one flow, one event: {events:?}");
+    // A UDP checksum of 0 stays 0 over IPv4.
+    node.service(17, 53, ALGORITHM_RANDOM, 0, &[(2, server, 5353)])?;
+    let mut frame = Frame::new(
+        super::node::CLIENT_MAC,
+        sheetbend_ebpf_abi::HOST_MAC,
+        client,
+        service,
+        Body::Udp(9, 53, vec![1]),
+    )
+    .bytes();
+    if node.family == Family::V4 {
+        frame[40..42].copy_from_slice(&[0, 0]);
+        let sent = node.run(Hook::FromPod, CLIENT, &frame)?;
+        ensure!(sent.verdict == REDIRECT && sent.bytes[40..42] == [0, 0], "{sent:?}");
+    } else {
+        ensure!(read(&node.run(Hook::FromPod, CLIENT, &frame)?.bytes)?.dst_port == 5353);
+    }
+    Ok(())
+}
+
+fn egress_on_backend(node: &mut Node) -> Result<()> {
+    let (server, service) = (node.family.server()?, node.family.service()?);
+    node.service(6, 80, ALGORITHM_RANDOM, 0, &[(1, server, 8080)])?;
+    node.pod(CLIENT, POD_READY | POD_ISOLATED_EGRESS, 3)?;
+    let rule = |port: u16| RuleKey {
+        set: 3,
+        class: 0,
+        direction: DIRECTION_EGRESS,
+        protocol: 6,
+        port: port.to_be_bytes(),
+    };
+    node.tables.rule(RuleKey::FULL, rule(80), 1)?;
+    ensure!(node.client_sends(service, Body::Tcp(4000, 80, SYN, vec![]))?.verdict == DROP);
+    node.tables.rule(RuleKey::FULL, rule(8080), 2)?;
+    ensure!(node.client_sends(service, Body::Tcp(4000, 80, SYN, vec![]))?.verdict == REDIRECT);
+    Ok(())
+}
+
+fn hairpin(node: &mut Node) -> Result<()> {
+    let (client, service, hairpin) = (node.family.client()?, node.family.service()?, node.family.hairpin()?);
+    node.service(6, 80, ALGORITHM_RANDOM, 0, &[(1, client, 8080)])?;
+    node.pod(CLIENT, POD_READY | POD_ISOLATED_EGRESS | sheetbend_ebpf_abi::POD_ISOLATED_INGRESS, 3)?;
+    let sent = node.client_sends(service, Body::Tcp(4000, 80, SYN, vec![]))?;
+    let seen = read(&sent.bytes)?;
+    ensure!(
+        sent.verdict == REDIRECT && (seen.src, seen.dst, seen.dst_port) == (hairpin, client, 8080),
+        "{sent:?}"
+    );
+    let reply = node.client_sends(hairpin, Body::Tcp(8080, 4000, SYN | ACK, vec![]))?;
+    let seen = read(&reply.bytes)?;
+    ensure!(reply.verdict == REDIRECT && (seen.src, seen.dst) == (service, client), "{reply:?}");
+    ensure!((seen.src_port, seen.dst_port) == (80, 4000), "{seen:?}");
+    Ok(())
+}
+
+fn no_endpoints(node: &mut Node) -> Result<()> {
+    let (client, service) = (node.family.client()?, node.family.service()?);
+    node.service(6, 80, ALGORITHM_RANDOM, 0, &[])?;
+    node.service(17, 53, ALGORITHM_RANDOM, 0, &[])?;
+    let reset = node.client_sends(service, Body::Tcp(4000, 80, SYN, vec![]))?;
+    let seen = read(&reset.bytes)?;
+    ensure!(reset.verdict == REDIRECT && (seen.src, seen.dst) == (service, client), "{reset:?}");
+    ensure!((seen.src_port, seen.dst_port, seen.flags) == (80, 4000, RST | ACK), "{seen:?}");
+    ensure!(seen.transport[8..12] == [0, 0, 0, 8], "acknowledges the SYN: {seen:?}");
+    node.expect_once(CLIENT, Hook::FromPod, Reason::NoEndpoints)?;
+    let sent = Body::Udp(9, 53, vec![5; 100]);
+    let error = node.client_sends(service, sent)?;
+    let seen = read(&error.bytes)?;
+    ensure!(error.verdict == REDIRECT && (seen.src, seen.dst) == (service, client), "{error:?}");
+    let expected = if node.family == Family::V4 { [3, 3] } else { [1, 4] };
+    ensure!(seen.transport[..2] == expected, "{seen:?}");
+    let quoted = read_quoted(&seen.transport[8..])?;
+    ensure!((quoted.src, quoted.dst, quoted.src_port, quoted.dst_port) == (client, service, 9, 53));
+    Ok(())
+}
+
+fn backend_gone(node: &mut Node) -> Result<()> {
+    let (client, server, service) = (node.family.client()?, node.family.server()?, node.family.service()?);
+    node.service(6, 80, ALGORITHM_RANDOM, 0, &[(1, server, 8080)])?;
+    node.service(17, 53, ALGORITHM_RANDOM, 0, &[(2, server, 5353)])?;
+    ensure!(node.client_sends(service, Body::Tcp(4000, 80, SYN, vec![]))?.verdict == REDIRECT);
+    ensure!(node.server_sends(client, Body::Tcp(8080, 4000, SYN | ACK, vec![]))?.verdict == REDIRECT);
+    ensure!(node.client_sends(service, Body::Udp(9, 53, vec![1]))?.verdict == REDIRECT);
+    node.tables.remove::<u32, BackendEntry>(names::BACKENDS, 1)?;
+    node.tables.remove::<u32, BackendEntry>(names::BACKENDS, 2)?;
+    let reset = node.client_sends(service, Body::Tcp(4000, 80, ACK, vec![1]))?;
+    let seen = read(&reset.bytes)?;
+    ensure!(reset.verdict == REDIRECT && seen.flags == RST && seen.src == service, "{reset:?}");
+    ensure!(node.tables.counter(CLIENT, Hook::FromPod, Reason::BackendGone)?.packets == 1);
+    node.service(17, 53, ALGORITHM_RANDOM, 0, &[(3, server, 5454)])?;
+    let moved = node.client_sends(service, Body::Udp(9, 53, vec![1]))?;
+    ensure!(moved.verdict == REDIRECT && read(&moved.bytes)?.dst_port == 5454, "{moved:?}");
+    Ok(())
+}
+
+fn answers(node: &mut Node, flows: u16) -> Result<BTreeMap<u16, u32>> {
+    let service = node.family.service()?;
+    let mut answers = BTreeMap::new();
+    for port in 0..flows {
+        let sent = node.client_sends(service, Body::Tcp(2000 + port, 80, SYN, vec![]))?;
+        ensure!(sent.verdict == REDIRECT, "{sent:?}");
+        *answers.entry(read(&sent.bytes)?.dst_port).or_default() += 1;
+    }
+    Ok(answers)
+}
+
+fn spread(node: &mut Node) -> Result<()> {
+    let server = node.family.server()?;
+    let backends: Vec<_> = (0..4).map(|number| (number + 1, server, 8000 + number as u16)).collect();
+    node.service(6, 80, ALGORITHM_ROUND_ROBIN, 0, &backends)?;
+    let counts = answers(node, 400)?;
+    let cpus = std::thread::available_parallelism()?.get() as u32;
+    let (least, most) = (counts.values().min(), counts.values().max());
+    ensure!(
+        counts.len() == 4 && most.zip(least).is_some_and(|(most, least)| most - least <= cpus),
+        "{counts:?}"
+    );
+    node.service(6, 80, ALGORITHM_RANDOM, 0, &backends)?;
+    node.tables.clear_flows()?;
+    let counts = answers(node, 1600)?;
+    // 400 ± 5 standard deviations of 17.3.
+    ensure!(counts.len() == 4 && counts.values().all(|count| (313..=487).contains(count)), "{counts:?}");
+    Ok(())
+}
+
+fn affinity(node: &mut Node) -> Result<()> {
+    let server = node.family.server()?;
+    let backends: Vec<_> = (0..8).map(|number| (number + 1, server, 8000 + number as u16)).collect();
+    node.service(6, 80, ALGORITHM_RANDOM, 3600, &backends)?;
+    let counts = answers(node, 40)?;
+    ensure!(counts.len() == 1, "{counts:?}");
+    let number = u32::from(counts.keys().next().copied().unwrap_or(0)) - 8000 + 1;
+    node.tables.remove::<u32, BackendEntry>(names::BACKENDS, number)?;
+    node.tables.clear_flows()?;
+    let moved = answers(node, 40)?;
+    ensure!(moved.len() == 1 && moved.keys().next() != counts.keys().next(), "{counts:?} {moved:?}");
+    Ok(())
+}
+
+fn icmp_error(node: &mut Node) -> Result<()> {
+    let (client, server, service) = (node.family.client()?, node.family.server()?, node.family.service()?);
+    node.service(17, 53, ALGORITHM_RANDOM, 0, &[(2, server, 5353)])?;
+    let sent = node.client_sends(service, Body::Udp(9, 53, vec![1; 4]))?;
+    let arrived = sent.bytes[14..].to_vec();
+    read_packet(&arrived)?;
+    // Default deny on both ends: a related packet passes.
+    node.pod(CLIENT, POD_READY | POD_ISOLATED_EGRESS | sheetbend_ebpf_abi::POD_ISOLATED_INGRESS, 3)?;
+    node.tables.epoch(2)?;
+    let (kind, code) = if node.family == Family::V4 { (3, 3) } else { (1, 4) };
+    let error = node.server_sends(client, Body::Error(kind, code, arrived))?;
+    let seen = read(&error.bytes)?;
+    ensure!(error.verdict == REDIRECT && (seen.src, seen.dst) == (service, client), "{error:?}");
+    let quoted = read_quoted(&seen.transport[8..])?;
+    ensure!(
+        (quoted.src, quoted.dst, quoted.src_port, quoted.dst_port) == (client, service, 9, 53),
+        "{quoted:?}"
+    );
+    Ok(())
+}
