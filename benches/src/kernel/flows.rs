@@ -7,7 +7,7 @@ use sheetbend_ebpf_abi::Hook;
 
 use super::packet::{self, ACK, SYN, SYN_ACK};
 use super::program::Program;
-use super::world::{FROM_POD, Node, PEER_MAC, PORT, World, frontend, local_pod, remote_pod};
+use super::world::{FROM_POD, Node, PEER_MAC, PORT, UPLINK_MAC, World, frontend, local_pod, remote_pod};
 
 /// `TC_ACT_REDIRECT`: the fast path took it.
 const REDIRECT: u32 = 7;
@@ -95,7 +95,7 @@ impl Flows {
             let (code, sent) = self.from_pod.output(&first, self.pod)?;
             expect(code, "the first packet of a flow", source, destination)?;
             let backend = packet::tcp_destination(&sent).context("the program left no TCP packet")?;
-            let reply = packet::tcp([PEER_MAC, [0; 6]], backend, source, SYN_ACK);
+            let reply = packet::tcp([PEER_MAC, UPLINK_MAC], backend, source, SYN_ACK);
             let code = self.from_uplink.run(&reply, self.uplink)?.code;
             expect(code, "the reply", backend, source)?;
             self.established.push(packet::tcp(FROM_POD, source, destination, ACK));

@@ -34,6 +34,9 @@ pub(crate) const POD_MAC: [u8; 6] = [0x0a, 0, 0, 0, 0, 1];
 /// Ethernet address of the other node's uplink.
 pub(crate) const PEER_MAC: [u8; 6] = [0x0a, 0, 0, 0, 0, 2];
 
+/// Ethernet address of this node's uplink.
+pub(crate) const UPLINK_MAC: [u8; 6] = [0x0a, 0, 0, 0, 0, 3];
+
 /// Sizes of the tables.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Size {
@@ -59,10 +62,10 @@ impl Node {
     pub(crate) fn create(name: &str) -> anyhow::Result<Self> {
         let netns = Netns::create(name)?;
         netns.forward()?;
-        let peer = Mac(PEER_MAC);
+        let (own, peer) = (Mac(UPLINK_MAC), Mac(PEER_MAC));
         netns.ip(&format!(
             "link add pod0 type veth peer name pod0p\nlink add up0 type veth peer name up0p\n\
-             link set pod0 up\nlink set pod0p up\nlink set up0 up\nlink set up0p up\n\
+             link set pod0 up\nlink set pod0p up\nlink set up0 address {own} up\nlink set up0p up\n\
              addr add 192.168.9.1/24 dev up0\naddr add fd99::1/64 dev up0 nodad\n\
              neigh add 192.168.9.2 lladdr {peer} dev up0 nud permanent\n\
              neigh add fd99::2 lladdr {peer} dev up0 nud permanent\n\

@@ -15,7 +15,7 @@ use crate::topology::fabric::{Fabric, fabric};
 
 const SECTION: &str = "Agent memory";
 /// How long an agent may take to read and apply the largest directory.
-const PATIENCE: Duration = Duration::from_secs(150);
+const PATIENCE: Duration = Duration::from_secs(25);
 
 struct Case {
     name: &'static str,

@@ -40,12 +40,21 @@ impl Failure {
 
     /// Prints the error to stderr and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
+        if self.reader_left() {
+            return ExitCode::SUCCESS;
+        }
         let mut text = format!("{:#}", self.error);
         if self.code == OWN_FAULT {
             text.push_str("\nThis is a fault of Sheetbend or of this machine, not of your manifests.");
         }
         eprintln!("error: {text}");
         ExitCode::from(self.code)
+    }
+
+    /// Whether standard output is a pipe that nobody reads any more, as in `… | head`.
+    fn reader_left(&self) -> bool {
+        let kind = self.error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        kind == Some(std::io::ErrorKind::BrokenPipe)
     }
 }
 

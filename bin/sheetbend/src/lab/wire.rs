@@ -116,6 +116,9 @@ pub(crate) struct PodStatus {
     pub(crate) ready: bool,
     /// The ports that its server answers on, as `8080/TCP`; none for a pod with a command of its own.
     pub(crate) serves: Vec<String>,
+    /// Whether it runs a command of its own (`sheetbend.dev/lab-command`), of which the lab knows nothing.
+    #[serde(default)]
+    pub(crate) own_command: bool,
 }
 
 /// Seconds after the command that began the lab.

@@ -180,6 +180,8 @@ impl fmt::Display for Direction {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
     use super::*;
 
     #[test]

@@ -99,7 +99,9 @@ fn connect(bench: &Bench, course: &Course<'_>) -> anyhow::Result<BTreeMap<String
     for observation in bench.probe(vec![job], &|| ())?.into_iter().flatten() {
         let name = match observation.seen {
             Seen::Answer(Some(answer)) => answer.pod,
-            other => format!("{other:?}"),
+            other @ (Seen::Answer(None) | Seen::Refused(_) | Seen::Nothing | Seen::Failed(_)) => {
+                format!("{other:?}")
+            }
         };
         *counts.entry(name).or_default() += 1;
     }

@@ -4,12 +4,11 @@ use sheetbend_model::types::Family;
 use sheetbend_oracle::{End, Expected};
 
 use super::cell::{Cell, Decided, Verdict};
-use super::places::Places;
 use super::plan::Planned;
 use crate::lab::probe::{Observation, Seen};
 
 /// The cell of a plan and what was observed.
-pub(super) fn judge(plan: &Planned, observation: Option<Observation>, _places: &Places) -> Cell {
+pub(super) fn judge(plan: &Planned, observation: Option<Observation>) -> Cell {
     let mut cell = Cell {
         source: plan.source.clone(),
         destination: plan.destination.clone(),
@@ -52,9 +51,10 @@ pub(super) fn judge(plan: &Planned, observation: Option<Observation>, _places: &
             cell.reason = Some(text);
         }
     }
-    let outcomes = match &plan.expected {
-        Expected::OneOf(outcomes) => outcomes.as_slice(),
-        one => std::slice::from_ref(one),
+    let outcomes = if let Expected::OneOf(outcomes) = &plan.expected {
+        outcomes.as_slice()
+    } else {
+        std::slice::from_ref(&plan.expected)
     };
     let fitting = outcomes.iter().find(|expected| fits(expected, &cell));
     cell.matches = fitting.is_some();

@@ -128,11 +128,8 @@ impl Bench {
         let tick = || progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, count);
         let mut observed = self.probe(jobs.into_values().collect(), &tick)?;
         observed.resize(count, None);
-        let cells = plan
-            .iter()
-            .zip(observed)
-            .map(|(plan, observation)| judge::judge(plan, observation, &places))
-            .collect();
+        let cells =
+            plan.iter().zip(observed).map(|(plan, observation)| judge::judge(plan, observation)).collect();
         Ok(Matrix::new(&self.status, cells, (all != count).then_some(all)))
     }
 }

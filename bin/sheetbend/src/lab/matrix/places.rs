@@ -51,7 +51,7 @@ impl Places {
         for pod in &status.pods {
             let key = ObjectKey::parse(&pod.pod).context("a pod without namespace")?;
             let Some(object) = snapshot.pods.get(&key).filter(|object| !object.terminating) else { continue };
-            if !pod.serves.is_empty() || object.ports.is_empty() {
+            if !pod.own_command {
                 serves.insert(key.clone(), pod.serves.iter().filter_map(|text| parse_port(text)).collect());
             }
             pods.push(Place {

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use sheetbend_model::state::{ServiceType, Snapshot};
-use sheetbend_model::types::Family;
-use sheetbend_oracle::{Expected, L4, Probe as Question, expect, service as service_of};
+use sheetbend_model::types::{Family, ObjectKey};
+use sheetbend_oracle::{End, Expected, L4, Probe as Question, expect, service as service_of};
 
 use super::places::{Place, Places};
 use crate::lab::probe::{Probe, Speech};
@@ -99,6 +99,10 @@ fn services(snapshot: &Snapshot, source: &Place, places: &Places, cells: &mut Ve
                 cell.service = Some(name);
                 let (_, endpoints) = service_of(snapshot, address, port.protocol, port.port.get())
                     .unwrap_or_else(|| (service.key.clone(), Vec::new()));
+                let foreign = |pod: &ObjectKey| places.is_foreign(&End::Pod(pod.clone()));
+                if endpoints.iter().filter_map(|end| end.pod.as_ref()).any(foreign) {
+                    cell.skip = Some("an endpoint runs a command of its own");
+                }
                 cell.behind = endpoints.iter().map(|end| SocketAddr::new(end.addr, end.port.get())).collect();
                 cell.decide(snapshot, source, places);
                 cells.push(cell);

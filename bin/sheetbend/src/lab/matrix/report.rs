@@ -12,8 +12,7 @@ pub(super) fn print(out: &mut impl Write, matrix: &Matrix, output: Output) -> st
     match output {
         // JSON is YAML too (YAML 1.2 §1.2).
         Output::Json | Output::Yaml => {
-            serde_json::to_writer_pretty(&mut *out, matrix)?;
-            return writeln!(out);
+            return writeln!(out, "{}", serde_json::to_string_pretty(matrix)?);
         }
         Output::Wide => writeln!(out, "{}\n", rows(matrix.cells.iter()))?,
         Output::Table => {}

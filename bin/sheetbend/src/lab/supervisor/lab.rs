@@ -378,6 +378,7 @@ fn pod_status(pod: &RunningPod, api: &Api) -> PodStatus {
         addresses: pod.addresses.clone(),
         phase: if leaving { "Terminating" } else { "Running" }.to_owned(),
         ready: api.is_ready(key),
+        own_command: pod.plan.command.is_some(),
         serves: serves.map(|(protocol, port)| format!("{port}/{protocol}")).collect(),
     }
 }
