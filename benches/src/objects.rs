@@ -12,6 +12,8 @@ const PER_FILE: u32 = 200;
 /// How many objects of each kind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Amount {
+    /// Nodes' addresses are 192.168.<net>.<number>, one link as host-gw needs it.
+    pub(crate) net: u8,
     /// Nodes, the first included, whose object somebody else writes.
     pub(crate) nodes: u32,
     /// Pods, dealt to the nodes in turn.
@@ -33,7 +35,7 @@ impl Amount {
 
 /// Writes them all.
 pub(crate) fn write(directory: &Path, amount: Amount) -> anyhow::Result<()> {
-    many(directory, "nodes", 1..amount.nodes, node)?;
+    many(directory, "nodes", 1..amount.nodes, |index| node(index, amount))?;
     many(directory, "pods", 0..amount.pods, |index| pod(index, amount))?;
     many(directory, "services", 0..amount.services, service)?;
     many(directory, "slices", 0..amount.services, |index| slice(index, amount))?;
@@ -65,16 +67,16 @@ fn many(
     Ok(())
 }
 
-fn node(index: u32) -> Value {
+fn node(index: u32, amount: Amount) -> Value {
     let cidrs = pod_cidrs(index);
-    let [a, b, c, d] = (0xac10_0000 + index).to_be_bytes(); // 172.16.0.0/12
+    let (net, last) = (amount.net, index + 1);
     json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {"name": format!("n{}", index + 1), "labels": {"kubernetes.io/os": "linux"}},
         "spec": {"podCIDR": cidrs[0], "podCIDRs": cidrs},
         "status": {"addresses": [
-            {"type": "InternalIP", "address": format!("{a}.{b}.{c}.{d}")},
-            {"type": "InternalIP", "address": format!("fd17::{:x}", index + 1)},
+            {"type": "InternalIP", "address": format!("192.168.{net}.{last}")},
+            {"type": "InternalIP", "address": format!("fd77:{net}::{last:x}")},
         ]},
     })
 }

@@ -15,7 +15,7 @@ use crate::topology::fabric::{Fabric, fabric};
 
 const SECTION: &str = "Agent memory";
 /// How long an agent may take to read and apply the largest directory.
-const PATIENCE: Duration = Duration::from_secs(25);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Case {
     name: &'static str,
@@ -56,8 +56,9 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
 }
 
 fn cases(bench: &Bench) -> Vec<Case> {
-    let pods = |pods| Amount { nodes: 100, pods, services: pods / 10, endpoints: pods, policies: 100 };
-    let services = Amount { nodes: 100, pods: 0, services: 44_000, endpoints: 250_000, policies: 0 };
+    let pods =
+        |pods| Amount { net: 0, nodes: 100, pods, services: pods / 10, endpoints: pods, policies: 100 };
+    let services = Amount { net: 0, nodes: 100, pods: 0, services: 44_000, endpoints: 250_000, policies: 0 };
     let mut cases =
         vec![Case { name: "10,000 pods", amount: pods(10_000), resident: Some(40.0), peak: None }];
     if !bench.quick {
@@ -77,7 +78,7 @@ fn start(bench: &Bench, index: u8, case: Case) -> anyhow::Result<Running> {
     let Fabric { nodes: [node, _other], addresses: [addresses, _] } =
         fabric(&format!("mem{index}"), 90 + index)?;
     let spec = NodeSpec { netns: node, addresses, pod_cidrs: objects::pod_cidrs(0) };
-    let amount = case.amount;
+    let amount = Amount { net: 90 + index, ..case.amount };
     let begin = Instant::now();
     let mut ours = Ours::start(&bench.binaries, &format!("mem{index}"), "host-gw", &[spec], &|directory| {
         objects::write(directory, amount)
