@@ -35,8 +35,9 @@ fn kill_at(command: &mut Command, marker: &str) -> Result<bool> {
     process::capture_within(&mut shell, Some(LIMIT), &mut |line| match &pid {
         None => pid = Some(line.trim().to_owned()),
         Some(pid) if !hit && line.trim_start().starts_with(marker) => {
-            // Into the phase, not at its very edge.
-            std::thread::sleep(Duration::from_millis(300));
+            // Into the phase, not at its very edge. Tear-down is over sooner than that.
+            let into = if marker.starts_with("[5") { 2 } else { 300 };
+            std::thread::sleep(Duration::from_millis(into));
             hit = Command::new("kill").args(["-KILL", pid]).status().is_ok_and(|status| status.success());
         }
         Some(_) => {}

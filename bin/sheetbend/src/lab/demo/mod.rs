@@ -15,6 +15,13 @@ use super::state::LabDir;
 use super::up::{Plan, say};
 use super::wire::LabStatus;
 
+/// The lines that announce a phase; the kill tests wait for them.
+const SET_UP: &str = "[1/5] set-up";
+const PODS: &str = "[2/5] pods";
+const MATRIX: &str = "[3/5] matrix: every source against every destination";
+const SPREAD: &str = "[4/5] spread of requests";
+const TEAR_DOWN: &str = "[5/5] tear-down";
+
 /// Most mismatches shown in full.
 const SHOWN: usize = 40;
 
@@ -23,11 +30,17 @@ pub(crate) fn run(args: Demo) -> Outcome<ExitCode> {
     let start = Instant::now();
     let name = args.name.unwrap_or_else(|| format!("demo-{}", std::process::id()));
     let plan = Plan::new(&args.shape, name)?;
+    say(SET_UP);
     let interrupts = Interrupts::listen()?;
-    let (owner, status) = plan.bring_up(&interrupts, move |text| say(&stamp(start, text)))?;
+    let (owner, status) = plan.bring_up(&interrupts, move |text| {
+        if text.starts_with("setting ") {
+            say(PODS);
+        }
+        say(&stamp(start, text));
+    })?;
     let (dir, shown) = (owner.dir.clone(), status.clone());
     let proved = interrupts.guard(move || prove(&dir, &shown, start));
-    say(&stamp(start, "tear-down"));
+    say(TEAR_DOWN);
     let (dir, supervisor) = (owner.dir.clone(), owner.supervisor.clone());
     drop(owner);
     finish(&dir, &supervisor)?;
@@ -54,12 +67,12 @@ pub(crate) fn run(args: Demo) -> Outcome<ExitCode> {
 fn prove(dir: &LabDir, status: &LabStatus, start: Instant) -> Outcome<Vec<String>> {
     let mut faults = Vec::new();
     let bench = Bench::new(dir, &dir.read()?)?;
-    say(&stamp(start, "matrix: every source against every destination"));
+    say(MATRIX);
     let tenths = AtomicUsize::new(0);
     let table = bench.matrix(None, &|done, all| {
         let tenth = done * 10 / all.max(1);
         if tenths.fetch_max(tenth, Ordering::Relaxed) < tenth {
-            say(&stamp(start, &format!("matrix {done}/{all}")));
+            say(&stamp(start, &format!("{done} of {all} cells")));
         }
     })?;
     let drops = bench.drops();
@@ -70,7 +83,7 @@ fn prove(dir: &LabDir, status: &LabStatus, start: Instant) -> Outcome<Vec<String
     if table.summary.mismatches > 0 {
         faults.push(format!("{} of {} cells differ", table.summary.mismatches, table.summary.cells));
     }
-    say(&stamp(start, "spread of requests"));
+    say(SPREAD);
     faults.extend(spread::measure(&bench, status)?);
     say(&stamp(start, "latest drops, and what decided them"));
     drops::show(&drops)?;

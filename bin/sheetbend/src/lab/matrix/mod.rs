@@ -133,3 +133,6 @@ impl Bench {
         Ok(Matrix::new(&self.status, cells, (all != count).then_some(all)))
     }
 }
+
+#[cfg(test)]
+mod tests;

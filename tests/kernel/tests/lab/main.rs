@@ -1,0 +1,119 @@
+//! `sheetbend lab` with manifests nobody tuned for: `cargo xtask test kernel`.
+#![allow(clippy::print_stdout, reason = "says which right is missing")]
+
+use anyhow::{Context, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use sheetbend_kernel_tests::lab::Lab;
+
+type Case = fn() -> anyhow::Result<()>;
+
+const CASES: &[(&str, Case)] = &[
+    ("up_matrix_exec_down_vxlan", || everything("vxlan")),
+    ("up_matrix_exec_down_host_gw", || everything("host-gw")),
+    ("apply_and_delete_are_all_or_nothing", all_or_nothing),
+    ("a_dead_agent_does_not_change_the_matrix", dead_agent),
+    ("a_killed_supervisor_leaves_nothing", killed_supervisor),
+    ("bad_manifests_start_nothing", bad_manifests),
+];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let wanted = std::env::var_os("SHEETBEND_KERNEL_TESTS").is_some_and(|value| value == "1");
+    if !(geteuid().is_root() && wanted) && !arguments.list {
+        println!("{} tests need root: cargo xtask test kernel", CASES.len());
+        return;
+    }
+    let trial = |(name, case): &(&'static str, Case)| {
+        let case = *case;
+        Trial::test(*name, move || case().map_err(|error| Failed::from(format!("{error:?}"))))
+    };
+    libtest_mimic::run(&arguments, CASES.iter().map(trial).collect()).exit();
+}
+
+fn data(file: &str) -> String {
+    format!("{}/tests/lab/{file}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn everything(mode: &str) -> anyhow::Result<()> {
+    let lab = Lab::new(if mode == "vxlan" { "kx" } else { "kh" })?;
+    lab.expect(0, "up", &["-f", &data("cluster.yaml"), "--mode", mode])?;
+    let matrix = lab.json("matrix", &["-o", "json"])?;
+    ensure!(matrix["summary"]["mismatches"] == 0 && matrix["mode"] == mode, "{}", matrix["summary"]);
+    let cells = matrix["cells"].as_array().context("no cells")?;
+    for family in ["IPv4", "IPv6"] {
+        for verdict in ["allow", "deny", "refuse"] {
+            let of = |cell: &&serde_json::Value| cell["family"] == family && cell["observed"] == verdict;
+            ensure!(cells.iter().any(|cell| of(&cell)), "no cell of {family} is {verdict}");
+        }
+    }
+    let named = cells
+        .iter()
+        .filter(|cell| cell["observed"] == "deny")
+        .all(|cell| !cell["decidedBy"]["policy"].is_null());
+    ensure!(named, "a denied cell names no policy");
+    let (out, _) = lab.expect(0, "exec", &["shop/client", "--", "ip", "-o", "addr", "show", "eth0"])?;
+    ensure!(out.contains("10.244."), "{out}");
+    lab.expect(7, "exec", &["shop/client", "--", "sh", "-c", "exit 7"])?;
+    lab.expect(4, "exec", &["shop/nobody", "--", "true"])?;
+    lab.expect(0, "down", &[])?;
+    lab.expect(5, "status", &[])?;
+    ensure!(!lab.dir().exists(), "{} is left", lab.dir().display());
+    Ok(())
+}
+
+fn all_or_nothing() -> anyhow::Result<()> {
+    let lab = Lab::new("ka")?;
+    lab.expect(0, "up", &["-f", &data("cluster.yaml")])?;
+    let before = lab.json("status", &["-o", "json"])?;
+    let (_, error) = lab.expect(64, "apply", &["-f", &data("half-bad.yaml")])?;
+    ensure!(error.contains("half-bad.yaml:") && error.contains("containerz"), "{error}");
+    let pods = |status: &serde_json::Value| status["pods"].as_array().map(Vec::len);
+    ensure!(pods(&lab.json("status", &["-o", "json"])?) == pods(&before), "half of it was applied");
+    lab.expect(0, "apply", &["-f", &data("late.yaml")])?;
+    ensure!(
+        pods(&lab.json("status", &["-o", "json"])?) == pods(&before).map(|count| count + 1),
+        "no late pod"
+    );
+    lab.expect(0, "matrix", &[])?;
+    lab.expect(0, "delete", &["-f", &data("late.yaml"), "--grace-period", "1"])?;
+    lab.expect(4, "delete", &["-f", &data("late.yaml")])?;
+    lab.expect(0, "matrix", &[]).map(drop)
+}
+
+fn dead_agent() -> anyhow::Result<()> {
+    let lab = Lab::new("kd")?;
+    lab.expect(0, "up", &["-f", &data("cluster.yaml")])?;
+    lab.expect(0, "node", &["node-2", "kill"])?;
+    let status = lab.json("status", &["-o", "json"])?;
+    ensure!(status["nodes"][1]["agent"] == "stopped", "{}", status["nodes"]);
+    lab.expect(0, "node", &["node-2", "start"])?;
+    lab.expect(0, "matrix", &[]).map(drop)
+}
+
+fn killed_supervisor() -> anyhow::Result<()> {
+    let lab = Lab::new("kk")?;
+    lab.expect(0, "up", &["-f", &data("cluster.yaml")])?;
+    let pid = lab.supervisor()?;
+    kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+    let (out, _) = lab.expect(0, "down", &[])?;
+    ensure!(out.contains("removed what was left"), "{out}");
+    ensure!(!lab.dir().exists(), "{} is left", lab.dir().display());
+    let processes = std::fs::read_dir("/proc")?.flatten().filter_map(|entry| {
+        std::fs::read_to_string(entry.path().join("cmdline"))
+            .ok()
+            .filter(|line| line.contains("/run/sheetbend/lab/kk-"))
+    });
+    let left: Vec<String> = processes.collect();
+    ensure!(left.is_empty(), "processes are left: {left:?}");
+    Ok(())
+}
+
+fn bad_manifests() -> anyhow::Result<()> {
+    let lab = Lab::new("kb")?;
+    lab.expect(64, "up", &["-f", &data("half-bad.yaml")])?;
+    lab.expect(2, "up", &["-f", &data("cluster.yaml"), "--mode", "wireguard"])?;
+    ensure!(!lab.dir().exists(), "{} was made", lab.dir().display());
+    Ok(())
+}
