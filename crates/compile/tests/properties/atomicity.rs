@@ -1,13 +1,17 @@
 //! While a Plan runs, every pod judges every packet as before or as after, at each single step.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use sheetbend_compile::Compiler;
 use sheetbend_model::plan::{Dataplane, Entry, EntryKey, Plan, Posture, Step};
-use sheetbend_model::state::{AttachmentId, NetworkConfig, Snapshot};
-use sheetbend_model::types::{Direction, Family, Protocol};
-use sheetbend_testkit::generators::cluster::sequence;
+use sheetbend_model::state::{
+    AttachmentId, LabelSelector, NetworkConfig, NetworkPolicy, Peer, Pod, PodPhase, PolicyRule, Snapshot,
+};
+use sheetbend_model::types::{Direction, Family, NetworkId, ObjectKey, Protocol};
+use sheetbend_testkit::generators::cluster::{Event, sequence};
+use sheetbend_testkit::generators::objects::RandomPod;
 use sheetbend_testkit::generators::pools;
 
 use crate::kernel::{Question, verdict};
@@ -127,4 +131,66 @@ fn questions(state: &Snapshot) -> Vec<Question> {
         }
     }
     questions
+}
+
+/// Pod number `index` of the first node, with these labels.
+fn pod(index: u8, labels: &[(&str, &str)]) -> Event {
+    let addresses: Vec<IpAddr> =
+        Family::ALL.iter().map(|family| pools::pod_address(0, index, *family)).collect();
+    let pod = Pod {
+        key: ObjectKey::new(pools::NAMESPACES[0], format!("pod-{index}")),
+        uid: format!("uid-{index}").into(),
+        labels: Arc::new(labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()),
+        node: Some(pools::node()),
+        network: NetworkId::default(),
+        addresses: addresses.clone(),
+        host_network: false,
+        phase: PodPhase::Running,
+        ready: true,
+        terminating: false,
+        ports: Arc::from([]),
+    };
+    Event::Pod(Box::new(RandomPod { index, pod, attached: Some(addresses) }))
+}
+
+/// Pods of `app` are reached from pods of `tier` only.
+fn policy(app: &str, tier: &str) -> Event {
+    let selector = |key: &str, value: &str| LabelSelector {
+        match_labels: [(key.into(), value.into())].into(),
+        match_expressions: Vec::new(),
+    };
+    let peers = vec![Peer::Pods { namespaces: None, pods: Some(selector("tier", tier)) }];
+    Event::Policy(NetworkPolicy {
+        key: ObjectKey::new(pools::NAMESPACES[0], format!("policy-{app}")),
+        pod_selector: selector("app", app),
+        ingress: Some(vec![PolicyRule { peers, ports: Vec::new() }]),
+        egress: None,
+    })
+}
+
+#[test]
+fn pods_that_trade_their_policies_while_a_peer_is_relabelled() {
+    let mut before = Snapshot::default();
+    // Pod 0 and pod 1 trade places, pod 2 stays, pod 3 is the peer.
+    let first = [
+        policy("web", "one"),
+        policy("db", "two"),
+        pod(0, &[("app", "web")]),
+        pod(1, &[("app", "db")]),
+        pod(2, &[("app", "web")]),
+        pod(3, &[("tier", "one")]),
+    ];
+    let second = [pod(0, &[("app", "db")]), pod(1, &[("app", "web")]), pod(3, &[("tier", "two")])];
+    first.iter().for_each(|event| event.apply(&mut before));
+    let mut after = before.clone();
+    second.iter().for_each(|event| event.apply(&mut after));
+
+    let mut compiler = Compiler::new(pools::node(), NetworkConfig::default());
+    let mut tables = Dataplane::default();
+    for state in [&before, &after, &before] {
+        let plan = compiler.update(state);
+        let old = tables.clone();
+        tables.apply(&plan);
+        check(&old, &tables, &plan, state).unwrap();
+    }
 }

@@ -226,3 +226,83 @@ impl fmt::Display for Plan {
         if self.raise_epoch { writeln!(f, "retire: raise policy_epoch") } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::plan::{PolicyRef, PolicySet, Term};
+    use crate::types::{Direction, ObjectKey, PortPrefix};
+
+    fn set(digest: u64) -> PolicySet {
+        let policy = ObjectKey::new("shop", "deny");
+        PolicySet {
+            policies: Arc::from([PolicyRef { policy, digest, ingress: true, egress: false }]),
+            ..Default::default()
+        }
+    }
+
+    fn web() -> Class {
+        Class::new(vec![Term::Selector("ns=shop pod=app=web".into())])
+    }
+
+    /// One pod under one policy in version `digest`, which allows one class.
+    fn tables(digest: u64) -> Dataplane {
+        let mut tables = Dataplane::default();
+        let id = AttachmentId { container_id: "c1".into(), ifname: "eth0".into() };
+        let addresses = vec![AddrKey::new([10, 244, 0, 2].into())];
+        let pod = Some(ObjectKey::new("shop", "cart"));
+        let posture = Posture::Judged(set(digest));
+        tables.pods.insert(id, LocalPod { pod, addresses, host_ifindex: 7, posture });
+        let rule = RuleKey {
+            set: set(digest),
+            direction: Direction::Ingress,
+            class: Some(web()),
+            protocol: None,
+            ports: PortPrefix::ALL,
+        };
+        let policy = ObjectKey::new("shop", "deny");
+        tables.rules.insert(rule, Origin { policy, direction: Direction::Ingress, rule: 0 });
+        tables.classes.insert(AddrKey::new([10, 244, 0, 3].into()), web());
+        tables
+    }
+
+    #[test]
+    fn a_plan_reads_as_what_it_does() {
+        let plan = diff(&Dataplane::default(), &tables(1));
+        let text = "refine: + rule (shop/deny#00000001) ingress [{ns=shop pod=app=web}] all → allow by shop/deny ingress[0]\n\
+                    refine: + class 10.244.0.3 → [{ns=shop pod=app=web}]\n\
+                    swap: + pod shop/cart (shop/deny#00000001)\n\
+                    retire: raise policy_epoch\n";
+        assert_eq!(plan.to_string(), text);
+    }
+
+    #[test]
+    fn a_changed_policy_is_built_beside_the_old_one() {
+        let (old, new) = (tables(1), tables(2));
+        let plan = diff(&old, &new);
+        assert!(matches!(plan.refine.as_slice(), [Step::Put(Entry::Rule(..))]), "{plan}");
+        assert!(matches!(plan.swap.as_slice(), [Step::Put(Entry::Pod(..))]), "{plan}");
+        assert!(matches!(plan.retire.as_slice(), [Step::Delete(EntryKey::Rule(_))]), "{plan}");
+        assert!(plan.raise_epoch);
+        let mut reached = old;
+        reached.apply(&plan);
+        assert_eq!(reached, new);
+    }
+
+    #[test]
+    fn equal_tables_need_no_plan() {
+        let plan = diff(&tables(1), &tables(1));
+        assert!(plan.is_empty() && !plan.raise_epoch, "{plan}");
+    }
+
+    #[test]
+    fn down_to_nothing_pods_go_first() {
+        let plan = diff(&tables(1), &Dataplane::default());
+        assert!(matches!(plan.steps().next(), Some(Step::Delete(EntryKey::Pod(_)))), "{plan}");
+        let mut reached = tables(1);
+        reached.apply(&plan);
+        assert_eq!(reached, Dataplane::default());
+    }
+}
