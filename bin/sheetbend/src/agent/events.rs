@@ -17,6 +17,9 @@ use tracing::{error, warn};
 
 use super::view::View;
 
+/// New flows do not wake the reader (that would cost each of them microseconds): it looks by itself this often, ms.
+const LOOK: u8 = 50;
+
 /// Reads the ring buffer for as long as the agent runs, and serves its events at `path`.
 pub(crate) fn spawn(
     path: &Path,
@@ -39,7 +42,7 @@ pub(crate) fn spawn(
 fn pump(mut ring: RingBuf<MapData>, hub: &Hub, node: &NodeName, views: &watch::Receiver<Arc<View>>) {
     loop {
         let mut waiting = [PollFd::new(ring.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut waiting, PollTimeout::NONE) {
+        match poll(&mut waiting, PollTimeout::from(LOOK)) {
             Ok(_) | Err(Errno::EINTR) => (),
             Err(error) => return error!("no more events: {error}"),
         }

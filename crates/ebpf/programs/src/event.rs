@@ -3,7 +3,10 @@
 //! Dropped and refused packets are counted one by one. Forwarded packets are counted when they begin a flow or have it
 //! judged anew: an established packet costs no counter.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, programs::TcContext};
+use aya_ebpf::{
+    bindings::{BPF_NOEXIST, BPF_RB_NO_WAKEUP},
+    programs::TcContext,
+};
 use sheetbend_ebpf_abi::{CounterKey, CounterValue, Event, EventKind, MARK_FORWARDED, Reason, Verdict};
 
 use crate::{
@@ -125,7 +128,9 @@ pub fn report(packet: &Packet, kind: EventKind, reason: Reason, judgement: &Judg
         (*event).protocol = packet.protocol;
         (*event).pad = [0; 4];
     }
-    entry.submit(0);
+    // Waking the reader for each new flow would cost the flow more than its policy: it looks by itself every few ms.
+    let flags = if matches!(kind, EventKind::Flow) { BPF_RB_NO_WAKEUP as u64 } else { 0 };
+    entry.submit(flags);
 }
 
 #[inline(always)]

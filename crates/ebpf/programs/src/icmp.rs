@@ -216,6 +216,15 @@ fn quoted(ctx: &TcContext, packet: &mut Packet) -> Option<Quoted> {
             transport: header + 40,
             protocol: (ip[1] >> 16) as u8,
         };
+        if found.protocol == 44 {
+            let mut fragment = [0_u32; 2];
+            load(skb, found.transport, &mut fragment).ok()?;
+            if u16::from_be((fragment[0] >> 16) as u16) & 0xfff8 != 0 {
+                return None;
+            }
+            found.protocol = fragment[0] as u8;
+            found.transport += 8;
+        }
     } else {
         if u16::from_be((ip[1] >> 16) as u16) & 0x1fff != 0 {
             return None;
