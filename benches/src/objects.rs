@@ -12,7 +12,7 @@ const PER_FILE: u32 = 200;
 /// How many objects of each kind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Amount {
-    /// Nodes' addresses are 192.168.<net>.<number>, one link as host-gw needs it.
+    /// Nodes' addresses are `192.168.<net>.<number>`, one link as host-gw needs it.
     pub(crate) net: u8,
     /// Nodes, the first included, whose object somebody else writes.
     pub(crate) nodes: u32,

@@ -25,10 +25,10 @@ pub fn config() -> Result<&'static NodeConfig, Reason> {
     CONFIG.get(0).ok_or(Reason::NotReady)
 }
 
-/// Longest route of an address; none = the world.
+/// Longest route of an address; none = the world. (A row of kind 0 keeps a short IPv6 range off mapped IPv4 addresses.)
 #[inline(always)]
 pub fn route(network: u32, ip: &Ip) -> Option<&'static RouteEntry> {
-    ROUTES.get(PrefixWords::whole(network, ip).key())
+    ROUTES.get(PrefixWords::whole(network, ip).key()).filter(|route| route.kind != 0)
 }
 
 /// Interface index of the pod on this node that the packet is for: the sender itself for hairpin replies.
