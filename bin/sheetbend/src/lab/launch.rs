@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{ChildStdin, Command, ExitCode, Stdio};
 
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
@@ -30,8 +31,17 @@ pub(crate) struct LabRequest {
     pub(crate) mode: String,
     /// Give pods the addresses that their status names.
     pub(crate) keep_addresses: bool,
+    /// Ranges of each node's pods, the first node's first.
+    pub(crate) pod_cidrs: Vec<Vec<IpNet>>,
     /// When the user's command began, seconds since 1970.
     pub(crate) began: f64,
+}
+
+impl LabRequest {
+    /// Ranges of the pods of node `index` (from 1).
+    pub(crate) fn cidrs_of(&self, index: u8) -> &[IpNet] {
+        self.pod_cidrs.get(usize::from(index).saturating_sub(1)).map_or(&[], Vec::as_slice)
+    }
 }
 
 /// The owner's hold on a supervisor: the lab ends when this is dropped without [`Owner::detach`].

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, NodeAddress, Pod};
 pub(crate) use sheetbend_intake::file::Manifests;
 use sheetbend_intake::file::{
@@ -12,7 +13,7 @@ use sheetbend_intake::file::{
 };
 use sheetbend_model::types::{NodeName, ObjectKey, Protocol};
 
-use super::failure::{Failure, MANIFEST, Outcome};
+use super::failure::{Failure, MANIFEST, Outcome, USAGE};
 use super::launch::LabRequest;
 use super::layout;
 use super::state::LabDir;
@@ -65,12 +66,13 @@ pub(crate) fn build(manifests: &Manifests, dir: &LabDir, request: &LabRequest) -
         keep_addresses: request.keep_addresses,
     };
     let expanded = expand(manifests, &cluster, &assigned).map_err(|errors| refuse(&errors))?;
-    Ok(split(expanded, request.nodes))
+    Ok(split(expanded, request))
 }
 
-fn split(expanded: Expanded, nodes: u8) -> Cluster {
+fn split(expanded: Expanded, request: &LabRequest) -> Cluster {
     let mut cluster = Cluster { notices: expanded.notices, ..Cluster::default() };
-    let indexes: BTreeMap<String, u8> = (1..=nodes).map(|index| (layout::node_name(index), index)).collect();
+    let indexes: BTreeMap<String, u8> =
+        (1..=request.nodes).map(|index| (layout::node_name(index), index)).collect();
     for (id, mut object) in expanded.objects {
         match &mut object {
             Object::Pod(_) => {
@@ -79,7 +81,7 @@ fn split(expanded: Expanded, nodes: u8) -> Cluster {
             }
             Object::Node(node) => {
                 if let Some(index) = indexes.get(&*id.name) {
-                    fill_node(node, *index);
+                    fill_node(node, *index, request.cidrs_of(*index));
                 }
             }
             Object::Namespace(_)
@@ -98,8 +100,8 @@ fn split(expanded: Expanded, nodes: u8) -> Cluster {
 }
 
 /// What the kubelet and the node controller write.
-fn fill_node(node: &mut Node, index: u8) {
-    let cidrs: Vec<String> = layout::pod_cidrs(index).iter().map(ToString::to_string).collect();
+fn fill_node(node: &mut Node, index: u8, cidrs: &[IpNet]) {
+    let cidrs: Vec<String> = cidrs.iter().map(ToString::to_string).collect();
     let spec = node.spec.get_or_insert_default();
     spec.pod_cidr = cidrs.first().cloned();
     spec.pod_cidrs = Some(cidrs);
@@ -107,6 +109,33 @@ fn fill_node(node: &mut Node, index: u8) {
     let addresses =
         addresses.map(|addr| NodeAddress { address: addr.to_string(), type_: "InternalIP".to_owned() });
     node.status.get_or_insert_default().addresses = Some(addresses.collect());
+}
+
+/// Ranges of each lab node's pods: the lab's own, or, to keep addresses, those of the manifests' Nodes in name order.
+pub(crate) fn pod_cidrs(manifests: &Manifests, nodes: u8, keep_addresses: bool) -> Outcome<Vec<Vec<IpNet>>> {
+    let mut ranges: Vec<Vec<IpNet>> = (1..=nodes).map(layout::pod_cidrs).collect();
+    let given = manifests.objects.values().filter(|_| keep_addresses).filter_map(|manifest| {
+        let Object::Node(node) = &*manifest.object else { return None };
+        Some(node.spec.as_ref().and_then(|spec| spec.pod_cidrs.clone()))
+    });
+    // By name already: the map's keys are ordered by kind, then name.
+    let given: Vec<Option<Vec<String>>> = given.collect();
+    if given.len() > usize::from(nodes) {
+        let count = given.len();
+        return Err(Failure::new(
+            USAGE,
+            format!(
+                "--keep-addresses needs a lab node for each of the {count} Nodes in the manifests; add --nodes {count}"
+            ),
+        ));
+    }
+    for (range, given) in ranges.iter_mut().zip(given) {
+        let given: Vec<IpNet> = given.iter().flatten().filter_map(|cidr| cidr.parse().ok()).collect();
+        if !given.is_empty() {
+            *range = given;
+        }
+    }
+    Ok(ranges)
 }
 
 /// The EndpointSlices of the cluster's Services for `pods`, which have their status.

@@ -43,6 +43,7 @@ impl Plan {
             nodes: shape.nodes,
             mode: mode.to_string(),
             keep_addresses: shape.keep_addresses,
+            pod_cidrs: Vec::new(),
             began,
         };
         Ok(Self { request, files: shape.files.clone() })
@@ -50,7 +51,7 @@ impl Plan {
 
     /// Brings the lab up; returns when every pod has answered. On error or interruption nothing is left.
     pub(crate) fn bring_up(
-        self,
+        mut self,
         interrupts: &Interrupts,
         progress: impl Fn(&str) + Send + 'static,
     ) -> Outcome<(Owner, LabStatus)> {
@@ -58,6 +59,8 @@ impl Plan {
             progress(&format!("removed what was left of lab {name}"));
         }
         let manifests = objects::read(&self.files)?;
+        let LabRequest { nodes, keep_addresses, .. } = self.request;
+        self.request.pod_cidrs = objects::pod_cidrs(&manifests, nodes, keep_addresses)?;
         let dir = LabDir::of(&self.request.name);
         let cluster = objects::build(&manifests, &dir, &self.request)?;
         supervisor::check(&cluster, &self.request).map_err(|error| Failure { code: MANIFEST, error })?;

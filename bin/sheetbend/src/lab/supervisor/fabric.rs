@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use sheetbend_model::types::Family;
 
+use crate::lab::launch::LabRequest;
 use crate::lab::layout::{self, FABRIC_MTU, WORLD_GATEWAYS, WORLD_RANGES};
 use crate::lab::netns::Netns;
 
@@ -32,7 +33,8 @@ pub(super) struct Fabric {
 
 impl Fabric {
     /// Makes both, joined by a wire. Returns the devices made, as `namespace/device`.
-    pub(super) fn create(lab: &str, nodes: u8) -> anyhow::Result<(Self, Vec<String>)> {
+    pub(super) fn create(request: &LabRequest) -> anyhow::Result<(Self, Vec<String>)> {
+        let lab = &request.name;
         let (fabric, world) = (layout::node_netns(lab, "fabric"), layout::node_netns(lab, "world"));
         let made = Self { bridge: Netns::name_own(&fabric)?, world: Netns::create(&world)? };
         made.bridge.sysctl(&NAMESPACE_SYSCTLS)?;
@@ -42,7 +44,7 @@ impl Fabric {
             "link add br0 mtu {FABRIC_MTU} type bridge stp_state 0 mcast_snooping 0\nlink set br0 up\n\
              link add world type veth peer name eth0 netns {world}\nlink set world master br0 up"
         ))?;
-        made.world.batch(&world_commands(nodes))?;
+        made.world.batch(&world_commands(request))?;
         Ok((made, vec![format!("{fabric}/br0"), format!("{fabric}/world"), format!("{world}/eth0")]))
     }
 
@@ -73,15 +75,15 @@ fn node_commands(index: u8) -> String {
 }
 
 /// The world owns every address of its ranges, and reaches the pods as a router outside the cluster would.
-fn world_commands(nodes: u8) -> String {
+fn world_commands(request: &LabRequest) -> String {
     let [gateway4, gateway6] = WORLD_GATEWAYS;
     let mut text =
         format!("link set eth0 up\naddr add {gateway4}/24 dev eth0\naddr add {gateway6}/64 dev eth0 nodad\n");
     for range in WORLD_RANGES {
         let _ = writeln!(text, "route add local {range} dev lo");
     }
-    for index in 1..=nodes {
-        for cidr in layout::pod_cidrs(index) {
+    for index in 1..=request.nodes {
+        for cidr in request.cidrs_of(index) {
             let via = layout::node_address(index, Family::of(cidr.addr()));
             let _ = writeln!(text, "route add {cidr} via {via}");
         }

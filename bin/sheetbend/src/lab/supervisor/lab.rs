@@ -126,7 +126,7 @@ impl Lab {
 
     fn make_nodes(&self) -> anyhow::Result<(Fabric, Vec<LabNode>)> {
         let LabRequest { name, nodes, mode, .. } = &self.request;
-        let (fabric, mut devices) = Fabric::create(name, *nodes)?;
+        let (fabric, mut devices) = Fabric::create(&self.request)?;
         let mut made = Vec::new();
         for index in 1..=*nodes {
             let node = layout::node_name(index);
@@ -292,7 +292,7 @@ impl Lab {
             name: node.name.clone(),
             netns: layout::node_netns(lab, &node.name),
             addresses: node.addresses(),
-            pod_cidrs: layout::pod_cidrs(node.index),
+            pod_cidrs: self.request.cidrs_of(node.index).to_vec(),
             agent: node.agent_state(),
             applied: node.applied(),
         });
