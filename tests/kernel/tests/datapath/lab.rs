@@ -1,0 +1,227 @@
+//! A lab of two nodes that ends with its value, and sockets inside its namespaces.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::sched::{CloneFlags, setns};
+use serde_json::Value;
+use sheetbend_kernel_tests::netlink::agent::program;
+
+/// The port that our echo servers have in pods and in the world.
+pub(crate) const ECHO: u16 = 7000;
+/// Longest wait for one answer.
+pub(crate) const ANSWER: Duration = Duration::from_secs(10);
+
+/// An address of each family for what is meant by one name: `[IPv4, IPv6]`.
+pub(crate) type Both = [IpAddr; 2];
+
+/// A running lab; `lab down` when dropped.
+pub(crate) struct Lab {
+    name: String,
+    supervisor: u64,
+}
+
+impl Lab {
+    /// Brings a lab up in `mode`, with echo servers in the pods that serve.
+    pub(crate) fn up(mode: &str) -> Result<Self> {
+        let name = format!("dp{}-{}", std::process::id(), &mode[..2]);
+        let manifests = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/datapath.yaml");
+        let mut lab = Self { name, supervisor: 0 };
+        let manifests = manifests.to_str().context("a path in UTF-8")?;
+        lab.sheetbend(&["lab", "up", "--mode", mode, "-f", manifests])?;
+        let file = fs::read(format!("/run/sheetbend/lab/{}/lab.json", lab.name))?;
+        let file: Value = serde_json::from_slice(&file)?;
+        lab.supervisor = file["supervisor"]["pid"].as_u64().context("lab.json names the supervisor")?;
+        for server in ["near", "far", "walled", "spoofer"] {
+            lab.pod(server)?.serve()?;
+        }
+        Ok(lab)
+    }
+
+    /// Runs `sheetbend <arguments> --name <lab>`.
+    pub(crate) fn sheetbend(&self, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new(program("sheetbend")?);
+        let output = command.args(arguments).args(["--name", &self.name]).output()?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "sheetbend {}: {}", arguments.join(" "), text.trim());
+        Ok(())
+    }
+
+    /// The namespace of the pod `test/<pod>`.
+    pub(crate) fn pod(&self, pod: &str) -> Result<Place> {
+        self.place(&format!("test-{pod}"))
+    }
+
+    /// The namespace of a node or of `world`.
+    pub(crate) fn place(&self, name: &str) -> Result<Place> {
+        let path = format!("/proc/{}/root/run/netns/sb-{}-{name}", self.supervisor, self.name);
+        Ok(Place { file: File::open(&path).with_context(|| path)? })
+    }
+
+    /// The reason of the next drop of a packet from `from` to `to`, while `act` is done over and over.
+    pub(crate) fn drop_reason(
+        &self,
+        from: IpAddr,
+        to: IpAddr,
+        act: impl Fn() -> Result<()>,
+    ) -> Result<String> {
+        let monitor = Command::new(program("sheetbend")?)
+            .args(["monitor", "--lab", &self.name, "-o", "json", "--drops"])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut monitor = Ended(monitor);
+        let lines = BufReader::new(monitor.0.stdout.take().context("piped")?).lines();
+        let (told, events) = channel();
+        thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| told.send(line)));
+        let end = Instant::now() + ANSWER;
+        while Instant::now() < end {
+            act()?;
+            while let Ok(line) = events.recv_timeout(Duration::from_millis(50)) {
+                let event: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
+                let is = |end: &str, ip: IpAddr| event[end]["address"] == ip.to_string();
+                if is("source", from) && is("destination", to) {
+                    return Ok(event["reason"].as_str().with_context(|| line.clone())?.to_owned());
+                }
+            }
+        }
+        bail!("no drop of a packet from {from} to {to} was reported")
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Err(error) = self.sheetbend(&["lab", "down"]) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A network namespace of the lab.
+pub(crate) struct Place {
+    file: File,
+}
+
+impl Place {
+    /// Runs `work` inside, on a thread of its own; sockets stay in the namespace.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+                work()
+            });
+            inside.join().map_err(|_| anyhow!("the thread in the namespace died"))?
+        })
+    }
+
+    /// `ip <arguments>` inside; its output.
+    pub(crate) fn ip(&self, arguments: &str) -> Result<String> {
+        self.run(|| {
+            let output = Command::new("ip").args(arguments.split_whitespace()).output()?;
+            let error = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "ip {arguments}: {}", error.trim());
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        })
+    }
+
+    /// The pod's addresses, as its interface has them.
+    pub(crate) fn addresses(&self) -> Result<Both> {
+        let links: Value = serde_json::from_str(&self.ip("-j addr show dev eth0 scope global")?)?;
+        let of = |family: &str| -> Result<IpAddr> {
+            let all = links.as_array().into_iter().flatten();
+            let mut infos = all.flat_map(|link| link["addr_info"].as_array().into_iter().flatten());
+            let info = infos.find(|info| info["family"] == family).context("an address of the family")?;
+            Ok(info["local"].as_str().context("an address")?.parse()?)
+        };
+        Ok([of("inet")?, of("inet6")?])
+    }
+
+    /// A connection from here; with its answer times limited.
+    pub(crate) fn connect(&self, to: SocketAddr, timeout: Duration) -> Result<TcpStream> {
+        let stream = self.run(|| Ok(TcpStream::connect_timeout(&to, timeout)?))?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// A UDP socket from here to `to`, sending from `from`.
+    pub(crate) fn udp(&self, from: IpAddr, to: SocketAddr) -> Result<UdpSocket> {
+        let socket = self.run(|| {
+            let socket = UdpSocket::bind((from, 0)).with_context(|| format!("cannot bind {from}"))?;
+            socket.connect(to)?;
+            Ok(socket)
+        })?;
+        socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+        Ok(socket)
+    }
+
+    /// Echoes on [`ECHO`] for both families and protocols, as long as this process lives.
+    pub(crate) fn serve(&self) -> Result<()> {
+        let any = ("::", ECHO);
+        let (listener, socket) = self.run(|| Ok((TcpListener::bind(any)?, UdpSocket::bind(any)?)))?;
+        nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBufForce, &(8 << 20))?;
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || echo(stream));
+            }
+        });
+        thread::spawn(move || {
+            let mut buffer = vec![0; 65_536];
+            while let Ok((size, from)) = socket.recv_from(&mut buffer) {
+                // The client counts what is missing.
+                let _ = socket.send_to(&buffer[..size], from);
+            }
+        });
+        Ok(())
+    }
+
+    /// Accepts one connection on `port` and echoes on it; the peer's address comes through the channel.
+    pub(crate) fn accept_one(&self, port: u16) -> Result<Receiver<SocketAddr>> {
+        let listener = self.run(|| Ok(TcpListener::bind(("::", port))?))?;
+        let (told, peers) = channel();
+        thread::spawn(move || {
+            if let Ok((stream, peer)) = listener.accept() {
+                // Nobody may wait any more.
+                let _ = told.send(peer);
+                echo(stream);
+            }
+        });
+        Ok(peers)
+    }
+}
+
+fn echo(mut stream: TcpStream) {
+    let mut buffer = [0; 4096];
+    // An error of the connection is seen at the client's end.
+    while let Ok(size) = stream.read(&mut buffer) {
+        if size == 0 || stream.write_all(&buffer[..size]).is_err() {
+            return;
+        }
+    }
+}
+
+/// One request and its answer.
+pub(crate) fn round_trip(stream: &mut TcpStream, number: u64) -> Result<()> {
+    let sent = number.to_be_bytes();
+    stream.write_all(&sent)?;
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer)?;
+    ensure!(answer == sent, "another answer than what was sent");
+    Ok(())
+}

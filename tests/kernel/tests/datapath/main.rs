@@ -1,0 +1,48 @@
+//! Real packets through a whole lab: pods, nodes and the world, with the agents that a user would run.
+#![allow(missing_docs, reason = "a test target")]
+
+mod lab;
+mod refused;
+mod restart;
+mod ways;
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use lab::Lab;
+use libtest_mimic::{Arguments, Trial};
+
+/// A name and a body.
+pub(crate) type Test = (&'static str, fn(&Lab) -> Result<()>);
+
+/// The lab of one mode, brought up by the first test that needs it; ends with the last.
+type Shared = Arc<Mutex<Option<Lab>>>;
+
+fn run(mode: &str, shared: &Shared, test: fn(&Lab) -> Result<()>) -> Result<()> {
+    let mut lab = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    if lab.is_none() {
+        *lab = Some(Lab::up(mode)?);
+    }
+    test(lab.as_ref().context("just brought up")?)
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // What one test does to an agent, the others shall not see.
+    arguments.test_threads = Some(1);
+    let mut trials = Vec::new();
+    for mode in ["vxlan", "host-gw"] {
+        let shared = Shared::default();
+        for (name, test) in ways::TESTS.iter().chain(refused::TESTS).chain(restart::TESTS) {
+            let shared = Arc::clone(&shared);
+            let body = move || run(mode, &shared, *test).map_err(|error| format!("{error:#}").into());
+            trials.push(Trial::test(format!("{mode}::{name}"), body));
+        }
+    }
+    if !arguments.list && std::env::var_os("SHEETBEND_KERNEL_TESTS").is_none() {
+        println!("{} tests need root: cargo xtask test kernel", trials.len());
+        return ExitCode::SUCCESS;
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
