@@ -34,7 +34,20 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::from(MISSING));
     }
     demo::build(repo)?;
-    let status = repo.cargo().args(["build", "--release", "--package", "sheetbend-bench"]).status();
+    let status = repo
+        .cargo()
+        .args([
+            "build",
+            "--release",
+            "-p",
+            "sheetbend-bench",
+            "-p",
+            "sheetbend-compile",
+            "--bins",
+            "--example",
+            "scale",
+        ])
+        .status();
     if !status.context("cannot run cargo")?.success() {
         bail!("sheetbend-bench does not build");
     }

@@ -26,12 +26,11 @@ impl Machine {
         list("run", Path::new("/run"), 0, &mut lines);
         list("run", Path::new("/run/netns"), 0, &mut lines);
         list("run", Path::new("/run/sheetbend"), 8, &mut lines);
+        lines.retain(|line| !is_foreign(line));
         for root in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
             let mut cgroups = BTreeSet::new();
             directories(Path::new(root), 6, &mut cgroups);
-            lines.extend(
-                cgroups.into_iter().filter(|path| path.contains("sheetbend") || path.contains("/sb-")),
-            );
+            lines.extend(cgroups.into_iter().filter(|path| path.contains("demo-")));
         }
         namespaces(&mut lines);
         Ok(Self { lines })
@@ -48,7 +47,14 @@ impl Machine {
                 return Ok(());
             }
             if Instant::now() > until {
-                bail!("left behind: [{}]; gone: [{}]", left.join(", "), gone.join(", "));
+                let some = |lines: &[&str]| lines.iter().take(12).copied().collect::<Vec<_>>().join(", ");
+                bail!(
+                    "left behind ({}): [{}]; gone ({}): [{}]",
+                    left.len(),
+                    some(&left),
+                    gone.len(),
+                    some(&gone)
+                );
             }
             thread::sleep(Duration::from_millis(250));
         }
@@ -76,19 +82,26 @@ fn directories(directory: &Path, depth: u32, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Processes of ours, and with them the namespaces they keep alive.
+/// A lab of another name belongs to somebody else on this machine, who may start and end it at any time.
+fn is_foreign(line: &str) -> bool {
+    // The two directories that all labs share stay, empty.
+    let shared = ["run /run/sheetbend", "run /run/sheetbend/lab", "run /run/netns"].contains(&line);
+    let lab = line.strip_prefix("run /run/sheetbend/lab/").is_some_and(|lab| !lab.starts_with("demo-"));
+    shared || lab || line.strip_prefix("run /run/netns/").is_some_and(|name| !name.contains("demo-"))
+}
+
+/// Processes of demos, and with them the namespaces they keep alive.
 fn namespaces(lines: &mut BTreeSet<String>) {
     let Ok(processes) = std::fs::read_dir("/proc") else { return };
     for process in processes.flatten() {
         let path = process.path();
         let Ok(program) = std::fs::read_link(path.join("exe")) else { continue };
-        if program.file_name().is_some_and(|name| name.to_string_lossy().starts_with("sheetbend")) {
-            lines.insert(format!(
-                "process {} of {}",
-                process.file_name().to_string_lossy(),
-                program.display()
-            ));
+        let ours = program.file_name().is_some_and(|name| name.to_string_lossy().starts_with("sheetbend"));
+        let arguments = std::fs::read(path.join("cmdline")).unwrap_or_default();
+        if !ours || !String::from_utf8_lossy(&arguments).contains("demo") {
+            continue;
         }
+        lines.insert(format!("process {} of {}", process.file_name().to_string_lossy(), program.display()));
         if let Ok(namespace) = std::fs::read_link(path.join("ns/net")) {
             lines.insert(format!("namespace {}", namespace.display()));
         }
@@ -99,6 +112,13 @@ fn namespaces(lines: &mut BTreeSet<String>) {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use super::*;
+
+    #[test]
+    fn other_labs_are_not_ours() {
+        assert!(is_foreign("run /run/sheetbend/lab/kx-12/lab.json"));
+        assert!(!is_foreign("run /run/sheetbend/lab/demo-12/lab.json"));
+        assert!(!is_foreign("run /run/sheetbend/stray"));
+    }
 
     #[test]
     fn a_file_left_behind_is_named() {
