@@ -46,6 +46,8 @@ enum Section {
     Traffic,
     /// ns per packet and instructions of the kernel programs.
     Programs,
+    /// Full and incremental compile at scale.
+    Compile,
     /// 44,000 Services into the kernel, and one change at that size.
     Tables,
     /// New connections to ClusterIPs by number of Services.
@@ -111,11 +113,12 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
 
 type Measure = fn(&Bench) -> Vec<Row>;
 
-fn sections() -> [(Section, Measure); 6] {
+fn sections() -> [(Section, Measure); 7] {
     [
         (Section::Traffic, section::traffic::measure),
         (Section::FirstPacket, section::first_packet::measure),
         (Section::Programs, section::programs::measure),
+        (Section::Compile, section::compile::measure),
         (Section::Tables, section::tables::measure),
         (Section::Cni, section::cni::measure),
         (Section::Memory, section::memory::measure),

@@ -110,7 +110,7 @@ fn compare(
     rates: &[Vec<f64>],
     promises: &[Promise],
 ) -> anyhow::Result<Vec<Row>> {
-    let (Some(ours), Some(way)) = (rates.first(), ways.first()) else { bail!("nobody to measure") };
+    let Some(ours) = rates.first() else { bail!("nobody to measure") };
     let mut rows = Vec::new();
     for (peer, theirs) in ways.iter().zip(rates).skip(1) {
         let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(our, their)| our / their).collect();
@@ -118,11 +118,10 @@ fn compare(
         else {
             bail!("no samples");
         };
-        let mut row =
-            Row::value(section, format!("{}, {}", tool.name(), way.name), tool.display(our), tool.unit())
-                .beside(peer.name, tool.display(their))
-                .ratio(interval)
-                .note(format!("{} pairs", ratios.len()));
+        let mut row = Row::value(section, tool.name(), tool.display(our), tool.unit())
+            .beside(peer.name, tool.display(their))
+            .ratio(interval)
+            .note(format!("{} pairs", ratios.len()));
         let promise = promises.iter().find(|promise| promise.peer == peer.name);
         if let Some(bound) = promise.and_then(|promise| promise.bound(tool)) {
             row = row.target(Target::AtLeast(bound));
