@@ -31,6 +31,7 @@ pub(crate) use command::Command;
 
 /// Runs one `sheetbend lab` command. The exit codes are those of `docs/user/exit-codes.md`.
 pub(crate) fn run(command: Command) -> ExitCode {
+    let ends_a_lab = matches!(command, Command::Demo(_) | Command::Down(_));
     let outcome = match command {
         Command::Launch(args) => return launch::run(&args.dir),
         Command::Supervise(args) => return supervisor::run(&args.dir),
@@ -44,6 +45,10 @@ pub(crate) fn run(command: Command) -> ExitCode {
         Command::Down(args) => down::run(&args),
         Command::Demo(args) => demo::run(args),
     };
+    if ends_a_lab {
+        // A lab that was killed while this one began may have ended only now; what cannot be removed waits for the next.
+        let _ = state::sweep();
+    }
     outcome.unwrap_or_else(|failure| failure.report())
 }
 
