@@ -178,8 +178,8 @@ const THINGS: &[Thing] = &[
     },
     Thing {
         name: "nft",
-        why: "the peer's Services are nftables rules",
-        purposes: BENCH,
+        why: "rules of others in tests, and the peer's Services",
+        purposes: &[Purpose::Test, Purpose::Bench],
         optional: false,
         present: || program("nft"),
         get: Some(|step| debian::install(&["nftables"], step)),

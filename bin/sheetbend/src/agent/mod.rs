@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sheetbend_apply::bpf::{Kernel, KernelConfig};
+use sheetbend_apply::netlink;
 use sheetbend_compile::Compiler;
 use sheetbend_intake::cni::Server;
 use sheetbend_intake::file;
@@ -27,7 +28,7 @@ use sheetbend_shell::drain::Drain;
 use sheetbend_shell::ready::Ready;
 use sheetbend_shell::{admin, exit, log};
 use tokio::sync::{mpsc, watch};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 pub(crate) use args::Args;
 use cni::CniConfig;
@@ -105,6 +106,9 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let cni = Arc::new(cni);
     let server = Server::bind(&run_dir.join("cni.sock"))?;
     events::spawn(&run_dir.join("events.sock"), node, events, views)?;
+    for rule in foreign_rules() {
+        warn!("a rule of somebody else gets in our way: {rule}");
+    }
     tokio::spawn(mark_ready(run_dir.join("ready"), ready.clone(), Arc::clone(&cni)));
     let admin_socket = run_dir.join("admin.sock");
     tokio::select! {
@@ -182,8 +186,16 @@ fn status_document(
     let counters = events::counters(counters);
     Arc::new(move || {
         let view = Arc::clone(&views.borrow());
-        view.status(&node.0, &counters())
+        view.status(&node.0, &counters(), &foreign_rules())
     })
+}
+
+/// Rules of others on this node that drop what our programs hand to its stack.
+fn foreign_rules() -> Vec<String> {
+    match netlink::foreign_drops() {
+        Ok(found) => found.iter().map(ToString::to_string).collect(),
+        Err(error) => vec![format!("not known: {error}")],
+    }
 }
 
 /// Writes `ready` when everything is up, and lets restored pods talk.

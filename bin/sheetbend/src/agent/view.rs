@@ -47,7 +47,13 @@ impl View {
     }
 
     /// The document of `/status`. `drops` is (reason → packets) since the node booted.
-    pub(crate) fn status(&self, node: &str, drops: &BTreeMap<&'static str, u64>) -> Value {
+    /// `foreign` are other people's rules that drop what our programs hand to the stack.
+    pub(crate) fn status(
+        &self,
+        node: &str,
+        drops: &BTreeMap<&'static str, u64>,
+        foreign: &[String],
+    ) -> Value {
         let pods: Vec<Value> = self.pods.iter().map(pod).collect();
         let conditions: Vec<Value> = self.conditions.iter().map(condition).collect();
         json!({
@@ -66,6 +72,7 @@ impl View {
             },
             "pods": pods,
             "conditions": conditions,
+            "foreignRules": foreign,
             "counters": drops,
         })
     }

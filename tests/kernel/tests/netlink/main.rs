@@ -2,6 +2,7 @@
 #![allow(missing_docs, reason = "a test target")]
 
 mod attach;
+mod foreign;
 mod kill;
 mod node;
 mod speed;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let trials: Vec<Trial> = attach::TESTS
         .iter()
         .chain(node::TESTS)
+        .chain(foreign::TESTS)
         .chain(kill::TESTS)
         .chain(speed::TESTS)
         .map(|(name, test)| trial(name, *test))
