@@ -7,6 +7,7 @@ mod attach;
 mod check;
 mod connection;
 mod error;
+mod filters;
 mod messages;
 mod namespace;
 pub mod node;
@@ -16,6 +17,7 @@ mod sysctl;
 pub use attach::{AttachSpec, Attached, activate, attach, detach, host_ifname, pod_mac};
 pub use check::{CheckFailure, check};
 pub use error::NetlinkError;
+pub use filters::{PodPrograms, filtered_devices, remove_filters, replace_filters};
 pub use read_back::{PodLink, pod_links};
 
 /// Route protocol number (`rtm_protocol`, also `IFA_PROTO` of addresses) by which everything of ours is known.

@@ -3,6 +3,7 @@
 
 mod attach;
 mod kill;
+mod moves;
 mod node;
 mod speed;
 
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         .iter()
         .chain(node::TESTS)
         .chain(kill::TESTS)
+        .chain(moves::TESTS)
         .chain(speed::TESTS)
         .map(|(name, test)| trial(name, *test))
         .collect();
