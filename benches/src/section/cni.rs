@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -21,6 +21,11 @@ const BATCH: usize = 25;
 /// ADDs at a time, as a kubelet starts many pods.
 const PARALLEL: usize = 4;
 const PEER: &str = "bridge plugin + host-local";
+
+/// Longer than the agent waits after the last ADD before it makes links of the new pods' filters.
+const QUIET: Duration = Duration::from_millis(2_500);
+/// ADDs into the midst of that, each after a pause that lets it begin again.
+const AMIDST: usize = 12;
 
 /// All of it.
 pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
@@ -94,7 +99,23 @@ fn parallel(sides: &Sides) -> anyhow::Result<Vec<Row>> {
     let mixed = mixed?;
     let p99 = percentile(&mixed, 99.0).context("no samples")?;
     rows.push(Row::value(SECTION, "ADD with a DEL at a time beside it, p99", p99, "ms"));
+    rows.push(amidst_moves(sides, go)?);
     Ok(rows)
+}
+
+/// Single ADDs that come while the agent makes links of earlier pods' filters, which holds rtnl for about 10 ms a step.
+fn amidst_moves(sides: &Sides, pods: &[Netns]) -> anyhow::Result<Row> {
+    let mut times = Vec::new();
+    for pod in pods.iter().take(AMIDST) {
+        thread::sleep(QUIET);
+        times.push(timed(|| sides.ours.add(0, pod).map(drop))?);
+    }
+    let longest = percentile(&times, 100.0).context("no samples")?;
+    let row =
+        Row::value(SECTION, "ADD while earlier pods move from filters to links, longest", longest, "ms");
+    Ok(row
+        .target(Target::AtMost(20.0))
+        .note(format!("{} ADDs, each {QUIET:?} after the one before", times.len())))
 }
 
 fn at_once(pods: &[Netns], work: impl Fn(&Netns) -> anyhow::Result<()> + Sync) -> anyhow::Result<Vec<f64>> {

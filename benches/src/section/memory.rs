@@ -56,8 +56,7 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
 }
 
 fn cases(bench: &Bench) -> Vec<Case> {
-    let pods =
-        |pods| Amount { net: 0, nodes: 100, pods, services: pods / 10, endpoints: pods, policies: 100 };
+    let pods = |pods| Amount { net: 0, nodes: 90, pods, services: pods / 10, endpoints: pods, policies: 100 };
     let services = Amount { net: 0, nodes: 100, pods: 0, services: 44_000, endpoints: 250_000, policies: 0 };
     let mut cases =
         vec![Case { name: "10,000 pods", amount: pods(10_000), resident: Some(40.0), peak: None }];

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ipnet::IpNet;
-use sheetbend_apply::netlink::{self, CheckFailure};
+use sheetbend_apply::netlink::{self, CheckFailure, PodPrograms};
 use sheetbend_apply::store::fail_point;
 use sheetbend_intake::cni::Handler;
 use sheetbend_intake::cni::wire::{
@@ -38,10 +38,14 @@ const QUEUE_PERIOD: Duration = Duration::from_secs(5);
 
 /// What the core must hear of.
 pub(crate) enum PodChange {
+    /// An ADD begins: what can wait shall wait.
+    Announced,
     /// A veth is there, closed. The answer comes when the pod's policy is in place.
     Attached {
         /// The attachment, with its interface index.
         attachment: Arc<Attachment>,
+        /// The pod's programs are on it, as filters.
+        filtered: bool,
         /// Why not, in words for people.
         done: oneshot::Sender<Result<(), String>>,
     },
@@ -55,12 +59,14 @@ pub(crate) enum PodChange {
 }
 
 /// What ADD needs to know of the node; known when the node is ready.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct NodeFacts {
     /// Maximum transmission unit of pods, bytes.
     pub(crate) pod_mtu: u32,
     /// What the node itself uses towards its pods, at most one address per family.
     pub(crate) router_addresses: Vec<IpAddr>,
+    /// The pods' programs.
+    pub(crate) programs: PodPrograms,
 }
 
 /// What the configuration says.
@@ -207,11 +213,13 @@ impl Shared {
             ));
         }
         let start = Instant::now();
+        // A core that is too busy to hear it is not idle.
+        let _ = self.core.try_send(PodChange::Announced);
         let reserved = self.attachments.reserve(&add, &facts)?;
-        let (made, sources) = (Arc::clone(&reserved), facts.router_addresses.clone());
-        let built = self.kernel(move |attachments| attachments.build(&made, sources)).await;
-        let attachment = match built {
-            Ok(attachment) => attachment,
+        let (made, known) = (Arc::clone(&reserved), facts.clone());
+        let built = self.kernel(move |attachments| attachments.build(&made, known)).await;
+        let (attachment, filtered) = match built {
+            Ok(built) => built,
             Err(error) => {
                 let refused = netns_error(&error, &reserved)
                     .unwrap_or_else(|| kernel_error("cannot make the pod's interface", &error));
@@ -220,7 +228,7 @@ impl Shared {
             }
         };
         let built = start.elapsed();
-        match self.open_to_traffic(&attachment, facts.router_addresses).await {
+        match self.open_to_traffic(&attachment, filtered, facts.router_addresses).await {
             Ok(policy) => {
                 info!(
                     pod = %name_of(&attachment), addresses = ?attachment.addresses, link = %attachment.host_ifname,
@@ -239,13 +247,14 @@ impl Shared {
     async fn open_to_traffic(
         self: &Arc<Self>,
         attachment: &Arc<Attachment>,
+        filtered: bool,
         sources: Vec<IpAddr>,
     ) -> Result<Duration, CniError> {
         let start = Instant::now();
         let (done, answer) = oneshot::channel();
         let ending =
             |_| CniError::new(code::TRY_AGAIN, "the agent is ending", "the next one serves this request");
-        let change = PodChange::Attached { attachment: Arc::clone(attachment), done };
+        let change = PodChange::Attached { attachment: Arc::clone(attachment), filtered, done };
         self.core.send(change).await.map_err(|_| ending(()))?;
         let told = answer.await.map_err(|_| ending(()))?;
         told.map_err(|why| {

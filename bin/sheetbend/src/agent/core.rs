@@ -34,6 +34,11 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Between two full comparisons of the kernel's tables and the node's routes with what is wanted.
 const DRIFT: Duration = Duration::from_secs(120);
 
+/// Pods' programs become TCX links when nothing has come or gone for so long.
+const QUIET: Duration = Duration::from_secs(2);
+/// Between two steps of that: each holds rtnl for about 10 ms, which others want too.
+const MOVE: Duration = Duration::from_millis(25);
+
 /// What the core needs to know of its node.
 #[derive(Clone, Debug)]
 pub(crate) struct CoreConfig {
@@ -78,6 +83,8 @@ pub(crate) struct Core {
     /// Something failed or may have drifted: the next round compares everything.
     stale: bool,
     applied: Option<String>,
+    /// Since the last ADD or DEL.
+    pods_changed: Instant,
 }
 
 impl Core {
@@ -102,6 +109,7 @@ impl Core {
             attached: false,
             stale: true,
             applied: None,
+            pods_changed: Instant::now(),
         }
     }
 
@@ -119,15 +127,22 @@ impl Core {
         clusters.mark_changed();
         loop {
             let [sweep, retry, drift] = &mut timers;
+            let next_move = self.next_move();
             tokio::select! {
                 changed = clusters.changed() => match changed {
                     Ok(()) => self.cluster.clone_from(&clusters.borrow_and_update()),
                     Err(_) => return,
                 },
                 change = pods.recv() => match change {
-                    Some(change) => self.take(change),
+                    Some(change) => if !self.take(change) {
+                        continue;
+                    },
                     None => return,
                 },
+                () = next_move => {
+                    self.move_one();
+                    continue;
+                }
                 _ = sweep.tick() => self.sweep(),
                 _ = drift.tick() => self.stale = true,
                 _ = retry.tick() => {
@@ -144,13 +159,18 @@ impl Core {
         }
     }
 
-    fn take(&mut self, change: PodChange) {
+    /// Returns whether there is something to do.
+    fn take(&mut self, change: PodChange) -> bool {
+        self.pods_changed = Instant::now();
         match change {
-            PodChange::Attached { attachment, done } => {
-                if let Err(error) = self.kernel.attach_pod(attachment.host_ifindex) {
+            PodChange::Announced => return false,
+            PodChange::Attached { attachment, filtered, done } => {
+                if filtered {
+                    self.kernel.note_filtered(attachment.host_ifindex);
+                } else if let Err(error) = self.kernel.attach_pod(attachment.host_ifindex) {
                     // The caller rolls back; a caller that has gone needs no answer.
                     let _ = done.send(Err(error.to_string()));
-                    return;
+                    return false;
                 }
                 let id = attachment.id.clone();
                 self.attachments.insert(id.clone(), attachment);
@@ -161,6 +181,7 @@ impl Core {
                 self.removed.push((ifindex, done));
             }
         }
+        true
     }
 
     /// Compiles the newest state, carries it out, and answers.
@@ -172,7 +193,7 @@ impl Core {
             warn!(node = %self.config.node, "no Node object with an InternalIP for this node yet; waiting");
             return self.answer();
         }
-        match self.carry_out(&plan) {
+        match self.carry_out(plan) {
             Ok(()) => self.applied(cluster.generation.as_deref()),
             Err(error) => {
                 error!("the kernel does not hold what it should, trying again: {error:#}");
@@ -183,7 +204,7 @@ impl Core {
         self.answer();
     }
 
-    fn carry_out(&mut self, plan: &Plan) -> anyhow::Result<()> {
+    fn carry_out(&mut self, plan: Plan) -> anyhow::Result<()> {
         let moves = plan.steps().any(super::view::is_place);
         if self.links.is_none() || moves || self.stale {
             self.ensure_node().context("setting the node's links and routes up")?;
@@ -194,10 +215,12 @@ impl Core {
         };
         let report = if self.stale {
             info!(steps = plan.len(), "comparing the kernel's tables with what is wanted");
+            // It is in the Dataplane too, and at the start as large.
+            drop(plan);
             self.kernel.sync(&self.compiler.dataplane(), &link)?
         } else {
             debug!(steps = plan.len(), %plan, "applying");
-            self.kernel.run(plan, &link)?
+            self.kernel.run(&plan, &link)?
         };
         if report.writes() > 0 {
             info!(%report, "applied");
@@ -208,6 +231,8 @@ impl Core {
         if !self.attached {
             self.attach_all()?;
             self.attached = true;
+            // Until flows have been looked through once, every new address costs a look through all of them.
+            self.sweep();
         }
         self.stale = !report.is_done();
         Ok(())
@@ -257,6 +282,7 @@ impl Core {
         let facts = NodeFacts {
             pod_mtu: links.pod_mtu,
             router_addresses: self.compiler.overlay().router_addresses.clone(),
+            programs: self.kernel.pod_programs(),
         };
         self.outputs.facts.send_replace(Some(facts));
         self.outputs.ready.done();
@@ -268,11 +294,12 @@ impl Core {
     fn answer(&mut self) {
         let now = Instant::now();
         let synced = self.attached && !self.stale;
-        let judged: BTreeSet<&AttachmentId> = self
+        let adding: BTreeSet<&AttachmentId> = self.adding.iter().map(|add| &add.id).collect();
+        let judged: BTreeSet<AttachmentId> = self
             .compiler
             .pods()
-            .filter(|(_, pod)| pod.posture != Posture::Closed)
-            .map(|(id, _)| id)
+            .filter(|(id, pod)| pod.posture != Posture::Closed && adding.contains(id))
+            .map(|(id, _)| id.clone())
             .collect();
         let mut waiting = Vec::new();
         for add in std::mem::take(&mut self.adding) {
@@ -290,11 +317,7 @@ impl Core {
         }
         self.adding = waiting;
         for (ifindex, done) in std::mem::take(&mut self.removed) {
-            if ifindex != 0
-                && let Err(error) = self.kernel.detach_pod(ifindex)
-            {
-                warn!(ifindex, "its programs stay until its veth goes: {error}");
-            }
+            self.kernel.forget_pod(ifindex);
             let _ = done.send(());
         }
     }
@@ -309,6 +332,25 @@ impl Core {
             .and_then(|()| std::fs::rename(&fresh, &path));
         if let Err(error) = written {
             warn!(path = %path.display(), "cannot say what is applied: {error}");
+        }
+    }
+
+    /// Ends when the next step from filters to links may be taken; never while there is none to take.
+    fn next_move(&self) -> impl Future<Output = ()> + use<> {
+        let at = (self.kernel.moving() > 0).then(|| (self.pods_changed + QUIET).max(Instant::now() + MOVE));
+        async move {
+            match at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn move_one(&mut self) {
+        match self.kernel.move_one() {
+            Ok(()) if self.kernel.moving() == 0 => debug!("every pod's programs are TCX links"),
+            Ok(()) => {}
+            Err(error) => warn!("a pod's programs stay filters until the next start: {error}"),
         }
     }
 

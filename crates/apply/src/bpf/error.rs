@@ -51,6 +51,9 @@ pub enum BpfError {
         /// Why.
         reason: String,
     },
+    /// The filters of a pod's device could not be read, replaced or removed.
+    #[error("filters of pods' devices: {0}")]
+    Filters(#[from] crate::netlink::NetlinkError),
     /// A pin could not be made, opened or removed.
     #[error("pin {path}: {source}")]
     Pin {

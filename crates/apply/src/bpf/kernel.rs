@@ -16,6 +16,7 @@ use sheetbend_model::types::{AddrKey, BlockKey};
 
 use super::error::BpfError;
 use super::loader::{self, Link, Pins, Version};
+use super::moves::Moves;
 use super::names::Names;
 use super::numbers::Numbers;
 use super::object::{PINNED, ProgramObject};
@@ -97,6 +98,7 @@ pub(super) struct Seen {
 pub struct Kernel {
     pub(super) pins: Pins,
     pub(super) version: Version,
+    pub(super) moves: Moves,
     pub(super) live: bool,
     pub(super) tables: Tables,
     pub(super) flows: Flows,
@@ -129,6 +131,7 @@ impl Kernel {
         let pins = Pins::open(&config.bpffs, &config.instance)?;
         loader::check_layouts(&pins, &object)?;
         let version = loader::programs(&pins, &object, &config.limits)?;
+        let moves = Moves::new(&config.instance, &version)?;
         let maps = OpenMaps { pins: &pins, object: &object };
         let tables = maps.tables()?;
         let flows = maps.flows()?;
@@ -136,6 +139,7 @@ impl Kernel {
         let mut kernel = Self {
             pins,
             version,
+            moves,
             live: false,
             tables,
             flows,
@@ -222,8 +226,12 @@ impl Kernel {
         self.tables.config.put(&0, &self.config)
     }
 
-    /// Puts the pod programs on the host end of a pod's veth. Without a row in `PODS` they drop everything.
+    /// Puts the pod programs on the host end of a pod's veth, unless filters run them there. Without a row in `PODS`
+    /// they drop everything.
     pub fn attach_pod(&self, ifindex: u32) -> Result<(), BpfError> {
+        if self.moves.contains(ifindex) {
+            return Ok(());
+        }
         self.attach(&[Hook::FromPod, Hook::ToPod], ifindex)
     }
 
@@ -241,9 +249,10 @@ impl Kernel {
         hooks.iter().try_for_each(|hook| self.version.attach(&self.pins, *hook, ifindex))
     }
 
-    /// Takes the programs off a pod's device, or forgets a device that is gone.
-    pub fn detach_pod(&self, ifindex: u32) -> Result<(), BpfError> {
-        loader::detach(&self.pins, ifindex)
+    /// Forgets a pod's device that goes. Its programs go with it; taking them off before would wait for two RCU grace
+    /// periods more. [`Kernel::sweep`] removes the pins.
+    pub fn forget_pod(&mut self, ifindex: u32) {
+        self.moves.forget(ifindex);
     }
 
     /// Which device runs which program.
@@ -255,6 +264,8 @@ impl Kernel {
     /// left of other versions. The first [`Kernel::sync`] calls it.
     pub fn go_live(&mut self) -> Result<(), BpfError> {
         self.version.go_live(&self.pins)?;
+        self.moves.adopt()?;
+        self.version.remove_others(&self.pins)?;
         self.live = true;
         Ok(())
     }

@@ -208,8 +208,7 @@ fn open_version(directory: PathBuf) -> Result<Version, BpfError> {
 }
 
 impl Version {
-    /// Puts this version's programs on every device that runs another version's, one atomic replacement a device;
-    /// removes links whose device is gone, and then the other versions.
+    /// Lets every link run this version's programs, one atomic replacement a device; removes links whose device is gone.
     pub(super) fn go_live(&self, pins: &Pins) -> Result<(), BpfError> {
         for (path, _, hook) in links(pins)? {
             let link = sys::open_pin(&path).map_err(|source| pin_error(&path, source))?;
@@ -220,6 +219,11 @@ impl Version {
                 self.replace(hook, &link, &info)?;
             }
         }
+        Ok(())
+    }
+
+    /// Removes the other versions. Nothing may run them any more: their program arrays are emptied.
+    pub(super) fn remove_others(&self, pins: &Pins) -> Result<(), BpfError> {
         for entry in read_directory(&pins.programs)? {
             if entry != self.directory {
                 fs::remove_dir_all(&entry).map_err(|source| pin_error(&entry, source))?;
@@ -230,7 +234,7 @@ impl Version {
 
     /// Puts the program of `hook` on device `ifindex` of the caller's network namespace.
     pub(super) fn attach(&self, pins: &Pins, hook: Hook, ifindex: u32) -> Result<(), BpfError> {
-        let path = pins.links.join(format!("{ifindex}-{}", hook.name()));
+        let path = link_path(pins, hook, ifindex);
         match sys::open_pin(&path) {
             Ok(link) => {
                 let info = sys::link_info(link.as_fd()).map_err(|source| pin_error(&path, source))?;
@@ -289,14 +293,21 @@ pub(super) fn read_links(pins: &Pins) -> Result<Vec<Link>, BpfError> {
     Ok(found)
 }
 
-/// Takes the programs off device `ifindex`, if there are any.
-pub(super) fn detach(pins: &Pins, ifindex: u32) -> Result<(), BpfError> {
-    for (path, of, _) in links(pins)? {
-        if of == ifindex {
-            fs::remove_file(&path).map_err(|source| pin_error(&path, source))?;
+/// Whether a link of ours is on device `ifindex`.
+pub(super) fn has_link(pins: &Pins, hook: Hook, ifindex: u32) -> Result<bool, BpfError> {
+    let path = link_path(pins, hook, ifindex);
+    match sys::open_pin(&path) {
+        Ok(link) => {
+            let info = sys::link_info(link.as_fd()).map_err(|source| pin_error(&path, source))?;
+            Ok(info.ifindex == ifindex)
         }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(pin_error(&path, source)),
     }
-    Ok(())
+}
+
+fn link_path(pins: &Pins, hook: Hook, ifindex: u32) -> PathBuf {
+    pins.links.join(format!("{ifindex}-{}", hook.name()))
 }
 
 /// Removes the pins of links whose device is gone.

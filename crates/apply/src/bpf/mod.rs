@@ -8,6 +8,7 @@
 mod error;
 mod kernel;
 mod loader;
+mod moves;
 mod names;
 mod numbers;
 mod object;

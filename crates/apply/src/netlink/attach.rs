@@ -12,6 +12,7 @@ use sheetbend_model::state::AttachmentId;
 use sheetbend_model::types::Mac;
 
 use super::connection::{Change, Connection, Request};
+use super::filters::{self, PodPrograms};
 use super::messages::{self, StackRoute};
 use super::namespace::Namespace;
 use super::read_back::find_link;
@@ -48,6 +49,8 @@ pub struct AttachSpec {
 pub struct Attached {
     /// Interface index of the veth's end on the node.
     pub host_ifindex: u32,
+    /// The pod's programs are on it, as filters.
+    pub filtered: bool,
 }
 
 /// Name of the node's end of an attachment's veth: `sb` and 13 hexadecimal digits of the SHA-256 of its id. Stable
@@ -76,14 +79,14 @@ fn id_digest(id: &AttachmentId) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// Makes the veth and all that the pod needs: addresses, routes, neighbours, loopback. The node's end stays down, so
-/// that nothing passes until [`activate`].
+/// Makes the veth and all that the pod needs: addresses, routes, neighbours, loopback; and puts `programs` on the
+/// node's end where the kernel has filters for them. That end stays down, so that nothing passes until [`activate`].
 ///
 /// A link of the same name on the node is one that a crash left behind: it is replaced.
 ///
 /// # Errors
 /// Whatever the kernel refuses; the veth is removed again.
-pub fn attach(spec: &AttachSpec) -> Result<Attached, NetlinkError> {
+pub fn attach(spec: &AttachSpec, programs: Option<&PodPrograms>) -> Result<Attached, NetlinkError> {
     let namespace = Namespace::open(&spec.netns)?;
     let mut host = Connection::open()?;
     let veth = || {
@@ -104,7 +107,7 @@ pub fn attach(spec: &AttachSpec) -> Result<Attached, NetlinkError> {
         }
         made => made?,
     }
-    let configured = configure(spec, &namespace, &mut host);
+    let configured = configure(spec, &namespace, programs, &mut host);
     if configured.is_err() {
         // The first error is the one worth telling.
         let _ = remove(&mut host, &spec.host_ifname);
@@ -115,14 +118,19 @@ pub fn attach(spec: &AttachSpec) -> Result<Attached, NetlinkError> {
 fn configure(
     spec: &AttachSpec,
     namespace: &Namespace,
+    programs: Option<&PodPrograms>,
     host: &mut Connection,
 ) -> Result<Attached, NetlinkError> {
     let link = find_link(host, &spec.host_ifname)?
         .ok_or_else(|| NetlinkError::NoLink { name: spec.host_ifname.clone() })?;
     let peer = link.peer.ok_or_else(|| NetlinkError::NoLink { name: spec.ifname.clone() })?;
     host.run(host_end(spec, link.index))?;
+    let filtered = match programs {
+        Some(programs) => filters::add(host, link.index, programs)?,
+        None => false,
+    };
     namespace.connect(&spec.netns)?.run(pod_end(spec, peer))?;
-    Ok(Attached { host_ifindex: link.index })
+    Ok(Attached { host_ifindex: link.index, filtered })
 }
 
 fn host_end(spec: &AttachSpec, index: u32) -> Vec<Request> {

@@ -7,6 +7,7 @@ mod attach;
 mod check;
 mod connection;
 mod error;
+mod filters;
 mod foreign;
 mod messages;
 mod namespace;
@@ -17,6 +18,7 @@ mod sysctl;
 pub use attach::{AttachSpec, Attached, activate, attach, detach, host_ifname, pod_mac};
 pub use check::{CheckFailure, check};
 pub use error::NetlinkError;
+pub use filters::{PodPrograms, filtered_devices, remove_filters, replace_filters};
 pub use foreign::{ForeignDrop, foreign_drops};
 pub use read_back::{PodLink, pod_links};
 

@@ -1,6 +1,7 @@
 //! Which endpoints a Service port chooses from.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use sheetbend_model::plan::Backend;
 use sheetbend_model::state::{Endpoint, EndpointSlice, ServicePort, Snapshot};
@@ -97,6 +98,6 @@ fn backend(endpoint: &Endpoint, protocol: Protocol, port: Port, family: Family) 
     if Family::of(addr) != family {
         return None;
     }
-    let pod_uid = endpoint.pod.as_ref().map_or_else(|| "".into(), |(_, uid)| uid.clone());
+    let pod_uid = endpoint.pod.as_ref().map_or_else(Arc::default, |(_, uid)| uid.clone());
     Some(Backend { network: NetworkId::default(), addr, protocol, port, pod_uid })
 }

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use sheetbend_model::state::Snapshot;
+use sheetbend_model::state::{Sharing, Snapshot};
+use sheetbend_model::types::ObjectKey;
 
 use super::convert::Part;
 use super::error::{ManifestError, Place, Problem};
@@ -27,11 +28,15 @@ pub(super) struct Directory {
     synced: bool,
     /// Whether the Snapshot is another than [`Directory::read`] last told of.
     differs: bool,
-    files: BTreeMap<PathBuf, File>,
+    files: Files,
     /// Who has each thing that only one may have.
     claims: HashMap<Claim, Claimant>,
+    sharing: Sharing,
     snapshot: Snapshot,
 }
+
+/// File name → content.
+type Files = BTreeMap<Arc<Path>, File>;
 
 /// A file name's content at one time.
 struct File {
@@ -56,11 +61,11 @@ enum Claim {
     ClusterIp(IpAddr),
 }
 
+/// An object by its place in [`Files`].
 #[derive(Clone)]
 struct Claimant {
-    file: PathBuf,
-    id: ObjectId,
-    place: Place,
+    file: Arc<Path>,
+    index: u32,
 }
 
 impl Directory {
@@ -86,15 +91,15 @@ impl Directory {
             if self.files.get(name).is_some_and(|file| file.stamp == *stamp && !stamp.fresh) {
                 continue;
             }
-            match load(dir, name, *stamp) {
-                Ok(Some(file)) => drop(changed.insert(name.clone(), file)),
+            match load(dir, name, *stamp, &mut self.sharing) {
+                Ok(Some(file)) => drop(changed.insert(Arc::clone(name), file)),
                 Ok(None) => {}
                 Err(found) => errors.extend(found),
             }
         }
-        let gone: Vec<PathBuf> =
+        let gone: Vec<Arc<Path>> =
             self.files.keys().filter(|name| !listed.contains_key(*name)).cloned().collect();
-        let replaced: BTreeSet<&PathBuf> = gone.iter().chain(changed.keys()).collect();
+        let replaced: BTreeSet<&Arc<Path>> = gone.iter().chain(changed.keys()).collect();
         errors.extend(self.contested(&changed, &replaced));
         if !errors.is_empty() {
             errors.sort_by(|a, b| a.place.cmp(&b.place));
@@ -105,29 +110,28 @@ impl Directory {
     }
 
     /// Errors for what the changed files claim and others have.
-    fn contested(
-        &self,
-        changed: &BTreeMap<PathBuf, File>,
-        replaced: &BTreeSet<&PathBuf>,
-    ) -> Vec<ManifestError> {
+    fn contested(&self, changed: &Files, replaced: &BTreeSet<&Arc<Path>>) -> Vec<ManifestError> {
         let mut new: HashMap<Claim, Claimant> = HashMap::new();
         let mut errors = Vec::new();
         for (claim, claimant) in changed.iter().flat_map(|(name, file)| claims(name, file)) {
             let stays = |claimant: &&Claimant| !replaced.contains(&claimant.file);
-            let holder = new.get(&claim).or_else(|| self.claims.get(&claim).filter(stays));
-            if let Some(holder) = holder {
-                let first = holder.place.clone();
+            let known = || {
+                let holder = self.claims.get(&claim).filter(stays)?;
+                object(&self.files, holder)
+            };
+            let holder = new.get(&claim).and_then(|holder| object(changed, holder)).or_else(known);
+            if let (Some((holder, first)), Some((id, place))) = (holder, object(changed, &claimant)) {
+                let (first, place) = (first.clone(), place.clone());
                 let problem = match &claim {
                     Claim::Object(_) => Problem::DuplicateObject { first },
                     Claim::ClusterIp(address) => Problem::AddressClash {
                         field: "spec.clusterIP".to_owned(),
                         address: address.to_string(),
-                        other: holder.id.to_string(),
+                        other: holder.to_string(),
                         first,
                     },
                 };
-                let (place, object) = (claimant.place, claimant.id.to_string());
-                errors.push(ManifestError { place, object, problem });
+                errors.push(ManifestError { place, object: id.to_string(), problem });
             } else {
                 new.insert(claim, claimant);
             }
@@ -135,7 +139,8 @@ impl Directory {
         errors
     }
 
-    fn accept(&mut self, gone: Vec<PathBuf>, changed: BTreeMap<PathBuf, File>) {
+    fn accept(&mut self, gone: Vec<Arc<Path>>, changed: Files) {
+        let touched = !gone.is_empty() || !changed.is_empty();
         let mut old: BTreeMap<ObjectId, Part> = BTreeMap::new();
         for name in gone.iter().chain(changed.keys()) {
             let Some(file) = self.files.remove(name) else { continue };
@@ -164,12 +169,15 @@ impl Directory {
             part.remove(&mut self.snapshot);
             self.differs = true;
         }
+        if touched {
+            self.sharing.sweep();
+        }
         self.synced = true;
     }
 }
 
 /// Manifest files of a directory with their stamps.
-fn list(dir: &Path) -> std::io::Result<BTreeMap<PathBuf, Stamp>> {
+fn list(dir: &Path) -> std::io::Result<BTreeMap<Arc<Path>, Stamp>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -178,7 +186,7 @@ fn list(dir: &Path) -> std::io::Result<BTreeMap<PathBuf, Stamp>> {
             continue;
         }
         match fs::metadata(dir.join(&name)) {
-            Ok(metadata) if metadata.is_file() => drop(files.insert(name, Stamp::of(&metadata))),
+            Ok(metadata) if metadata.is_file() => drop(files.insert(name.into(), Stamp::of(&metadata))),
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -188,7 +196,12 @@ fn list(dir: &Path) -> std::io::Result<BTreeMap<PathBuf, Stamp>> {
 }
 
 /// `None` when the file is gone meanwhile.
-fn load(dir: &Path, name: &Path, stamp: Stamp) -> Result<Option<File>, Vec<ManifestError>> {
+fn load(
+    dir: &Path,
+    name: &Path,
+    stamp: Stamp,
+    sharing: &mut Sharing,
+) -> Result<Option<File>, Vec<ManifestError>> {
     let shown: Arc<Path> = dir.join(name).into();
     let bytes = match fs::read(&shown) {
         Ok(bytes) => bytes,
@@ -198,16 +211,47 @@ fn load(dir: &Path, name: &Path, stamp: Stamp) -> Result<Option<File>, Vec<Manif
     let manifests = parse(&[Source { name: shown, bytes }])?;
     let objects = manifests.objects.into_iter();
     let objects = objects.map(|(id, manifest)| {
-        let part = Part::of(&manifest.object);
+        let mut part = Part::of(&manifest.object);
+        let id = share(id, part.as_mut(), sharing);
         (id, manifest.place, part)
     });
     Ok(Some(File { stamp, objects: objects.collect() }))
 }
 
+/// Lets a part that is nobody else's yet use what other objects and its id have too. Returns the id, the same way.
+fn share(id: ObjectId, part: Option<&mut Part>, sharing: &mut Sharing) -> ObjectId {
+    let key = match part {
+        Some(Part::Pod(pod)) => Arc::get_mut(pod).map(|pod| {
+            sharing.pod(pod);
+            &pod.key
+        }),
+        Some(Part::Service(service)) => Arc::get_mut(service).map(|service| {
+            sharing.service(service);
+            &service.key
+        }),
+        Some(Part::EndpointSlice(slice)) => Arc::get_mut(slice).map(|slice| {
+            sharing.endpoint_slice(slice);
+            &slice.key
+        }),
+        Some(Part::Node(_) | Part::Namespace(_) | Part::NetworkPolicy(_)) | None => None,
+    };
+    match key {
+        Some(ObjectKey { namespace, name }) => {
+            ObjectId { kind: id.kind, namespace: Arc::clone(namespace), name: Arc::clone(name) }
+        }
+        None => id,
+    }
+}
+
+fn object<'a>(files: &'a Files, claimant: &Claimant) -> Option<(&'a ObjectId, &'a Place)> {
+    let (id, place, _) = files.get(&claimant.file)?.objects.get(claimant.index as usize)?;
+    Some((id, place))
+}
+
 /// What a file's objects claim for themselves.
-fn claims<'a>(name: &'a Path, file: &'a File) -> impl Iterator<Item = (Claim, Claimant)> + 'a {
-    file.objects.iter().flat_map(move |(id, place, part)| {
-        let claimant = Claimant { file: name.to_owned(), id: id.clone(), place: place.clone() };
+fn claims<'a>(name: &'a Arc<Path>, file: &'a File) -> impl Iterator<Item = (Claim, Claimant)> + 'a {
+    (0..).zip(&file.objects).flat_map(move |(index, (id, _, part))| {
+        let claimant = Claimant { file: Arc::clone(name), index };
         let addresses = match part {
             Some(Part::Service(service)) => service.cluster_ips.clone(),
             Some(

@@ -10,6 +10,7 @@ mod pod;
 mod policy;
 mod selector;
 mod service;
+mod sharing;
 mod snapshot;
 
 pub use attachment::{Attachment, AttachmentId};
@@ -21,4 +22,5 @@ pub use selector::{LabelSelector, Operator, Requirement};
 pub use service::{
     Algorithm, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceType, TargetPort,
 };
+pub use sharing::Sharing;
 pub use snapshot::Snapshot;

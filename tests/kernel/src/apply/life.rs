@@ -43,7 +43,7 @@ pub(super) fn no_bpffs_is_refused(place: &Place) -> anyhow::Result<()> {
 }
 
 /// An object that is another version: the same programs with other bytes.
-fn other_version() -> anyhow::Result<tempfile::NamedTempFile> {
+pub(super) fn other_version() -> anyhow::Result<tempfile::NamedTempFile> {
     let object = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/ebpf/object/sheetbend.o");
     let mut bytes = fs::read(object).with_context(|| object.to_owned())?;
     bytes.extend_from_slice(&[0; 8]);
@@ -93,7 +93,8 @@ pub(super) fn link_replacement_keeps_the_link(place: &Place) -> anyhow::Result<(
         .collect::<Result<_, _>>()?;
     ensure!(left.len() == 1 && left[0].to_str() != Some(&old_version), "{left:?}");
 
-    kernel.detach_pod(pod)?;
+    place.delete_device(pod)?;
+    kernel.sweep()?;
     let left = kernel.links()?;
     ensure!(left.len() == 2 && left.iter().all(|link| link.ifindex == uplink), "{left:?}");
     Ok(())

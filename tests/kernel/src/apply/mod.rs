@@ -4,6 +4,7 @@ pub mod draw;
 mod flows;
 mod life;
 mod limits;
+mod moves;
 mod place;
 mod sequences;
 
@@ -22,6 +23,12 @@ pub fn cases() -> &'static [(&'static str, Case)] {
         ("no_bpffs_is_refused", life::no_bpffs_is_refused),
         ("link_replacement_keeps_the_link", life::link_replacement_keeps_the_link),
         ("links_of_gone_devices_are_removed", life::links_of_gone_devices_are_removed),
+        ("filters_become_links", moves::filters_become_links),
+        ("filters_of_others_stay", moves::filters_of_others_stay),
+        (
+            "a_device_that_goes_while_it_moves_is_forgotten",
+            moves::a_device_that_goes_while_it_moves_is_forgotten,
+        ),
         ("a_sweep_frees_closed_and_idle_flows", flows::a_sweep_frees_closed_and_idle_flows),
         ("a_new_pod_inherits_no_flow", flows::a_new_pod_inherits_no_flow),
         ("counters_of_removed_pods_go", flows::counters_of_removed_pods_go),

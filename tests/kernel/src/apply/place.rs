@@ -73,23 +73,36 @@ impl Place {
         nix::net::if_::if_nametoindex(name.as_str()).context("interface index")
     }
 
+    /// Name of a device.
+    pub fn name(&self, ifindex: u32) -> anyhow::Result<String> {
+        let devices = nix::net::if_::if_nameindex()?;
+        let device = devices.iter().find(|device| device.index() == ifindex).context("no such device")?;
+        Ok(device.name().to_str()?.to_owned())
+    }
+
     /// Deletes a device.
     pub fn delete_device(&self, ifindex: u32) -> anyhow::Result<()> {
-        let devices = nix::net::if_::if_nameindex()?;
-        let name = devices.iter().find(|device| device.index() == ifindex).context("no such device")?.name();
-        ip(&["link", "del", name.to_str()?])
+        ip(&["link", "del", &self.name(ifindex)?])
     }
 }
 
 fn ip(arguments: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new("ip").args(arguments).output().context("run ip (Debian: iproute2)")?;
+    command("ip", arguments).map(drop)
+}
+
+/// Runs `ip` or `tc` (Debian: iproute2) and returns what it says.
+pub(super) fn command(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("run {program} (Debian: iproute2)"))?;
     ensure!(
         output.status.success(),
-        "ip {}: {}",
+        "{program} {}: {}",
         arguments.join(" "),
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Every attachment has the same MAC and MTU here.

@@ -50,11 +50,18 @@ impl Netns {
 
     /// `ip <arguments>` inside; its output.
     pub fn ip(&self, arguments: &str) -> Result<String> {
+        self.tool("ip", arguments)
+    }
+
+    /// `ip` or `tc` with `arguments` inside; its output.
+    pub fn tool(&self, program: &str, arguments: &str) -> Result<String> {
         self.run(|| {
-            let output =
-                Command::new("ip").args(arguments.split_whitespace()).output().context("cannot run ip")?;
+            let output = Command::new(program)
+                .args(arguments.split_whitespace())
+                .output()
+                .with_context(|| format!("cannot run {program}"))?;
             if !output.status.success() {
-                bail!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr).trim());
+                bail!("{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr).trim());
             }
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         })

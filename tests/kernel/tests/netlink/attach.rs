@@ -48,7 +48,7 @@ pub(crate) fn ipv6(number: u8) -> IpAddr {
 /// Attaches and activates a pod on `node`.
 pub(crate) fn attached(node: &Netns, spec: &AttachSpec) -> Result<u32> {
     node.run(|| {
-        let made = netlink::attach(spec)?;
+        let made = netlink::attach(spec, None)?;
         netlink::activate(spec, made.host_ifindex)?;
         Ok(made.host_ifindex)
     })
@@ -99,7 +99,7 @@ fn pods_of_one_node_reach_each_other() -> Result<()> {
 fn nothing_passes_before_activate() -> Result<()> {
     let (node, a) = (node_with_forwarding()?, Netns::new()?);
     let spec = pod_spec(&a, 2);
-    let made = node.run(|| Ok(netlink::attach(&spec)?))?;
+    let made = node.run(|| Ok(netlink::attach(&spec, None)?))?;
     node.ip("addr add 192.0.2.1/32 dev lo")?;
     let link = node.ip(&format!("-o link show {}", spec.host_ifname))?;
     ensure!(!link.contains(",UP") && !link.contains("<UP"), "the node's end is up already: {link}");
@@ -185,7 +185,7 @@ fn a_taken_name_in_the_pod_is_refused() -> Result<()> {
     let (node, a) = (node_with_forwarding()?, Netns::new()?);
     a.ip("link add eth0 type veth peer name eth9")?;
     let spec = pod_spec(&a, 2);
-    let refused = node.run(|| Ok(netlink::attach(&spec)))?;
+    let refused = node.run(|| Ok(netlink::attach(&spec, None)))?;
     let Err(NetlinkError::Refused { what, .. }) = refused else { anyhow::bail!("{refused:?}") };
     ensure!(what.contains("eth0"), "{what}");
     ensure!(node.run(|| Ok(netlink::pod_links()?))?.is_empty());
@@ -195,11 +195,11 @@ fn a_taken_name_in_the_pod_is_refused() -> Result<()> {
 fn a_missing_or_own_namespace_is_refused() -> Result<()> {
     let node = Netns::new()?;
     let mut spec = pod_spec(&node, 2);
-    let own = node.run(|| Ok(netlink::attach(&spec)))?;
+    let own = node.run(|| Ok(netlink::attach(&spec, None)))?;
     ensure!(matches!(own, Err(NetlinkError::NodeNamespace { .. })), "{own:?}");
     for path in ["/nonexistent/netns", "/etc/hostname"] {
         spec.netns = path.into();
-        let missing = node.run(|| Ok(netlink::attach(&spec)))?;
+        let missing = node.run(|| Ok(netlink::attach(&spec, None)))?;
         ensure!(
             matches!(missing, Err(NetlinkError::Namespace { .. } | NetlinkError::Refused { .. })),
             "{missing:?}"

@@ -4,6 +4,7 @@
 mod attach;
 mod foreign;
 mod kill;
+mod moves;
 mod node;
 mod speed;
 
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         .chain(node::TESTS)
         .chain(foreign::TESTS)
         .chain(kill::TESTS)
+        .chain(moves::TESTS)
         .chain(speed::TESTS)
         .map(|(name, test)| trial(name, *test))
         .collect();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ fn now() -> Duration {
 pub(super) struct Attachments {
     state: Mutex<State>,
     reuse_delay: Duration,
+    /// The kernel has no filters, and the log says so.
+    links_only: AtomicBool,
 }
 
 struct State {
@@ -79,7 +82,11 @@ impl Attachments {
         store.forget_released(now().saturating_sub(config.reuse_delay))?;
         store.leases().keys().for_each(|addr| ipam.restore_held(*addr));
         store.resting().iter().for_each(|(addr, at)| ipam.restore_released(*addr, *at));
-        Ok(Self { state: Mutex::new(State { ipam, store }), reuse_delay: config.reuse_delay })
+        Ok(Self {
+            state: Mutex::new(State { ipam, store }),
+            reuse_delay: config.reuse_delay,
+            links_only: AtomicBool::new(false),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -128,18 +135,24 @@ impl Attachments {
         Ok(attachment)
     }
 
-    /// Makes the veth of a reserved attachment, closed, and completes the attachment.
+    /// Makes the veth of a reserved attachment, closed, and completes the attachment. Also says whether the pod's
+    /// programs are on the veth, as filters.
     pub(super) fn build(
         &self,
         reserved: &Attachment,
-        sources: Vec<IpAddr>,
-    ) -> anyhow::Result<Arc<Attachment>> {
-        let made = netlink::attach(&spec(reserved, sources))?;
+        facts: NodeFacts,
+    ) -> anyhow::Result<(Arc<Attachment>, bool)> {
+        let made = netlink::attach(&spec(reserved, facts.router_addresses), Some(&facts.programs))?;
+        if !made.filtered && !self.links_only.swap(true, Ordering::Relaxed) {
+            warn!(
+                "this kernel has no clsact qdisc or no cls_bpf filter: each ADD waits for two TCX links, about 20 ms"
+            );
+        }
         fail_point("add-veth");
         let attachment = Arc::new(Attachment { host_ifindex: made.host_ifindex, ..reserved.clone() });
         self.state().store.put(Arc::clone(&attachment))?;
         fail_point("add-complete");
-        Ok(attachment)
+        Ok((attachment, made.filtered))
     }
 
     /// Removes the veth, then the attachment, then its leases.
