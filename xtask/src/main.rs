@@ -4,6 +4,8 @@ mod bench;
 mod check;
 mod demo;
 mod ebpf;
+mod image;
+mod kube;
 mod mutants;
 mod process;
 mod progress;
@@ -22,6 +24,8 @@ use crate::repo::Repo;
 const MISMATCH: u8 = 1;
 /// Exit code for "a right or a tool is missing".
 const MISSING: u8 = 3;
+/// Exit code for "no lab or cluster is up, or several are and none is named".
+const NO_LAB: u8 = 5;
 /// Exit code for our own faults.
 const FAULT: u8 = 70;
 
@@ -51,6 +55,8 @@ enum Command {
     Rooms(rooms::Args),
     Ebpf(ebpf::Args),
     Bench(bench::Args),
+    Image(image::Args),
+    Kube(kube::Args),
     Mutants(mutants::Args),
 }
 
@@ -64,6 +70,8 @@ fn main() -> ExitCode {
         Command::Rooms(args) => rooms::run(&repo, &args),
         Command::Ebpf(args) => ebpf::run(&repo, &args),
         Command::Bench(args) => bench::run(&repo, &args),
+        Command::Image(args) => image::run(&repo, &args),
+        Command::Kube(args) => kube::run(&repo, args),
         Command::Mutants(args) => mutants::run(&repo, &args),
     });
     outcome.unwrap_or_else(|error| {

@@ -22,29 +22,43 @@ pub(crate) struct Step {
     started: Instant,
     bar: Option<ProgressBar>,
     last_plain: Instant,
+    is_shown: bool,
 }
 
 impl Step {
     /// Shows that `name` has begun.
     pub(crate) fn start(name: impl Into<String>) -> Self {
-        let name = name.into();
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new_spinner();
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {elapsed} {wide_msg}") {
-                bar.set_style(style);
-            }
-            bar.set_prefix(name.clone());
-            bar.enable_steady_tick(Duration::from_millis(120));
-            bar
-        });
-        if bar.is_none() {
-            eprintln!("… {name}");
+        let mut step = Self::quiet(name);
+        step.show();
+        step
+    }
+
+    fn show(&mut self) {
+        self.is_shown = true;
+        if !std::io::stderr().is_terminal() {
+            eprintln!("… {}", self.name);
+            return;
         }
-        Self { name, started: Instant::now(), bar, last_plain: Instant::now() }
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {elapsed} {wide_msg}") {
+            bar.set_style(style);
+        }
+        bar.set_prefix(self.name.clone());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        self.bar = Some(bar);
+    }
+
+    /// Shows nothing until the first note: for work that is usually done already.
+    pub(crate) fn quiet(name: impl Into<String>) -> Self {
+        let now = Instant::now();
+        Self { name: name.into(), started: now, bar: None, last_plain: now, is_shown: false }
     }
 
     /// Shows what is happening; without a terminal, at most one line every 30 s, so that a log is never silent.
     pub(crate) fn note(&mut self, line: &str) {
+        if !self.is_shown {
+            self.show();
+        }
         match &self.bar {
             Some(bar) => bar.set_message(line.trim().to_owned()),
             None if self.last_plain.elapsed() > Duration::from_secs(30) && !line.trim().is_empty() => {
@@ -52,6 +66,13 @@ impl Step {
                 self.last_plain = Instant::now();
             }
             None => {}
+        }
+    }
+
+    /// Ends a step that was [quiet](Self::quiet), with a line only if it showed itself.
+    pub(crate) fn end_if_shown(self, mark: Mark, note: &str) {
+        if self.is_shown {
+            self.end(mark, note);
         }
     }
 

@@ -44,6 +44,11 @@ pub(super) fn get(step: &mut Step) -> Result<()> {
     Ok(())
 }
 
+/// The version of a Go that is new enough.
+pub(super) fn go_version() -> Option<String> {
+    process::first_line(Command::new(go()?).arg("version"))
+}
+
 fn go() -> Option<PathBuf> {
     let go = process::find_program("go", &["/usr/local/go/bin".into()])?;
     let version = process::first_line(Command::new(&go).arg("version"))?;

@@ -35,6 +35,12 @@ pub(super) fn btf() -> Option<String> {
     super::exists("/sys/kernel/btf/vmlinux")
 }
 
+pub(super) fn overlay() -> Option<String> {
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let has = known.lines().any(|line| line.split_whitespace().last() == Some("overlay"));
+    has.then(|| "known to the kernel".to_owned())
+}
+
 pub(super) fn filesystems() -> Option<String> {
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let has = |name: &str| known.lines().any(|line| line.split_whitespace().last() == Some(name));

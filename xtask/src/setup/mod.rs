@@ -35,6 +35,8 @@ pub(crate) enum Purpose {
     Test,
     /// Benchmarks: also the peers to measure against.
     Bench,
+    /// Test clusters: also Go, and what root file systems are made with.
+    Kube,
     /// Everything.
     All,
 }
@@ -63,9 +65,10 @@ pub(crate) struct Missing {
     pub(crate) optional: bool,
 }
 
-const EVERY: &[Purpose] = &[Purpose::Demo, Purpose::Test, Purpose::Bench];
+const EVERY: &[Purpose] = &[Purpose::Demo, Purpose::Test, Purpose::Bench, Purpose::Kube];
 const TEST: &[Purpose] = &[Purpose::Test];
 const BENCH: &[Purpose] = &[Purpose::Bench];
+const KUBE: &[Purpose] = &[Purpose::Kube];
 
 const THINGS: &[Thing] = &[
     Thing {
@@ -179,11 +182,56 @@ const THINGS: &[Thing] = &[
     Thing {
         name: "nft",
         why: "rules of others in tests, and the peer's Services",
-        purposes: &[Purpose::Test, Purpose::Bench],
+        purposes: &[Purpose::Test, Purpose::Bench, Purpose::Kube],
         optional: false,
         present: || program("nft"),
         get: Some(|step| debian::install(&["nftables"], step)),
         by_hand: "apt-get install nftables",
+    },
+    Thing {
+        name: "iptables",
+        why: "the bridge plugin masquerades with it",
+        purposes: KUBE,
+        optional: false,
+        present: || program("iptables"),
+        get: Some(|step| debian::install(&["iptables"], step)),
+        by_hand: "apt-get install iptables",
+    },
+    Thing {
+        name: "overlay file system",
+        why: "containers' root file systems",
+        purposes: KUBE,
+        optional: false,
+        present: machine::overlay,
+        get: None,
+        by_hand: "boot a kernel built with CONFIG_OVERLAY_FS, or `modprobe overlay`",
+    },
+    Thing {
+        name: "nsenter",
+        why: "entering the cluster's machines",
+        purposes: KUBE,
+        optional: false,
+        present: || program("nsenter"),
+        get: Some(|step| debian::install(&["util-linux"], step)),
+        by_hand: "apt-get install util-linux",
+    },
+    Thing {
+        name: "Go",
+        why: "building Kubernetes from its module",
+        purposes: KUBE,
+        optional: false,
+        present: cnitool::go_version,
+        get: Some(|step| debian::install(&["golang-go"], step)),
+        by_hand: "install Go 1.21 or newer: https://go.dev/dl",
+    },
+    Thing {
+        name: "mmdebstrap",
+        why: "the root file system of test images",
+        purposes: KUBE,
+        optional: false,
+        present: || program("mmdebstrap"),
+        get: Some(|step| debian::install(&["mmdebstrap"], step)),
+        by_hand: "apt-get install mmdebstrap",
     },
 ];
 

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every kind of test, one summary.
 
 mod demo;
+mod kube;
 mod tally;
 
 use std::process::{Command, ExitCode};
@@ -44,6 +45,8 @@ enum Kind {
     Interop,
     /// The demo, killed at five points and run again, and two at once. Root.
     Demo,
+    /// Test clusters: they come up beside one another, and leave nothing, killed or not. Root; not part of all.
+    Kube,
     /// Everything.
     All,
 }
@@ -82,6 +85,9 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
     }
     if wants(Kind::Demo) {
         row("demo", &mut || demo::run(repo, filter));
+    }
+    if args.kind == Kind::Kube {
+        row("kube", &mut || kube::run(repo, filter));
     }
     if args.kind == Kind::All && is_ci() {
         row("mutants", &mut || mutants::tally(repo));

@@ -1,0 +1,133 @@
+//! `kube e2e` and `kube conformance`: Kubernetes' own tests, in parallel.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Instant, SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::build::{self, TestPrograms};
+use super::record::Record;
+use super::settings::CONTROL_PLANE;
+use super::{Which, enter, junit, wait};
+use crate::progress::{Mark, Step, seconds};
+use crate::repo::Repo;
+use crate::{MISMATCH, process};
+
+const CONFORMANCE: &str = r"\[sig-network\].*\[Conformance\]";
+/// Tests that need a cloud or a gate that is off, break nodes, or are known to fail at random.
+const SKIP: &str = r"\[Feature:|\[FeatureGate:|\[Disruptive\]|\[Flaky\]";
+
+/// Arguments of `kube e2e`.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    which: Which,
+    /// Tests whose full name matches this regular expression.
+    #[arg(long, default_value = r"\[sig-network\]")]
+    focus: String,
+    /// But not those that match this one; empty skips none.
+    #[arg(long, default_value = SKIP)]
+    skip: String,
+    #[command(flatten)]
+    how: How,
+}
+
+/// Arguments of `kube conformance`.
+#[derive(clap::Args)]
+pub(super) struct ConformanceArgs {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(clap::Args)]
+struct How {
+    /// How many tests run at once.
+    #[arg(long, default_value_t = 4)]
+    procs: usize,
+    /// Return at once; the results are in the directory that is printed.
+    #[arg(long)]
+    background: bool,
+    /// Only list what would run.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Runs `kube conformance`.
+pub(super) fn conformance(repo: &Repo, args: ConformanceArgs) -> Result<ExitCode> {
+    let ConformanceArgs { which, how } = args;
+    run(repo, &Args { which, focus: CONFORMANCE.to_owned(), skip: String::new(), how })
+}
+
+/// Runs `kube e2e`.
+pub(super) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
+    let record = args.which.record()?;
+    let programs = build::test_programs()?;
+    let kubectl = build::kubectl()?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    let results = repo.scratch(&format!("kube/{}-e2e-{now}", record.settings.name))?;
+    let mut command = ginkgo(&record, &programs, &kubectl, args, &results)?;
+    if args.how.background {
+        return in_background(command, &results);
+    }
+    let started = Instant::now();
+    let mut step = Step::start(format!("tests matching {}", args.focus));
+    let done = process::capture(&mut command, &mut |line| step.note(line))?;
+    std::fs::write(results.join("ginkgo.log"), &done.output)?;
+    let found = junit::read(&results.join("junit.xml"));
+    step.end(if done.ok() { Mark::Done } else { Mark::Failed }, &results.display().to_string());
+    let found = found.with_context(|| format!("the tests did not run:\n{}", done.tail(20)))?;
+    for name in &found.failed {
+        println!("failed: {name}");
+    }
+    let (failed, took) = (found.failed.len(), seconds(started.elapsed()));
+    println!("e2e in {took}: {}", results.join("junit.xml").display());
+    println!("{} passed, {failed} failed, {} skipped", found.passed, found.skipped);
+    if found.passed == 0 && failed == 0 {
+        bail!("no test matches --focus {:?} without --skip {:?}", args.focus, args.skip);
+    }
+    Ok(if failed == 0 && done.ok() { ExitCode::SUCCESS } else { ExitCode::from(MISMATCH) })
+}
+
+/// The command, in the control plane's network; it ends with the cluster.
+fn ginkgo(
+    record: &Record,
+    programs: &TestPrograms,
+    kubectl: &Path,
+    args: &Args,
+    results: &Path,
+) -> Result<Command> {
+    let mut command = enter::with_network(record, CONTROL_PLANE, &programs.ginkgo)?;
+    command.arg(format!("--procs={}", args.how.procs));
+    command.args(["--no-color", "--timeout=6h", "--junit-report=junit.xml"]);
+    command.arg(format!("--output-dir={}", results.display()));
+    command.arg(format!("--focus={}", args.focus));
+    if !args.skip.is_empty() {
+        command.arg(format!("--skip={}", args.skip));
+    }
+    if args.how.dry_run {
+        command.args(["--dry-run", "-v"]);
+    }
+    command.arg(&programs.e2e).arg("--").arg("--provider=skeleton");
+    command.arg(format!("--kubeconfig={}", enter::kubeconfig(&record.settings.name).display()));
+    command.arg(format!("--kubectl-path={}", kubectl.display()));
+    // Nothing may be kept by a test outside its own directory.
+    command.env("HOME", results).env("TMPDIR", results).current_dir(results);
+    Ok(command)
+}
+
+fn in_background(mut command: Command, results: &Path) -> Result<ExitCode> {
+    let log: PathBuf = results.join("ginkgo.log");
+    let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let child = command.spawn().context("cannot start ginkgo")?;
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    println!("process {} runs the tests; output: {}", child.id(), log.display());
+    println!("at the end: {}", results.join("junit.xml").display());
+    print!("{}", wait::tail(&log, 3));
+    Ok(ExitCode::SUCCESS)
+}
