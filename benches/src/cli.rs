@@ -33,6 +33,9 @@ pub(crate) struct Cli {
     /// Directory of `sheetbend` and `sheetbend-cni`; by default that of this program.
     #[arg(long, value_name = "DIR")]
     binaries: Option<PathBuf>,
+    /// Measures another build of `sheetbend` and `sheetbend-cni` in the same rounds of `traffic`: was a change faster?
+    #[arg(long, value_name = "DIR")]
+    before: Option<PathBuf>,
     /// Ends with 1 if a number misses its target. Without it, speed never fails.
     #[arg(long)]
     enforce: bool,
@@ -68,6 +71,8 @@ pub(crate) struct Bench {
     pub(crate) quick: bool,
     /// Where our programs are.
     pub(crate) binaries: PathBuf,
+    /// Where another build of them is, to be measured beside.
+    pub(crate) before: Option<PathBuf>,
 }
 
 impl Bench {
@@ -89,7 +94,7 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(directory) => directory.clone(),
         None => own.parent().map(Path::to_path_buf).context("this program has no directory")?,
     };
-    let bench = Bench { quick: cli.quick, binaries };
+    let bench = Bench { quick: cli.quick, binaries, before: cli.before.clone() };
     let mut rows: Vec<Row> = Vec::new();
     for (section, measure) in sections() {
         if cli.sections.contains(&section) || cli.sections.contains(&Section::All) {

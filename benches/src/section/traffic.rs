@@ -4,7 +4,7 @@ use crate::cli::{Bench, say};
 use crate::contest::{self, Promise, Way};
 use crate::report::Row;
 use crate::topology::kube_proxy::{self, Peer};
-use crate::topology::ours::Cluster;
+use crate::topology::ours::{BEFORE, Cluster};
 use crate::topology::{fabric, wire};
 use crate::traffic::Tool;
 
@@ -30,7 +30,7 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
 }
 
 /// A topology: whoever must stay alive, and the ways through it, ours first.
-type Built = anyhow::Result<(Cluster, Vec<Way>)>;
+type Built = anyhow::Result<(Vec<Cluster>, Vec<Way>)>;
 
 fn place(section: &str, bench: &Bench, build: fn(&Bench) -> Built, promises: &[Promise]) -> Vec<Row> {
     say(&format!("{section} …"));
@@ -40,28 +40,42 @@ fn place(section: &str, bench: &Bench, build: fn(&Bench) -> Built, promises: &[P
     }
 }
 
+/// Clusters of ours by `way`, the one of `--before` as the last candidate; `peers` stand between them.
+fn beside(
+    bench: &Bench,
+    (name, net, mode, server): (&str, u8, &str, usize),
+    way: fn(&Cluster) -> anyhow::Result<Way>,
+    peers: Vec<Way>,
+) -> Built {
+    let ours = Cluster::start(&bench.binaries, name, net, mode, server)?;
+    let mut ways = vec![way(&ours)?];
+    ways.extend(peers);
+    let mut clusters = vec![ours];
+    if let Some(before) = &bench.before {
+        let cluster = Cluster::start(before, &format!("{name}b"), net + 20, mode, server)?;
+        ways.push(Way { name: BEFORE, ..way(&cluster)? });
+        clusters.push(cluster);
+    }
+    Ok((clusters, ways))
+}
+
 fn same_node(bench: &Bench) -> Built {
-    let ours = Cluster::start(&bench.binaries, "same", 75, "host-gw", 0)?;
-    let peer = Peer::build("peer", 85, 10)?;
-    let ways = vec![ours.direct(), peer.direct(), fabric::routed_on_one_node()?, wire::build()?];
-    Ok((ours, ways))
+    let peer = Peer::build("peer", 85, 10)?.direct();
+    let peers = vec![peer, fabric::routed_on_one_node()?, wire::build()?];
+    beside(bench, ("same", 75, "host-gw", 0), |cluster| Ok(cluster.direct()), peers)
 }
 
 fn same_node_service(bench: &Bench) -> Built {
-    let ours = Cluster::start(&bench.binaries, "sames", 76, "host-gw", 0)?;
-    let peer = Peer::build("peers", 86, 10)?;
-    let ways = vec![ours.service()?, peer.service()];
-    Ok((ours, ways))
+    let peers = vec![Peer::build("peers", 86, 10)?.service()];
+    beside(bench, ("sames", 76, "host-gw", 0), Cluster::service, peers)
 }
 
 fn host_gw(bench: &Bench) -> Built {
-    let ours = Cluster::start(&bench.binaries, "hostgw", 77, "host-gw", 1)?;
-    let ways = vec![ours.direct(), fabric::routed()?, fabric::node_to_node("nodes", 71)?];
-    Ok((ours, ways))
+    let peers = vec![fabric::routed()?, fabric::node_to_node("nodes", 71)?];
+    beside(bench, ("hostgw", 77, "host-gw", 1), |cluster| Ok(cluster.direct()), peers)
 }
 
 fn vxlan(bench: &Bench) -> Built {
-    let ours = Cluster::start(&bench.binaries, "ourvx", 78, "vxlan", 1)?;
-    let ways = vec![ours.direct(), fabric::vxlan()?, fabric::node_to_node("nodes2", 74)?];
-    Ok((ours, ways))
+    let peers = vec![fabric::vxlan()?, fabric::node_to_node("nodes2", 74)?];
+    beside(bench, ("ourvx", 78, "vxlan", 1), |cluster| Ok(cluster.direct()), peers)
 }

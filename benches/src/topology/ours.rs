@@ -16,6 +16,9 @@ use crate::traffic::{Responder, Session, Tool};
 /// Name of ours in the tables.
 pub(crate) const NAME: &str = "Sheetbend";
 
+/// Name of ours from another build (`--before`).
+pub(crate) const BEFORE: &str = "Sheetbend, before";
+
 /// How long an agent may take over a change, 50,000 new Services included.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -90,7 +90,7 @@ pub(super) fn route(route: &Route, mode: NetworkMode) -> abi::RouteEntry {
         Route::Local => (abi::ROUTE_LOCAL, None),
         Route::Node { via, .. } => (abi::ROUTE_NODE, Some(addr(*via))),
         Route::Unowned => (abi::ROUTE_UNOWNED, None),
-        Route::NodeAddress { .. } => (abi::ROUTE_NODE_ADDRESS, None),
+        Route::NodeAddress { other, .. } => (abi::ROUTE_NODE_ADDRESS, other.map(addr)),
         Route::NoMasquerade => (abi::ROUTE_NO_MASQUERADE, None),
     };
     let mut entry = abi::RouteEntry { kind, mac: [0; 6], pad: [0; 2], via: via.unwrap_or(abi::NO_ADDR) };

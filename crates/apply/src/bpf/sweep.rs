@@ -153,7 +153,7 @@ impl Kernel {
                 network: key.network,
                 client,
                 frontend: entry.frontend,
-                client_port: port,
+                client_port: if entry.client_port == 0 { port } else { entry.client_port },
                 frontend_port: entry.frontend_port,
                 protocol: key.protocol,
                 pad: [0; 3],
@@ -200,7 +200,7 @@ impl Kernel {
         })?;
         for (key, value) in idle {
             let backend = self.tables.backends.get(&value.backend)?;
-            let client = (key.client, key.client_port);
+            let client = (key.client, value.source_port);
             let hairpin = if abi::is_ipv4(&key.client) { abi::HAIRPIN_IPV4 } else { abi::HAIRPIN_IPV6 };
             let is_tracked = match backend {
                 Some(backend) => {
@@ -208,7 +208,7 @@ impl Kernel {
                     self.is_tracked(&ct_key(key.network, client, end, key.protocol))?
                         || self.is_tracked(&ct_key(
                             key.network,
-                            (hairpin, key.client_port),
+                            (hairpin, value.source_port),
                             end,
                             key.protocol,
                         ))?

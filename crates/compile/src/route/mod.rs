@@ -1,7 +1,7 @@
 //! Where each range is, as seen from one node.
 
 use std::collections::BTreeMap;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv6Net};
 use sheetbend_model::plan::{Condition, Route};
@@ -27,10 +27,13 @@ pub(crate) fn routes(
     }
     for other in snapshot.nodes.values() {
         for addr in &other.addresses {
-            table.add_if_free(
-                IpNet::from(addr.to_canonical()),
-                &Route::NodeAddress { node: other.name.clone() },
-            );
+            let addr = addr.to_canonical();
+            let mut others = other.addresses.iter().map(IpAddr::to_canonical);
+            let route = Route::NodeAddress {
+                node: other.name.clone(),
+                other: others.find(|other| other.is_ipv4() != addr.is_ipv4()),
+            };
+            table.add_if_free(IpNet::from(addr), &route);
         }
     }
     for range in &config.pod_cidrs {

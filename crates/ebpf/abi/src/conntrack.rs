@@ -66,6 +66,14 @@ pub struct CtEntry {
     pub frontend_port: u16,
     /// Source port after masquerade.
     pub nat_port: u16,
+    /// The first four bytes of the Ethernet address by which the other node's packets of this flow come in host-gw
+    /// mode, as they lie in a frame. Checked once a second; 0 = not known.
+    pub link: u32,
+    /// Its last two bytes.
+    pub link_end: u16,
+    /// Of a Service flow: the port that the initiator uses. The one in the key is another when two of its flows to
+    /// one backend would share a key.
+    pub client_port: u16,
     /// Zero.
     pub pad: u32,
 }
@@ -100,6 +108,10 @@ pub struct ServiceFlowValue {
     pub backend: u32,
     /// Number of the Service port.
     pub service: u32,
+    /// The source port towards the backend; the client's own unless another flow of the client had that.
+    pub source_port: u16,
+    /// Zero.
+    pub pad: [u8; 6],
 }
 
 /// Key of LRU hash `SNAT`: a masqueraded flow as its remote end sees it. For ICMP echo `nat_port` is the identifier

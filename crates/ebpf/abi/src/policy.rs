@@ -118,6 +118,6 @@ pub struct RouteEntry {
     pub mac: [u8; 6],
     /// Zero.
     pub pad: [u8; 2],
-    /// Underlay address: VTEP or next hop.
+    /// Underlay address: VTEP or next hop; of a node's own address: the node's address of the other family.
     pub via: Addr,
 }

@@ -10,9 +10,10 @@ use sheetbend_ebpf_abi::{
 
 use crate::{
     maps::{CT, CT_NEW},
+    next_hop,
     packet::{
-        ECHO_REQUEST, HAIRPIN, Ip, NEW, Packet, REPLY, SERVICE, TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN,
-        is_hairpin, put, same, words,
+        ECHO, ECHO_REQUEST, HAIRPIN, Ip, NEW, Packet, REPLY, SERVICE, SYN_OR_END, TCP, TCP_ACK, TCP_FIN,
+        TCP_RST, TCP_SYN, is_hairpin, put, same, words,
     },
     policy::{self, RECEIVER, SENDER},
 };
@@ -83,6 +84,18 @@ pub fn find_replied(packet: &Packet) -> Option<&'static mut CtEntry> {
     CT.get_ptr_mut(&packet.key).map(|entry| unsafe { &mut *entry })
 }
 
+/// Whether a flow that goes on has the packet's key, but is not the flow to this frontend.
+#[inline(always)]
+pub fn is_taken(packet: &mut Packet, now: u64) -> bool {
+    make_key(packet);
+    let Some((entry, _)) = find(packet) else { return false };
+    let same_flow = entry.flags & CT_SERVICE != 0
+        && entry.client_port == packet.client_port
+        && entry.frontend_port == packet.frontend_port
+        && same(&words(&entry.frontend), &packet.frontend);
+    !same_flow && !is_closed(entry) && !is_idle(packet, entry, now)
+}
+
 /// Whether the flow is over: RST, or FIN both ways.
 #[inline(always)]
 pub fn is_closed(entry: &CtEntry) -> bool {
@@ -117,10 +130,12 @@ pub fn note_translation(packet: &mut Packet, entry: &CtEntry, from_initiator: bo
         return;
     }
     packet.flags |= REPLY;
+    packet.client_port = packet.dst_port;
     if entry.flags & CT_SERVICE != 0 {
         packet.flags |= SERVICE;
         packet.frontend = words(&entry.frontend);
         packet.frontend_port = entry.frontend_port;
+        packet.client_port = entry.client_port;
     }
 }
 
@@ -137,7 +152,45 @@ pub fn forget(packet: &Packet) {
 pub fn touch(entry: &mut CtEntry, now: u64) {
     if now.saturating_sub(entry.last_seen) > SECOND {
         entry.last_seen = now;
+        next_hop::forget(entry);
     }
+}
+
+/// An entry of a flow that goes on as before.
+pub struct Known {
+    pub entry: &'static mut CtEntry,
+    pub from_initiator: bool,
+    /// The policy epoch in force.
+    pub epoch: u32,
+    /// Under which the sending end was allowed.
+    pub sender_epoch: u32,
+    /// Under which the receiving end was allowed.
+    pub receiver_epoch: u32,
+    /// Whether the entry was used less than a second ago; else it is now.
+    pub is_fresh: bool,
+}
+
+/// The entry of a packet that neither begins nor ends anything: for the fast paths.
+#[inline(always)]
+pub fn established(packet: &mut Packet) -> Option<Known> {
+    if packet.tcp_flags & SYN_OR_END != 0 || packet.has(ECHO) {
+        return None;
+    }
+    make_key(packet);
+    let entry = find_replied(packet)?;
+    let from_initiator = is_from_initiator(packet, entry);
+    let (sender_epoch, receiver_epoch) = if from_initiator {
+        (entry.egress_epoch, entry.ingress_epoch)
+    } else {
+        (entry.ingress_epoch, entry.egress_epoch)
+    };
+    let now = now();
+    if is_idle(packet, entry, now) {
+        return None;
+    }
+    let is_fresh = now.saturating_sub(entry.last_seen) <= SECOND;
+    touch(entry, now);
+    Some(Known { entry, from_initiator, epoch: policy::epoch(), sender_epoch, receiver_epoch, is_fresh })
 }
 
 /// Whose policies `track` asks.
@@ -194,6 +247,7 @@ pub fn track(packet: &mut Packet, ends: Ends<'_>) -> Result<(), Reason> {
         note_service(packet, entry);
     }
     touch(entry, now);
+    next_hop::keep(packet, entry);
     if half_open && !from_initiator {
         return promote(packet, entry);
     }
@@ -255,6 +309,9 @@ fn begin(packet: &mut Packet, ends: Ends<'_>, epoch: u32, now: u64) -> Result<()
         frontend: NO_ADDR,
         frontend_port: 0,
         nat_port: 0,
+        link: 0,
+        link_end: 0,
+        client_port: 0,
         pad: 0,
     };
     let source_is_high =
@@ -320,6 +377,7 @@ fn note_service(packet: &Packet, entry: &mut CtEntry) {
     entry.backend = packet.backend;
     put(&mut entry.frontend, &packet.frontend);
     entry.frontend_port = packet.frontend_port;
+    entry.client_port = packet.client_port;
 }
 
 /// Moves a half-open flow to `CT`: it was answered.

@@ -11,10 +11,10 @@ use crate::{
     event,
     maps::{LOCAL, PODS},
     packet::{
-        ETHERNET, HAIRPIN, Ip, OPTIONS, PASS, Packet, REPLY, SERVICE, TRANSPORT_V4, TRANSPORT_V6, put,
+        ETHERNET, HAIRPIN, Ip, Mac, OPTIONS, PASS, Packet, REPLY, SERVICE, TRANSPORT_V4, TRANSPORT_V6, put,
         set_mark, words,
     },
-    parse::{pointer, read},
+    parse::pointer,
     rewrite::{self, End},
 };
 
@@ -42,10 +42,8 @@ pub fn local(network: u32, ip: &Ip) -> Option<u32> {
 
 /// Whether the fast path may deliver it: everything else needs the node's own stack, which makes the ICMP.
 #[inline(always)]
-pub fn is_simple(ctx: &TcContext, packet: &Packet, mtu: u32) -> bool {
-    // SAFETY: the context is valid for the program's whole run.
-    let segmented = unsafe { (*ctx.skb.skb).gso_size } != 0;
-    packet.ttl > 1 && !packet.has(OPTIONS) && (segmented || packet.len - ETHERNET as u32 <= mtu)
+pub fn is_simple(packet: &Packet, mtu: u32) -> bool {
+    packet.ttl > 1 && !packet.has(OPTIONS) && packet.largest - ETHERNET as u32 <= mtu
 }
 
 /// Hands the packet to the node's own stack, and says that the node did not make it.
@@ -64,7 +62,7 @@ pub fn to_stack(ctx: &TcContext) -> i32 {
 pub fn deliver(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     let target = pod(packet.to)?;
     let direct = packet.hook == Hook::ToPod as u32;
-    if !direct && !is_simple(ctx, packet, target.mtu) {
+    if !direct && !is_simple(packet, target.mtu) {
         // `to_pod` judges it.
         return Ok(to_stack(ctx));
     }
@@ -74,7 +72,7 @@ pub fn deliver(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     if direct { Ok(PASS) } else { redirect(ctx, packet, target) }
 }
 
-/// Gives a reply the source that the client knows, and a hairpin reply the pod's own destination.
+/// Gives a reply the source and the port that the client knows, and a hairpin reply the pod's own destination.
 ///
 /// # Errors
 /// [`Reason::Malformed`].
@@ -86,6 +84,9 @@ pub fn translate_back(ctx: &TcContext, packet: &mut Packet, target: &PodEntry) -
     if packet.has(SERVICE) {
         let (ip, port) = (packet.frontend, packet.frontend_port);
         rewrite::replace(ctx, packet, End::Source, ip, port)?;
+        if rewrite::destination_port(ctx.skb.skb, packet) != 0 {
+            return Err(Reason::Malformed);
+        }
     }
     if packet.has(HAIRPIN) {
         let (ip, port) =
@@ -101,28 +102,32 @@ pub fn translate_back(ctx: &TcContext, packet: &mut Packet, target: &PodEntry) -
 /// [`Reason::Malformed`].
 #[inline(always)]
 pub fn redirect(ctx: &TcContext, packet: &Packet, target: &PodEntry) -> Result<i32, Reason> {
-    // SAFETY: `mac` lies on a 4-byte boundary of the entry.
-    let mac = unsafe { (read::<u32>(target.mac.as_ptr(), 0), read::<u16>(target.mac.as_ptr(), 4)) };
-    hop(ctx, packet, mac)?;
+    hop(ctx, packet, pod_mac(target), HOST)?;
     // SAFETY: plain values.
     Ok(unsafe { bpf_redirect_peer(packet.to, 0) } as i32)
 }
 
-/// Takes one from the hop limit and writes both Ethernet addresses: `mac` in two parts, and [`HOST_MAC`].
+/// [`HOST_MAC`] in words.
+pub const HOST: Mac = Mac::new(&HOST_MAC);
+
+/// Ethernet address of the pod's end.
+#[inline(always)]
+pub fn pod_mac(pod: &PodEntry) -> Mac {
+    // SAFETY: `mac` lies on a 4-byte boundary of the entry.
+    unsafe { Mac::read(pod.mac.as_ptr(), 0) }
+}
+
+/// Takes one from the hop limit and writes both Ethernet addresses.
 ///
 /// # Errors
 /// [`Reason::Malformed`].
 #[inline(always)]
-pub fn hop(ctx: &TcContext, packet: &Packet, mac: (u32, u16)) -> Result<(), Reason> {
-    const HOST_LOW: u16 = u16::from_ne_bytes([HOST_MAC[0], HOST_MAC[1]]);
-    const HOST_HIGH: u32 = u32::from_ne_bytes([HOST_MAC[2], HOST_MAC[3], HOST_MAC[4], HOST_MAC[5]]);
+pub fn hop(ctx: &TcContext, packet: &Packet, to: Mac, from: Mac) -> Result<(), Reason> {
     let data = pointer(ctx, if packet.is_v6() { TRANSPORT_V6 } else { TRANSPORT_V4 })?;
-    // SAFETY: the bytes up to the transport header were checked; see `read` about alignment.
+    // SAFETY: the bytes up to the transport header were checked.
     unsafe {
-        data.cast::<u32>().write(mac.0);
-        data.add(4).cast::<u16>().write(mac.1);
-        data.add(6).cast::<u16>().write(HOST_LOW);
-        data.add(8).cast::<u32>().write(HOST_HIGH);
+        to.write(data, 0);
+        from.write(data, 6);
     }
     one_hop_less(ctx, packet, data);
     Ok(())

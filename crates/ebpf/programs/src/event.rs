@@ -119,6 +119,10 @@ pub fn report(packet: &Packet, kind: EventKind, reason: Reason, judgement: &Judg
         let frontend: Ip = if service { packet.frontend } else { [0; 4] };
         put(&mut (*event).frontend, &frontend);
         (*event).src_port = src_port;
+        // Written over, since a choice before would double the verifier's paths.
+        if service {
+            (*event).src_port = packet.client_port;
+        }
         (*event).dst_port = dst_port;
         (*event).frontend_port = if service { packet.frontend_port } else { 0 };
         (*event).reason = reason as u16;

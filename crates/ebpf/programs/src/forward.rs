@@ -2,8 +2,8 @@
 
 use aya_ebpf::programs::TcContext;
 use sheetbend_ebpf_abi::{
-    NodeConfig, PodEntry, ROUTE_LOCAL, ROUTE_NO_MASQUERADE, ROUTE_NODE, ROUTE_NODE_ADDRESS, ROUTE_UNOWNED,
-    Reason, RouteEntry,
+    MODE_HOST_GW, NodeConfig, PodEntry, ROUTE_LOCAL, ROUTE_NO_MASQUERADE, ROUTE_NODE, ROUTE_NODE_ADDRESS,
+    ROUTE_UNOWNED, Reason, RouteEntry,
 };
 
 use crate::{
@@ -11,9 +11,9 @@ use crate::{
     deliver::{self, is_simple, pod, to_stack},
     event,
     maps::{CONFIG, ROUTES},
-    node,
-    packet::{ECHO, Ip, Packet, SYN_OR_END, TCP, UDP, is_hairpin},
-    policy::{self, PrefixWords},
+    next_hop, node,
+    packet::{Ip, Packet, TCP, UDP, is_hairpin},
+    policy::PrefixWords,
 };
 
 /// What the whole node shares.
@@ -41,39 +41,35 @@ fn receiver(packet: &Packet) -> Option<u32> {
 /// `None`: something is new or special, and the stages must look.
 #[inline(always)]
 pub fn established(ctx: &TcContext, packet: &mut Packet) -> Option<Result<i32, Reason>> {
-    if packet.tcp_flags & SYN_OR_END != 0 || packet.has(ECHO) {
+    let known = conntrack::established(packet)?;
+    if known.sender_epoch != known.epoch {
         return None;
     }
-    conntrack::make_key(packet);
-    let entry = conntrack::find_replied(packet)?;
-    let epoch = policy::epoch();
-    let from_initiator = conntrack::is_from_initiator(packet, entry);
-    let (sender, receiver_epoch) = if from_initiator {
-        (entry.egress_epoch, entry.ingress_epoch)
-    } else {
-        (entry.ingress_epoch, entry.egress_epoch)
-    };
-    let now = conntrack::now();
-    if sender != epoch || conntrack::is_idle(packet, entry, now) {
-        return None;
+    let config = CONFIG.get(0)?;
+    if known.entry.link != 0
+        && is_simple(packet, config.pod_mtu)
+        && let Some(outcome) = next_hop::send(ctx, packet, config, known.entry)
+    {
+        return Some(outcome);
     }
-    conntrack::touch(entry, now);
     if let Some(ifindex) = receiver(packet) {
         let target = pod(ifindex).ok()?;
-        if receiver_epoch != epoch || !is_simple(ctx, packet, target.mtu) {
+        if known.receiver_epoch != known.epoch || !is_simple(packet, target.mtu) {
             return None;
         }
         packet.to = ifindex;
-        conntrack::note_translation(packet, entry, from_initiator);
+        conntrack::note_translation(packet, known.entry, known.from_initiator);
         if let Err(reason) = deliver::translate_back(ctx, packet, target) {
             return Some(Err(reason));
         }
         return Some(deliver::redirect(ctx, packet, target));
     }
     let route = route(packet.network, &packet.dst)?;
-    let config = CONFIG.get(0)?;
-    if route.kind != ROUTE_NODE || !is_simple(ctx, packet, config.pod_mtu) {
+    if route.kind != ROUTE_NODE || !is_simple(packet, config.pod_mtu) {
         return None;
+    }
+    if config.mode == MODE_HOST_GW {
+        next_hop::ask(known.entry);
     }
     Some(node::send(ctx, packet, config, route))
 }
@@ -105,7 +101,7 @@ pub fn forward(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
             Err(Reason::Unreachable)
         }
         (ROUTE_NODE, Some(route)) => {
-            if !is_simple(ctx, packet, config.pod_mtu) {
+            if !is_simple(packet, config.pod_mtu) {
                 event::forwarded(packet, Reason::ToStack);
                 return Ok(to_stack(ctx));
             }
@@ -126,7 +122,7 @@ pub fn forward(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
 #[inline(always)]
 fn to_pod(ctx: &TcContext, packet: &mut Packet, sender: &PodEntry, ifindex: u32) -> Result<i32, Reason> {
     let target = pod(ifindex).inspect_err(|_| packet.from = ifindex)?;
-    if !is_simple(ctx, packet, target.mtu) && packet.from != ifindex {
+    if !is_simple(packet, target.mtu) && packet.from != ifindex {
         // `to_pod` asks the receiver's policy.
         conntrack::track(packet, Ends::Sender(sender))?;
         event::forwarded(packet, Reason::ToStack);

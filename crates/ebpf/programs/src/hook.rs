@@ -7,14 +7,13 @@ use crate::{
     conntrack::{self, Ends},
     deliver::{self, pod, to_stack},
     event,
-    forward::{self, config, route},
+    forward::{self, route},
     link, node,
     packet::{
         DROP, FIRST_FRAGMENT, ICMP_ERROR, LATER_FRAGMENT, OWN, PASS, Packet, TCP, mark, same, set_mark, words,
     },
     parse::{Frame, parse},
     stage,
-    uplink::node_address,
 };
 
 /// A pod sends.
@@ -57,10 +56,6 @@ pub fn from_pod(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
 /// Every reason why a packet may not reach the pod.
 #[inline(always)]
 pub fn to_pod(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
-    let mark = mark(ctx);
-    if mark == MARK_OURS {
-        return Ok(PASS);
-    }
     packet.to = ifindex(ctx);
     if parse(ctx, packet)? != Frame::Ip || link::is_link_duty(packet) {
         return Ok(PASS);
@@ -69,7 +64,7 @@ pub fn to_pod(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     packet.network = target.network;
     // SAFETY: the context is valid for the program's whole run.
     let entered = unsafe { (*ctx.skb.skb).ingress_ifindex };
-    if mark != MARK_FORWARDED && entered == 0 {
+    if mark(ctx) != MARK_FORWARDED && entered == 0 {
         packet.flags |= OWN;
     }
     if let Some(slot) = detour(packet) {
@@ -122,7 +117,7 @@ pub fn from_tunnel(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> 
         Frame::Ip => {}
         Frame::Arp | Frame::Other => return Err(Reason::UnsupportedProtocol),
     }
-    if !is_owned(packet)? {
+    if !is_owned(packet) {
         return Err(Reason::TunnelSpoofed);
     }
     let Some(ifindex) = deliver::local(packet.network, &packet.dst) else {
@@ -136,25 +131,16 @@ pub fn from_tunnel(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> 
     deliver::deliver(ctx, packet)
 }
 
-/// Whether the node that sent it owns the source inside: as its pod, its router address, or its own address. A node's
-/// address of the other family than the tunnel's names no VTEP, so there any node of the cluster must do.
-///
-/// # Errors
-/// [`Reason::NotReady`] before the agent has written the configuration.
+/// Whether the node that sent it owns the source inside: as its pod, its router address, or one of its own addresses.
 #[inline(always)]
-fn is_owned(packet: &Packet) -> Result<bool, Reason> {
-    let Some(owner) = route(packet.network, &packet.src) else { return Ok(false) };
-    if owner.kind == ROUTE_NODE {
-        return Ok(same(&words(&owner.via), &packet.outer));
+fn is_owned(packet: &Packet) -> bool {
+    match route(packet.network, &packet.src) {
+        Some(owner) if owner.kind == ROUTE_NODE => same(&words(&owner.via), &packet.outer),
+        Some(owner) if owner.kind == ROUTE_NODE_ADDRESS => {
+            same(&packet.src, &packet.outer) || same(&words(&owner.via), &packet.outer)
+        }
+        _ => false,
     }
-    if owner.kind != ROUTE_NODE_ADDRESS {
-        return Ok(false);
-    }
-    if node::is_v4(&packet.src) == node::is_v4(&packet.outer) {
-        return Ok(same(&packet.src, &packet.outer));
-    }
-    let kind = route(packet.network, &packet.outer).map_or(0, |route| route.kind);
-    Ok(kind == ROUTE_NODE_ADDRESS && !same(&packet.src, &node_address(packet, config()?)))
 }
 
 /// A destination of this node that is no pod: the node's own address, or a pod that is gone.
@@ -185,9 +171,6 @@ pub fn without_pod(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> 
 /// [`Reason::Unreachable`].
 #[inline(always)]
 pub fn to_tunnel(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
-    if mark(ctx) == MARK_OURS {
-        return Ok(PASS);
-    }
     match parse(ctx, packet)? {
         Frame::Ip if !link::is_link_duty(packet) => {}
         Frame::Ip | Frame::Arp | Frame::Other => return Ok(DROP), // The tunnel has no link layer of its own.

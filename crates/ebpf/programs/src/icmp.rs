@@ -1,8 +1,9 @@
 //! ICMP errors (RFC 792, RFC 4443 §3): found by the packet they quote, translated back inside and outside, and passed as
-//! part of that packet's flow. Checksums inside the quoted transport header stay: nobody can verify a cut packet.
+//! part of that packet's flow. The quoted transport checksum is translated too, where the quotation reaches it.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_store_bytes},
+    bindings::__sk_buff,
+    helpers::generated::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes},
     programs::TcContext,
 };
 use sheetbend_ebpf_abi::{CT_HAIRPIN, CT_MASQUERADED, CT_SERVICE, CtEntry, Hook, Reason};
@@ -15,6 +16,7 @@ use crate::{
     maps::SNAT,
     packet::{DROP, ICMP, ICMPV6, Ip, MAPPED, OWN, PASS, Packet, SCTP, TCP, UDP, is_hairpin, same, words},
     parse::load,
+    refuse::fold,
     rewrite::{self, End, difference},
     snat, stage,
     uplink::{check_origin, node_address},
@@ -30,6 +32,8 @@ struct Quoted {
     header: u32,
     /// Offset of its transport header in the frame.
     transport: u32,
+    /// Offset of its transport checksum in the frame; 0 = none, or cut off.
+    checksum: u32,
     protocol: u8,
 }
 
@@ -119,20 +123,23 @@ fn arrive(
     from_initiator: bool,
 ) -> Result<i32, Reason> {
     let target = pod(packet.to)?;
+    let (mut source, mut source_port) = (quoted.src, quoted.src_port);
     if from_initiator && entry.flags & CT_SERVICE != 0 {
         let (frontend, port) = (words(&entry.frontend), entry.frontend_port);
         if same(&packet.src, &quoted.dst) {
             rewrite::replace(ctx, packet, End::Source, frontend, 0)?;
         }
         replace_quoted(ctx, packet, quoted, End::Destination, frontend, port)?;
+        source_port = entry.client_port;
     }
     if from_initiator && entry.flags & CT_HAIRPIN != 0 {
-        let own = if packet.is_v6() { words(&target.ipv6) } else { words(&target.ipv4) };
+        source = if packet.is_v6() { words(&target.ipv6) } else { words(&target.ipv4) };
         if is_hairpin(&packet.dst) {
-            rewrite::replace(ctx, packet, End::Destination, own, 0)?;
+            rewrite::replace(ctx, packet, End::Destination, source, 0)?;
         }
-        let port = quoted.src_port;
-        replace_quoted(ctx, packet, quoted, End::Source, own, port)?;
+    }
+    if source_port != quoted.src_port || !same(&source, &quoted.src) {
+        replace_quoted(ctx, packet, quoted, End::Source, source, source_port)?;
     }
     if packet.hook == Hook::ToPod as u32 {
         return Ok(PASS);
@@ -214,6 +221,7 @@ fn quoted(ctx: &TcContext, packet: &mut Packet) -> Option<Quoted> {
             dst_port: 0,
             header,
             transport: header + 40,
+            checksum: 0,
             protocol: (ip[1] >> 16) as u8,
         };
         if found.protocol == 44 {
@@ -236,6 +244,7 @@ fn quoted(ctx: &TcContext, packet: &mut Packet) -> Option<Quoted> {
             dst_port: 0,
             header,
             transport: header + (ip[0] & 0x0f) * 4,
+            checksum: 0,
             protocol: (ip[2] >> 8) as u8,
         };
     }
@@ -243,6 +252,11 @@ fn quoted(ctx: &TcContext, packet: &mut Packet) -> Option<Quoted> {
     load(skb, found.transport, &mut transport).ok()?;
     match found.protocol {
         TCP | UDP | SCTP => {
+            found.checksum = match found.protocol {
+                UDP => found.transport + 6,
+                TCP if found.transport + 18 <= packet.len => found.transport + 16,
+                _ => 0,
+            };
             found.src_port = u16::from_be(transport[0] as u16);
             found.dst_port = u16::from_be((transport[0] >> 16) as u16);
         }
@@ -251,6 +265,7 @@ fn quoted(ctx: &TcContext, packet: &mut Packet) -> Option<Quoted> {
             if !matches!((found.protocol, kind), (ICMP, 0 | 8) | (ICMPV6, 128 | 129)) {
                 return None; // No errors about errors.
             }
+            found.checksum = found.transport + 2;
             found.src_port = u16::from_be(transport[1] as u16);
             found.dst_port = found.src_port;
         }
@@ -259,7 +274,7 @@ fn quoted(ctx: &TcContext, packet: &mut Packet) -> Option<Quoted> {
     Some(found)
 }
 
-/// Puts `ip` and `port` in place of one end of the quoted packet, and mends the ICMP checksum.
+/// Puts `ip` and `port` in place of one end of the quoted packet, and mends its checksums and the ICMP checksum.
 #[inline(always)]
 fn replace_quoted(
     ctx: &TcContext,
@@ -279,9 +294,12 @@ fn replace_quoted(
         _ if source => 0,
         _ => 2,
     };
+    let ports = (old_port as u32) << 16 | port as u32;
+    let offsets = checksum << 16 | quoted.checksum & 0xffff;
+    let mut failed = mend_quoted(skb, offsets, quoted.protocol, difference(&old_ip, &ip), ports);
     let new = ip;
     // SAFETY: plain values and locals of the named sizes.
-    let mut failed = unsafe {
+    failed |= unsafe {
         if packet.is_v6() {
             let at = quoted.header + if source { 8 } else { 24 };
             bpf_l4_csum_replace(skb, checksum, 0, difference(&old_ip, &new), 0)
@@ -307,4 +325,37 @@ fn replace_quoted(
         (quoted.dst, quoted.dst_port) = (ip, port);
     }
     if failed != 0 { Err(Reason::Malformed) } else { Ok(()) }
+}
+
+/// Mends the quoted transport checksum (RFC 1624) where addresses change by `addresses`, and the port in the upper half
+/// of `ports` becomes the one in the lower; mends the ICMP checksum for that. `offsets`: of the ICMP checksum in the
+/// upper half, of the quoted one in the lower, 0 = none. Not 0: it failed.
+///
+/// A function of its own: copies of it in one program are too much for the verifier.
+#[inline(never)]
+fn mend_quoted(skb: *mut __sk_buff, offsets: u32, protocol: u8, addresses: u64, ports: u32) -> i64 {
+    let (outer, checksum) = (offsets >> 16, offsets & 0xffff);
+    if checksum == 0 {
+        return 0;
+    }
+    let mut old = 0_u16;
+    // SAFETY: a local of the named size.
+    let failed = unsafe { bpf_skb_load_bytes(skb.cast(), checksum, core::ptr::from_mut(&mut old).cast(), 2) };
+    // RFC 768: 0 means none.
+    if failed != 0 || protocol == UDP && old == 0 {
+        return failed;
+    }
+    // ICMP over IPv4 has no pseudo header.
+    let addresses = if protocol == ICMP { 0 } else { addresses };
+    let (old_port, port) = (((ports >> 16) as u16).to_be(), (ports as u16).to_be());
+    let sum = (!old) as u64 + addresses + (!old_port) as u64 + port as u64;
+    let mut new = fold(sum);
+    if protocol == UDP && new == 0 {
+        new = 0xffff;
+    }
+    // SAFETY: as above.
+    unsafe {
+        bpf_l4_csum_replace(skb, outer, old as u64, new as u64, 2)
+            | bpf_skb_store_bytes(skb, checksum, core::ptr::from_ref(&new).cast(), 2, 0)
+    }
 }

@@ -4,8 +4,9 @@ use aya_ebpf::programs::TcContext;
 use sheetbend_ebpf_abi::{PodEntry, Reason};
 
 use crate::{
-    packet::{ETHERNET, ICMPV6, Packet, same, words},
-    parse::{pointer, read},
+    deliver,
+    packet::{ETHERNET, ICMPV6, Mac, Packet, same, words},
+    parse::pointer,
 };
 
 /// Neighbour discovery (RFC 4861 §4, hop limit 255 by §6.1 and §7.1) and multicast listener discovery (RFC 2710 §3,
@@ -29,12 +30,9 @@ pub fn is_link_duty(packet: &Packet) -> bool {
 #[inline(always)]
 pub fn check_mac(ctx: &TcContext, pod: &PodEntry) -> Result<(), Reason> {
     let data = pointer(ctx, ETHERNET)?;
-    // SAFETY: the 14 bytes were checked; `mac` lies on a 4-byte boundary of the entry.
-    let (low, high, mac_low, mac_high) = unsafe {
-        let mac = pod.mac.as_ptr();
-        (read::<u32>(data, 6), read::<u16>(data, 10), read::<u32>(mac, 0), read::<u16>(mac, 4))
-    };
-    if low == mac_low && high == mac_high { Ok(()) } else { Err(Reason::SourceSpoofed) }
+    // SAFETY: the 14 bytes were checked.
+    let sender = unsafe { Mac::read(data, 6) };
+    if sender == deliver::pod_mac(pod) { Ok(()) } else { Err(Reason::SourceSpoofed) }
 }
 
 /// The IP source is the pod's own.

@@ -11,6 +11,7 @@ mod hook;
 mod icmp;
 mod link;
 mod maps;
+mod next_hop;
 mod node;
 mod packet;
 mod parse;
@@ -25,7 +26,7 @@ mod uplink;
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use sheetbend_ebpf_abi::{Hook, Reason};
 
-use crate::packet::{DROP, Packet};
+use crate::packet::{DROP, PASS, Packet};
 
 /// Runs one hook on a packet that has just arrived.
 #[inline(always)]
@@ -54,6 +55,9 @@ pub fn from_pod(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
+    if packet::is_ours(&ctx) {
+        return PASS;
+    }
     enter(&ctx, Hook::ToPod, hook::to_pod)
 }
 
@@ -64,6 +68,9 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub fn to_uplink(ctx: TcContext) -> i32 {
+    if packet::is_ours(&ctx) {
+        return PASS;
+    }
     enter(&ctx, Hook::ToUplink, uplink::to_uplink)
 }
 
@@ -74,6 +81,9 @@ pub fn from_tunnel(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub fn to_tunnel(ctx: TcContext) -> i32 {
+    if packet::is_ours(&ctx) {
+        return PASS;
+    }
     enter(&ctx, Hook::ToTunnel, hook::to_tunnel)
 }
 

@@ -1,7 +1,7 @@
 //! The maps: names, types and limits of `sheetbend-ebpf-abi`.
 //!
 //! Tables of configuration are not preallocated, so that they cost what they hold. Tables of flows are LRU, which the
-//! kernel always preallocates. All but `STAGES` and the scratch space are pinned by name.
+//! kernel always preallocates. All but `STAGES`, `UPLINK` and the scratch space are pinned by name.
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -18,7 +18,7 @@ use sheetbend_ebpf_abi::{
     SymbolKey, limits,
 };
 
-use crate::packet::Packet;
+use crate::packet::{Mac, Packet};
 
 #[map]
 pub static CONFIG: Array<NodeConfig> = Array::pinned(1, 0);
@@ -66,5 +66,7 @@ pub static EVENTS: RingBuf = RingBuf::pinned(limits::EVENTS_BYTES, 0);
 pub static SYMBOLS: HashMap<SymbolKey, [u8; 16]> = HashMap::pinned(limits::SYMBOLS, BPF_F_NO_PREALLOC);
 #[map]
 pub static STAGES: ProgramArray = ProgramArray::with_max_entries(STAGE_PROGRAMS.len() as u32, 0);
+#[map]
+pub static UPLINK: Array<Mac> = Array::with_max_entries(1, 0);
 #[map]
 pub static SCRATCH: PerCpuArray<Packet> = PerCpuArray::with_max_entries(1, 0);

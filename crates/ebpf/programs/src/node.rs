@@ -15,8 +15,8 @@ use sheetbend_ebpf_abi::{MARK_OURS, MODE_VXLAN, NodeConfig, Reason, RouteEntry, 
 
 use crate::{
     deliver,
-    packet::{Ip, MAPPED, Packet, TRANSPORT_V4, TRANSPORT_V6, set_mark, words},
-    parse::{pointer, read},
+    packet::{Ip, MAPPED, Mac, Packet, TRANSPORT_V4, TRANSPORT_V6, set_mark, words},
+    parse::pointer,
 };
 
 const AF_INET: u32 = 2;
@@ -42,8 +42,8 @@ pub fn send(
     let via = words(&route.via);
     if config.mode == MODE_VXLAN {
         // SAFETY: `mac` lies on a 4-byte boundary of the entry.
-        let mac = unsafe { (read::<u32>(route.mac.as_ptr(), 0), read::<u16>(route.mac.as_ptr(), 4)) };
-        deliver::hop(ctx, packet, mac)?;
+        let mac = unsafe { Mac::read(route.mac.as_ptr(), 0) };
+        deliver::hop(ctx, packet, mac, deliver::HOST)?;
         set_tunnel(ctx, &via)?;
         // SAFETY: plain values.
         return Ok(unsafe { bpf_redirect(config.tunnel_ifindex, 0) } as i32);
@@ -121,8 +121,10 @@ pub fn read_tunnel(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
 pub struct Lookup {
     /// `BPF_FIB_LKUP_RET_*`, or a negative error.
     pub outcome: i64,
-    /// The next hop's Ethernet address, in two parts.
-    pub mac: (u32, u16),
+    /// The next hop's Ethernet address.
+    pub mac: Mac,
+    /// That of the device towards it.
+    pub own: Mac,
 }
 
 /// Looks up the route towards `ip`, as for a packet that came in by the hook's device.
@@ -145,10 +147,7 @@ pub fn look_up(ctx: &TcContext, from: &Ip, ip: &Ip) -> Lookup {
     unsafe {
         let size = size_of::<bpf_fib_lookup>() as i32;
         let outcome = fib_lookup(ctx.skb.skb.cast(), &mut query, size, 0);
-        let mac = query.dmac;
-        let mac =
-            (u32::from_ne_bytes([mac[0], mac[1], mac[2], mac[3]]), u16::from_ne_bytes([mac[4], mac[5]]));
-        Lookup { outcome, mac }
+        Lookup { outcome, mac: Mac::new(&query.dmac), own: Mac::new(&query.smac) }
     }
 }
 

@@ -1,12 +1,49 @@
 //! What the stages of one packet tell one another.
 
 use aya_ebpf::programs::TcContext;
-use sheetbend_ebpf_abi::{Addr, CtEntry, CtKey, HAIRPIN_IPV4, HAIRPIN_IPV6, Hook, MARK_MASK};
+use sheetbend_ebpf_abi::{Addr, CtEntry, CtKey, HAIRPIN_IPV4, HAIRPIN_IPV6, Hook, MARK_MASK, MARK_OURS};
 
-use crate::maps::SCRATCH;
+use crate::{maps::SCRATCH, parse};
 
 /// An address as four words in network order: the same bytes as [`Addr`], but aligned, so that it is copied by words.
 pub type Ip = [u32; 4];
+
+/// An Ethernet address as it lies in a frame: its first four bytes, and its last two.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Mac(pub u32, pub u16);
+
+impl Mac {
+    /// Six bytes of the ABI.
+    #[inline(always)]
+    pub const fn new(bytes: &[u8; 6]) -> Self {
+        let [a, b, c, d, e, f] = *bytes;
+        Self(u32::from_ne_bytes([a, b, c, d]), u16::from_ne_bytes([e, f]))
+    }
+
+    /// Reads one at `offset`.
+    ///
+    /// # Safety
+    /// `offset + 6` bytes after `data` were checked.
+    #[inline(always)]
+    pub unsafe fn read(data: *const u8, offset: usize) -> Self {
+        // SAFETY: checked by the caller.
+        unsafe { Self(parse::read(data, offset), parse::read(data, offset + 4)) }
+    }
+
+    /// Writes it at `offset`.
+    ///
+    /// # Safety
+    /// `offset + 6` bytes after `data` were checked.
+    #[inline(always)]
+    pub unsafe fn write(self, data: *mut u8, offset: usize) {
+        // SAFETY: checked by the caller. Fields of a packet may be unaligned; see `parse::read`.
+        unsafe {
+            data.add(offset).cast::<u32>().write(self.0);
+            data.add(offset + 4).cast::<u16>().write(self.1);
+        }
+    }
+}
 
 /// Third word of an IPv4-mapped address, `::ffff:0:0`.
 pub const MAPPED: u32 = 0xffff_u32.to_be();
@@ -104,6 +141,11 @@ pub struct Packet {
     pub icmp_code: u8,
     /// Offset of the transport header.
     pub transport: u16,
+    /// Offset behind the headers of TCP and UDP.
+    pub payload: u16,
+    pub pad: u16,
+    /// Length with the link header of the longest packet that this one will be segmented into: itself without that.
+    pub largest: u32,
     /// Constants of this module.
     pub flags: u32,
     /// Length with the link header.
@@ -124,13 +166,16 @@ pub struct Packet {
     pub frontend: Ip,
     /// With [`SERVICE`]: host order.
     pub frontend_port: u16,
-    pub pad: u16,
+    /// With [`SERVICE`] or [`REPLY`]: the port that the client uses, host order.
+    pub client_port: u16,
     /// What the policies said: of the sending and of the receiving pod.
     pub judged: [Judgement; 2],
     /// Which of the two denied, else 2.
     pub denied: u32,
     /// Outer source of a tunnelled packet.
     pub outer: Ip,
+    /// The Ethernet address that the packet's sender was found to have as another node's link; first part 0 = none.
+    pub link: Mac,
     /// Space for a header that does not lie at a fixed place.
     pub header: [u32; 12],
 }
@@ -160,6 +205,7 @@ pub fn arrived(ctx: &TcContext, hook: Hook) -> Option<&'static mut Packet> {
     packet.hook = hook as u32;
     packet.flags = 0;
     packet.len = ctx.len();
+    packet.largest = packet.len;
     packet.network = 0;
     packet.from = 0;
     packet.to = 0;
@@ -169,6 +215,8 @@ pub fn arrived(ctx: &TcContext, hook: Hook) -> Option<&'static mut Packet> {
     packet.icmp_type = 0;
     packet.icmp_code = 0;
     packet.backend = 0;
+    packet.link = Mac(0, 0);
+    packet.payload = 0;
     packet.denied = 2;
     packet.judged[0].stage = 0;
     packet.judged[1].stage = 0;
@@ -229,6 +277,12 @@ pub fn hairpin(v6: bool) -> Ip {
 #[inline(always)]
 pub fn is_hairpin(ip: &Ip) -> bool {
     same(ip, &HAIRPIN_V4) || same(ip, &HAIRPIN_V6)
+}
+
+/// Whether we made the packet or have judged it: every later hook lets it pass.
+#[inline(always)]
+pub fn is_ours(ctx: &TcContext) -> bool {
+    mark(ctx) == MARK_OURS
 }
 
 /// Our bits of the mark.

@@ -78,6 +78,11 @@ pub fn parse(ctx: &TcContext, packet: &mut Packet) -> Result<Frame, Reason> {
         ETHERTYPE_ARP => return Ok(Frame::Arp),
         _ => return Ok(Frame::Other),
     }
+    // SAFETY: as above.
+    let segment = unsafe { (*ctx.skb.skb).gso_size };
+    if segment != 0 {
+        packet.largest = packet.payload as u32 + segment;
+    }
     Ok(Frame::Ip)
 }
 
@@ -224,8 +229,12 @@ fn transport(ctx: &TcContext, packet: &mut Packet, offset: usize, fixed: bool) -
             let words = header::<5>(ctx, offset, fixed)?;
             ports(packet, words[0]);
             packet.tcp_flags = (words[3] >> 8) as u8;
+            packet.payload = packet.transport + ((words[3] & 0xf0) >> 2) as u16;
         }
-        UDP | SCTP => ports(packet, header::<2>(ctx, offset, fixed)?[0]),
+        UDP | SCTP => {
+            ports(packet, header::<2>(ctx, offset, fixed)?[0]);
+            packet.payload = packet.transport + 8;
+        }
         ICMP if packet.v6 == 0 => icmp(packet, header::<2>(ctx, offset, fixed)?),
         ICMPV6 if packet.v6 != 0 => icmp(packet, header::<2>(ctx, offset, fixed)?),
         _ => {}

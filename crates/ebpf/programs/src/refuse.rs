@@ -4,16 +4,16 @@ use aya_ebpf::{
     helpers::generated::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_tail},
     programs::TcContext,
 };
-use sheetbend_ebpf_abi::{HOST_MAC, Hook, MARK_OURS, PodEntry, Reason};
+use sheetbend_ebpf_abi::{Hook, MARK_OURS, PodEntry, Reason};
 
 use crate::{
-    deliver::pod,
+    deliver::{self, pod},
     node,
     packet::{
-        DROP, ETHERNET, ICMP, ICMPV6, Ip, LATER_FRAGMENT, OPTIONS, Packet, SERVICE, TCP, TCP_ACK, TCP_FIN,
-        TCP_RST, TCP_SYN, TRANSPORT_V4, TRANSPORT_V6, set_mark,
+        DROP, ETHERNET, ICMP, ICMPV6, Ip, LATER_FRAGMENT, Mac, OPTIONS, Packet, REPLY, SERVICE, TCP, TCP_ACK,
+        TCP_FIN, TCP_RST, TCP_SYN, TRANSPORT_V4, TRANSPORT_V6, set_mark,
     },
-    parse::{load, pointer, read},
+    parse::{load, pointer},
 };
 
 /// Bytes of the refused packet behind its IP header that an ICMP error quotes (RFC 792).
@@ -57,7 +57,9 @@ fn reset(ctx: &TcContext, packet: &mut Packet, from: &Ip, to: &Ip) -> Result<(),
         consumed = consumed.wrapping_add(1);
     }
     let port = if packet.has(SERVICE) { packet.frontend_port } else { packet.dst_port };
-    let ports = port.to_be() as u32 | (packet.src_port.to_be() as u32) << 16;
+    let client_port =
+        if packet.has(SERVICE) && !packet.has(REPLY) { packet.client_port } else { packet.src_port };
+    let ports = port.to_be() as u32 | (client_port.to_be() as u32) << 16;
     let (sequence, acknowledgement, flags) = if packet.tcp_flags & TCP_ACK != 0 {
         (old[2], 0, TCP_RST)
     } else {
@@ -180,7 +182,7 @@ fn pseudo(from: &Ip, to: &Ip, v6: bool, protocol: u8, length: u32) -> u64 {
 
 /// Ones' complement of the sum of words in network order, as 16 bits in network order (RFC 1071).
 #[inline(always)]
-fn fold(sum: u64) -> u16 {
+pub fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -212,15 +214,11 @@ fn send_back(ctx: &TcContext, packet: &Packet) -> Result<i32, Reason> {
 
 #[inline(always)]
 fn write_macs(ctx: &TcContext, target: &PodEntry) -> Result<(), Reason> {
-    const HOST_LOW: u16 = u16::from_ne_bytes([HOST_MAC[0], HOST_MAC[1]]);
-    const HOST_HIGH: u32 = u32::from_ne_bytes([HOST_MAC[2], HOST_MAC[3], HOST_MAC[4], HOST_MAC[5]]);
     let data = pointer(ctx, ETHERNET)?;
-    // SAFETY: the 14 bytes were checked; `mac` lies on a 4-byte boundary of the entry.
+    // SAFETY: the 14 bytes were checked.
     unsafe {
-        data.cast::<u32>().write(read::<u32>(target.mac.as_ptr(), 0));
-        data.add(4).cast::<u16>().write(read::<u16>(target.mac.as_ptr(), 4));
-        data.add(6).cast::<u16>().write(HOST_LOW);
-        data.add(8).cast::<u32>().write(HOST_HIGH);
+        deliver::pod_mac(target).write(data, 0);
+        deliver::HOST.write(data, 6);
     }
     Ok(())
 }
@@ -230,12 +228,9 @@ fn swap_macs(ctx: &TcContext) -> Result<(), Reason> {
     let data = pointer(ctx, ETHERNET)?;
     // SAFETY: the 14 bytes were checked.
     unsafe {
-        let (low, high) = (read::<u32>(data, 0), read::<u16>(data, 4));
-        let (other_low, other_high) = (read::<u32>(data, 6), read::<u16>(data, 10));
-        data.cast::<u32>().write(other_low);
-        data.add(4).cast::<u16>().write(other_high);
-        data.add(6).cast::<u32>().write(low);
-        data.add(10).cast::<u16>().write(high);
+        let (to, from) = (Mac::read(data, 0), Mac::read(data, 6));
+        from.write(data, 0);
+        to.write(data, 6);
     }
     Ok(())
 }

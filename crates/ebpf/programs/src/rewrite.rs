@@ -135,6 +135,20 @@ pub fn difference(old: &Ip, new: &Ip) -> u64 {
     unsafe { bpf_csum_diff(old.as_ptr().cast_mut(), 16, new.as_ptr().cast_mut(), 16, 0) as u64 }
 }
 
+/// Puts `packet.client_port` in place of the destination port. Not 0: the packet cannot be written.
+///
+/// A function of its own, since it is rare: the verifier would walk an inlined one on every path.
+#[inline(never)]
+pub fn destination_port(skb: *mut __sk_buff, packet: &mut Packet) -> i32 {
+    let (old, new) = (packet.dst_port, packet.client_port);
+    packet.dst_port = new;
+    if old == new || packet.has(LATER_FRAGMENT) {
+        return 0;
+    }
+    let checksum = checksum_offset(packet);
+    port_at(skb, packet, checksum, false, old, new).is_err() as i32
+}
+
 #[inline(always)]
 fn port_at(
     skb: *mut __sk_buff,

@@ -16,6 +16,8 @@ use crate::{
 
 /// How many slots are tried when one names a backend that is just being removed.
 const TRIES: u32 = 4;
+/// Source ports that are drawn anew: the upper half, where clients draw theirs.
+const FIRST_DRAWN: u16 = 0x8000;
 
 /// Translates a packet to a Service, and goes on with its flow.
 ///
@@ -45,6 +47,7 @@ pub fn service(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
 fn translate(ctx: &TcContext, packet: &mut Packet, entry: &ServiceEntry) -> Result<(), Reason> {
     packet.frontend = packet.dst;
     packet.frontend_port = packet.dst_port;
+    packet.client_port = packet.src_port;
     packet.flags |= SERVICE;
     let mut key = ServiceFlowKey {
         network: packet.network,
@@ -59,25 +62,60 @@ fn translate(ctx: &TcContext, packet: &mut Packet, entry: &ServiceEntry) -> Resu
     put(&mut key.frontend, &packet.dst);
     let now = now();
     let kept = kept(packet, &key, entry, now)?;
-    let (number, backend) = match kept {
+    let (number, backend, source_port) = match kept {
         Some(found) => found,
         None => {
-            let found = choose(packet, entry, now)?;
-            let value = ServiceFlowValue { last_seen: now, backend: found.0, service: entry.service };
+            let (number, backend) = choose(packet, entry, now)?;
+            let source_port = free_port(packet, backend, now)?;
+            let value = ServiceFlowValue {
+                last_seen: now,
+                backend: number,
+                service: entry.service,
+                source_port,
+                pad: [0; 6],
+            };
             SERVICE_FLOWS.insert(&key, &value, BPF_ANY as u64).map_err(|_| Reason::MapFull)?;
-            found
+            (number, backend, source_port)
         }
     };
     packet.backend = number;
     let (ip, port) = (words(&backend.addr), backend.port);
+    let mut source = packet.src;
     if same(&ip, &packet.src) {
         // The pod itself: it would drop a packet from its own address.
-        let source = hairpin(packet.is_v6());
-        let source_port = packet.src_port;
+        source = hairpin(packet.is_v6());
         packet.flags |= HAIRPIN;
+    }
+    if packet.has(HAIRPIN) || source_port != packet.src_port {
         rewrite::replace(ctx, packet, End::Source, source, source_port)?;
     }
     rewrite::replace(ctx, packet, End::Destination, ip, port)
+}
+
+/// The source port towards the backend: the client's own, or another when one of its other flows, through another
+/// Service or to the pod itself, already goes from there to the same backend.
+///
+/// # Errors
+/// [`Reason::SnatExhausted`].
+#[inline(always)]
+fn free_port(packet: &mut Packet, backend: &BackendEntry, now: u64) -> Result<u16, Reason> {
+    let (src, dst, src_port, dst_port) = (packet.src, packet.dst, packet.src_port, packet.dst_port);
+    packet.dst = words(&backend.addr);
+    packet.dst_port = backend.port;
+    if same(&packet.dst, &src) {
+        packet.src = hairpin(packet.is_v6());
+    }
+    let mut found = Err(Reason::SnatExhausted);
+    for _ in 0..TRIES {
+        if !conntrack::is_taken(packet, now) {
+            found = Ok(packet.src_port);
+            break;
+        }
+        // SAFETY: no argument, no effect.
+        packet.src_port = FIRST_DRAWN | (unsafe { bpf_get_prandom_u32() }) as u16;
+    }
+    (packet.src, packet.dst, packet.src_port, packet.dst_port) = (src, dst, src_port, dst_port);
+    found
 }
 
 /// The backend that this flow already has.
@@ -90,7 +128,7 @@ fn kept(
     key: &ServiceFlowKey,
     entry: &ServiceEntry,
     now: u64,
-) -> Result<Option<(u32, &'static BackendEntry)>, Reason> {
+) -> Result<Option<(u32, &'static BackendEntry, u16)>, Reason> {
     let Some(flow) = SERVICE_FLOWS.get_ptr_mut(key) else { return Ok(None) };
     // SAFETY: the value stays in place while the program runs; a racing writer writes whole words.
     let flow = unsafe { &mut *flow };
@@ -106,26 +144,28 @@ fn kept(
     let Some(backend) = backend(number) else {
         return if packet.protocol == TCP && !opens { Err(Reason::BackendGone) } else { Ok(None) };
     };
-    if opens && !is_live(packet, backend) {
+    let source_port = flow.source_port;
+    if opens && !is_live(packet, backend, source_port) {
         return Ok(None);
     }
     if now.saturating_sub(flow.last_seen) > SECOND {
         flow.last_seen = now;
     }
-    Ok(Some((number, backend)))
+    Ok(Some((number, backend, source_port)))
 }
 
 /// Whether the flow to this backend is tracked and not over: a SYN is then a repetition, not a new connection.
 #[inline(always)]
-fn is_live(packet: &mut Packet, backend: &BackendEntry) -> bool {
-    let (src, dst, port) = (packet.src, packet.dst, packet.dst_port);
+fn is_live(packet: &mut Packet, backend: &BackendEntry, source_port: u16) -> bool {
+    let (src, dst, src_port, dst_port) = (packet.src, packet.dst, packet.src_port, packet.dst_port);
     packet.dst = words(&backend.addr);
     packet.dst_port = backend.port;
+    packet.src_port = source_port;
     if same(&packet.dst, &src) {
         packet.src = hairpin(packet.is_v6());
     }
     conntrack::make_key(packet);
-    (packet.src, packet.dst, packet.dst_port) = (src, dst, port);
+    (packet.src, packet.dst, packet.src_port, packet.dst_port) = (src, dst, src_port, dst_port);
     conntrack::find(packet).is_some_and(|(entry, _)| !conntrack::is_closed(entry))
 }
 

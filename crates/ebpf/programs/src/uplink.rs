@@ -4,16 +4,19 @@ use aya_ebpf::{
     bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS},
     programs::TcContext,
 };
-use sheetbend_ebpf_abi::{MARK_OURS, MODE_VXLAN, NodeConfig, ROUTE_LOCAL, ROUTE_NODE, ROUTE_UNOWNED, Reason};
+use sheetbend_ebpf_abi::{
+    MODE_HOST_GW, MODE_VXLAN, NodeConfig, ROUTE_LOCAL, ROUTE_NODE, ROUTE_UNOWNED, Reason,
+};
 
 use crate::{
-    deliver::{self, to_stack},
+    conntrack,
+    deliver::{self, is_simple, pod, to_stack},
     forward::{config, route},
-    hook, link, node,
+    hook, link, next_hop, node,
     packet::{
-        DROP, ETHERNET, FIRST_FRAGMENT, ICMP_ERROR, Ip, LATER_FRAGMENT, PASS, Packet, UDP, mark, same, words,
+        DROP, ETHERNET, FIRST_FRAGMENT, ICMP_ERROR, Ip, LATER_FRAGMENT, Mac, PASS, Packet, UDP, same, words,
     },
-    parse::{Frame, parse, pointer, read},
+    parse::{Frame, parse, pointer},
     snat, stage,
 };
 
@@ -50,14 +53,48 @@ pub fn from_uplink(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> 
         stage::call(ctx, stage::FRAGMENT);
         return Ok(DROP);
     }
-    if !to_node && deliver::local(packet.network, &packet.dst).is_none() {
-        let kind = route(packet.network, &packet.dst).map_or(0, |route| route.kind);
-        if kind != ROUTE_LOCAL {
-            return Ok(PASS);
+    if !to_node {
+        match deliver::local(packet.network, &packet.dst) {
+            Some(ifindex) => packet.to = ifindex,
+            None => {
+                let kind = route(packet.network, &packet.dst).map_or(0, |route| route.kind);
+                if kind != ROUTE_LOCAL {
+                    return Ok(PASS);
+                }
+            }
         }
+    }
+    if !to_node
+        && config.mode == MODE_HOST_GW
+        && let Some(outcome) = established(ctx, packet)
+    {
+        return outcome;
     }
     stage::call(ctx, stage::WORLD);
     Ok(DROP)
+}
+
+/// The fast path of an established flow with another node's pod, whose link is known; as `forward::established`.
+#[inline(always)]
+fn established(ctx: &TcContext, packet: &mut Packet) -> Option<Result<i32, Reason>> {
+    let known = conntrack::established(packet)?;
+    if !known.is_fresh || known.receiver_epoch != known.epoch || packet.to == 0 {
+        return None;
+    }
+    match next_hop::is_sender(ctx, known.entry) {
+        Ok(true) => {}
+        Ok(false) => return None,
+        Err(reason) => return Some(Err(reason)),
+    }
+    let target = pod(packet.to).ok()?;
+    if !is_simple(packet, target.mtu) {
+        return None;
+    }
+    conntrack::note_translation(packet, known.entry, known.from_initiator);
+    if let Err(reason) = deliver::translate_back(ctx, packet, target) {
+        return Some(Err(reason));
+    }
+    Some(deliver::redirect(ctx, packet, target))
 }
 
 /// The same, once the ports are known, for what may be for a pod.
@@ -74,13 +111,15 @@ pub fn receive(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
             Ok(PASS)
         };
     }
-    let Some(ifindex) = deliver::local(packet.network, &packet.dst) else {
+    if packet.to == 0 {
+        packet.to = deliver::local(packet.network, &packet.dst).unwrap_or(0);
+    }
+    if packet.to == 0 {
         return match route(packet.network, &packet.dst) {
             Some(route) if route.kind == ROUTE_LOCAL => hook::without_pod(ctx, packet),
             _ => Ok(PASS),
         };
-    };
-    packet.to = ifindex;
+    }
     if !check_origin(ctx, packet, config)? {
         return Ok(to_stack(ctx));
     }
@@ -92,7 +131,7 @@ pub fn receive(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
 /// # Errors
 /// [`Reason::TunnelSpoofed`].
 #[inline(always)]
-pub fn check_origin(ctx: &TcContext, packet: &Packet, config: &NodeConfig) -> Result<bool, Reason> {
+pub fn check_origin(ctx: &TcContext, packet: &mut Packet, config: &NodeConfig) -> Result<bool, Reason> {
     let kind = route(packet.network, &packet.src).map_or(0, |route| route.kind);
     if kind == ROUTE_LOCAL || kind == ROUTE_UNOWNED {
         return Err(Reason::TunnelSpoofed);
@@ -110,10 +149,14 @@ pub fn check_origin(ctx: &TcContext, packet: &Packet, config: &NodeConfig) -> Re
     }
     let known = found.outcome == BPF_FIB_LKUP_RET_SUCCESS as i64
         || found.outcome == BPF_FIB_LKUP_RET_FRAG_NEEDED as i64;
-    let data = pointer(ctx, ETHERNET)?;
-    // SAFETY: the 14 bytes were checked.
-    let sender = unsafe { (read::<u32>(data, 6), read::<u16>(data, 10)) };
-    if known && found.mac == sender { Ok(true) } else { Err(Reason::TunnelSpoofed) }
+    // SAFETY: the 14 bytes are checked.
+    let sender = unsafe { Mac::read(pointer(ctx, ETHERNET)?, 6) };
+    if !known || found.mac != sender {
+        return Err(Reason::TunnelSpoofed);
+    }
+    packet.link = sender;
+    next_hop::note_own(found.own);
+    Ok(true)
 }
 
 /// A packet leaves by the uplink. A pod's packet to the world gets the node's address.
@@ -122,9 +165,6 @@ pub fn check_origin(ctx: &TcContext, packet: &Packet, config: &NodeConfig) -> Re
 /// [`Reason::SnatExhausted`], [`Reason::Unreachable`].
 #[inline(always)]
 pub fn to_uplink(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
-    if mark(ctx) == MARK_OURS {
-        return Ok(PASS);
-    }
     if !matches!(parse(ctx, packet), Ok(Frame::Ip)) || link::is_link_duty(packet) {
         return Ok(PASS);
     }

@@ -120,6 +120,8 @@ pub enum Route {
     NodeAddress {
         /// The node.
         node: NodeName,
+        /// The node's address of the other family: its VTEP where the tunnel is not of this one.
+        other: Option<IpAddr>,
     },
     /// Outside the cluster, but sees pod addresses unchanged (`network.nonMasqueradeCIDRs`).
     NoMasquerade,

@@ -171,7 +171,10 @@ impl fmt::Display for Entry {
                 Route::Local => write!(f, "route {key} local"),
                 Route::Node { node, via } => write!(f, "route {key} via {via} ({node})"),
                 Route::Unowned => write!(f, "route {key} unreachable"),
-                Route::NodeAddress { node } => write!(f, "route {key} is node {node}"),
+                Route::NodeAddress { node, other: None } => write!(f, "route {key} is node {node}"),
+                Route::NodeAddress { node, other: Some(other) } => {
+                    write!(f, "route {key} is node {node}, also {other}")
+                }
                 Route::NoMasquerade => write!(f, "route {key} no masquerade"),
             },
             Entry::Rule(key, origin) => write!(f, "rule {key} → allow by {origin}"),

@@ -81,7 +81,8 @@ fn route() -> impl Strategy<Value = Route> {
         Just(Route::Local),
         Just(Route::Unowned),
         Just(Route::NoMasquerade),
-        Just(Route::NodeAddress { node: NodeName::new("b") }),
+        select(vec![None, Some("192.0.2.2"), Some("192.0.2.3")])
+            .prop_map(|other| Route::NodeAddress { node: NodeName::new("b"), other: other.map(addr) }),
         select(vec!["192.0.2.2", "192.0.2.3"])
             .prop_map(|via| Route::Node { node: NodeName::new("b"), via: addr(via) }),
     ]

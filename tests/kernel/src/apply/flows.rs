@@ -50,7 +50,7 @@ impl Flows {
         entry.extend([flags, 1, 0, 0].map(u32::to_ne_bytes).concat());
         entry.extend([0; 16]);
         entry.extend([0, nat_port].map(u16::to_ne_bytes).concat());
-        entry.extend([0; 4]);
+        entry.extend([0; 12]);
         let mut ct: Ct = self.open("CT")?;
         ct.insert(ct_key(protocol, port), bytes(&entry), 0)?;
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, ensure};
 use sheetbend_apply::bpf::{BpfError, Kernel, KernelConfig, Link};
-use sheetbend_ebpf_abi::Hook;
+use sheetbend_ebpf_abi::{Hook, LAYOUT_VERSION};
 use sheetbend_model::plan::Dataplane;
 
 use super::{Place, links};
@@ -22,7 +22,7 @@ pub(super) fn a_pinned_map_of_another_layout_is_refused(place: &Place) -> anyhow
         Ok(_) => anyhow::bail!("a map with another limit was taken"),
     }
     // Somebody else's map under our name.
-    let pins = place.bpffs().join("sheetbend/layout/v1");
+    let pins = place.bpffs().join(format!("sheetbend/layout/v{LAYOUT_VERSION}"));
     fs::remove_file(pins.join("PODS"))?;
     fs::rename(pins.join("CLASSES"), pins.join("PODS"))?;
     match place.open("layout").map_err(|error| error.root_cause().to_string()) {

@@ -143,6 +143,20 @@ pub fn make_devices() -> Result<()> {
     for path in ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"] {
         std::fs::write(path, "1").with_context(|| path.to_owned())?;
     }
+    // The other node is a neighbour on the uplink, and pods are behind it.
+    let (uplink, other) = (format!("prog{UPLINK}"), "02:00:00:00:00:77");
+    for (own, neighbour, pods) in
+        [("192.0.2.1/24", "192.0.2.2", "10.1.2.0/24"), ("2001:db8:1::1/64", "2001:db8:1::2", "fd00:2::/64")]
+    {
+        let family = if own.contains(':') { "-6" } else { "-4" };
+        let mut address = vec![family, "addr", "add", own, "dev", &uplink];
+        if family == "-6" {
+            address.push("nodad");
+        }
+        ip(&address)?;
+        ip(&[family, "neigh", "add", neighbour, "lladdr", other, "dev", &uplink, "nud", "permanent"])?;
+        ip(&[family, "route", "add", pods, "via", neighbour, "dev", &uplink])?;
+    }
     ip(&["route", "add", "unreachable", "10.1.1.0/24"])?;
     ip(&["-6", "route", "add", "unreachable", "fd00:1::/64", "dev", "lo"])
 }

@@ -1,20 +1,23 @@
 //! Other nodes and the world: tunnel, host routes, masquerade, what may come in.
 
-use anyhow::{Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use sheetbend_ebpf_abi::{
     CT_MASQUERADED, HOST_MAC, Hook, MARK_FORWARDED, MARK_OURS, MODE_HOST_GW, NodeConfig, Reason, vtep_mac,
 };
 
 use super::Case;
-use super::frame::{ACK, Body, Frame, SYN, read, read_quoted};
+use super::frame::{ACK, Body, Frame, SYN, read, read_packet};
 use super::node::{
-    CLIENT, CLIENT_MAC, DROP, Family, Node, OTHER_MAC, PASS, REDIRECT, TUNNEL, UPLINK, UPLINK_MAC, addr,
-    config,
+    CLIENT, CLIENT_MAC, DROP, Family, Node, OTHER_MAC, PASS, REDIRECT, SERVER_MAC, TUNNEL, UPLINK,
+    UPLINK_MAC, addr, config,
 };
 
 pub(super) const CASES: &[(&str, Case)] = &[
     ("another_nodes_pod_is_behind_the_tunnel", tunnel),
     ("another_nodes_pod_is_behind_a_route", host_route),
+    ("an_established_flow_keeps_its_next_hop_for_a_second", next_hop),
     ("the_tunnel_wants_a_known_network", unknown_vni),
     ("a_pod_may_not_send_to_the_tunnel_port", tunnel_port),
     ("the_world_sees_the_node", masquerade),
@@ -47,6 +50,37 @@ fn host_route(node: &mut Node) -> Result<()> {
     node.tables.config(NodeConfig { mode: MODE_HOST_GW, ..config() })?;
     let sent = node.client_sends(node.family.remote()?, Body::Udp(1, 2, vec![3]))?;
     ensure!((sent.verdict, sent.mark, read(&sent.bytes)?.ttl) == (REDIRECT, MARK_OURS, 63), "{sent:?}");
+    Ok(())
+}
+
+fn next_hop(node: &mut Node) -> Result<()> {
+    node.tables.config(NodeConfig { mode: MODE_HOST_GW, ..config() })?;
+    let (client, remote) = (node.family.client()?, node.family.remote()?);
+    // The Ethernet addresses are the kernel's to write where it looks the neighbour up.
+    let send = |node: &mut Node, flags, from, to| -> Result<()> {
+        let sent = node.client_sends(remote, Body::Tcp(4000, 80, flags, vec![1]))?;
+        let seen = read(&sent.bytes)?;
+        ensure!((sent.verdict, sent.mark, seen.ttl) == (REDIRECT, MARK_OURS, 63), "{sent:?}");
+        ensure!((seen.from, seen.to) == (from, to), "{seen:?}");
+        Ok(())
+    };
+    let receive = |node: &mut Node, flags, from| {
+        let frame = Frame::new(from, UPLINK_MAC, remote, client, Body::Tcp(80, 4000, flags, vec![2]));
+        node.run(Hook::FromUplink, UPLINK, &frame.bytes())
+    };
+    send(node, SYN, CLIENT_MAC, HOST_MAC)?;
+    ensure!(receive(node, SYN | ACK, OTHER_MAC)?.verdict == REDIRECT);
+    for _ in 0..2 {
+        send(node, ACK, CLIENT_MAC, HOST_MAC)?;
+        let arrived = receive(node, ACK, OTHER_MAC)?;
+        ensure!(arrived.verdict == REDIRECT && read(&arrived.bytes)?.to == CLIENT_MAC, "{arrived:?}");
+        send(node, ACK, UPLINK_MAC, OTHER_MAC)?;
+        let arrived = receive(node, ACK, OTHER_MAC)?;
+        ensure!(arrived.verdict == REDIRECT && read(&arrived.bytes)?.to == CLIENT_MAC, "{arrived:?}");
+        ensure!(receive(node, ACK, SERVER_MAC)?.verdict == DROP, "another link");
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    ensure!(node.tables.counter(CLIENT, Hook::FromUplink, Reason::TunnelSpoofed)?.packets == 2);
     Ok(())
 }
 
@@ -137,7 +171,7 @@ fn icmp_error(node: &mut Node) -> Result<()> {
     let arrived = node.run(Hook::FromUplink, UPLINK, &error.bytes())?;
     let seen = read(&arrived.bytes)?;
     ensure!(arrived.verdict == REDIRECT && (seen.src, seen.dst) == (router, client), "{arrived:?}");
-    let quoted = read_quoted(&seen.transport[8..])?;
+    let quoted = read_packet(&seen.transport[8..]).context("the quoted packet")?;
     ensure!(
         (quoted.src, quoted.dst, quoted.src_port, quoted.dst_port) == (client, world, 4000, 80),
         "{quoted:?}"

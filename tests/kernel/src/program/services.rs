@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use sheetbend_ebpf_abi::{
     ALGORITHM_RANDOM, ALGORITHM_ROUND_ROBIN, BackendEntry, DIRECTION_EGRESS, Hook, POD_ISOLATED_EGRESS,
     POD_READY, Reason, RuleKey, names,
@@ -21,6 +21,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("algorithms_spread_new_flows", spread),
     ("affinity_keeps_the_backend", affinity),
     ("an_icmp_error_names_the_service", icmp_error),
+    ("flows_through_two_services_to_one_endpoint_stay_apart", same_endpoint),
 ];
 
 fn both_ways(node: &mut Node) -> Result<()> {
@@ -190,10 +191,48 @@ fn icmp_error(node: &mut Node) -> Result<()> {
     let error = node.server_sends(client, Body::Error(kind, code, arrived))?;
     let seen = read(&error.bytes)?;
     ensure!(error.verdict == REDIRECT && (seen.src, seen.dst) == (service, client), "{error:?}");
-    let quoted = read_quoted(&seen.transport[8..])?;
+    let quoted = read_packet(&seen.transport[8..]).context("the quoted packet")?;
     ensure!(
         (quoted.src, quoted.dst, quoted.src_port, quoted.dst_port) == (client, service, 9, 53),
         "{quoted:?}"
     );
+    Ok(())
+}
+
+/// One client port towards two Services with the same endpoint, and towards that endpoint itself.
+fn same_endpoint(node: &mut Node) -> Result<()> {
+    let (client, server, service) = (node.family.client()?, node.family.server()?, node.family.service()?);
+    type Packet = fn(u16, u16, bool) -> Body;
+    let tcp: Packet = |from, to, opens| Body::Tcp(from, to, if opens { SYN } else { ACK }, vec![1]);
+    let udp: Packet = |from, to, _| Body::Udp(from, to, vec![1]);
+    for (protocol, number, packet) in [(6, 1, tcp), (17, 2, udp)] {
+        ensure!(node.client_sends(server, packet(4000, 8080, true))?.verdict == REDIRECT, "the pod itself");
+        let mut ports = vec![4000];
+        for frontend in [80, 81] {
+            node.service(protocol, frontend, ALGORITHM_RANDOM, 0, &[(number, server, 8080)])?;
+            let sent = node.client_sends(service, packet(4000, frontend, true))?;
+            let seen = read(&sent.bytes)?;
+            ensure!((seen.dst, seen.dst_port) == (server, 8080), "{seen:?}");
+            ensure!(!ports.contains(&seen.src_port), "port {} again: {ports:?}", seen.src_port);
+            let again = read(&node.client_sends(service, packet(4000, frontend, true))?.bytes)?;
+            ensure!(again.src_port == seen.src_port, "the flow keeps its port: {again:?}");
+            ports.push(seen.src_port);
+        }
+        for (port, frontend) in ports.iter().skip(1).zip([80, 81]) {
+            for _ in 0..2 {
+                let reply = node.server_sends(client, packet(8080, *port, false))?;
+                let seen = read(&reply.bytes)?;
+                let ends = (seen.src, seen.src_port, seen.dst, seen.dst_port);
+                ensure!(reply.verdict == REDIRECT && ends == (service, frontend, client, 4000), "{seen:?}");
+            }
+        }
+        let direct = read(&node.server_sends(client, packet(8080, 4000, false))?.bytes)?;
+        ensure!((direct.src, direct.src_port, direct.dst_port) == (server, 8080, 4000), "{direct:?}");
+        let about = Frame::new([0; 6], [0; 6], client, server, packet(ports[2], 8080, false)).packet();
+        let (kind, code) = if node.family == Family::V4 { (3, 3) } else { (1, 4) };
+        let error = read(&node.server_sends(client, Body::Error(kind, code, about))?.bytes)?;
+        let quoted = read_packet(&error.transport[8..]).context("the quoted packet")?;
+        ensure!((quoted.dst, quoted.src_port, quoted.dst_port) == (service, 4000, 81), "{quoted:?}");
+    }
     Ok(())
 }

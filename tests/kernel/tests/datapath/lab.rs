@@ -13,6 +13,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use sheetbend_kernel_tests::netlink::agent::program;
+use tempfile::NamedTempFile;
 
 /// The port that our echo servers have in pods and in the world.
 pub(crate) const ECHO: u16 = 7000;
@@ -26,6 +27,21 @@ pub(crate) type Both = [IpAddr; 2];
 pub(crate) struct Lab {
     name: String,
     supervisor: u64,
+    /// The object whose programs the next agent loads.
+    object: NamedTempFile,
+}
+
+/// The committed object, with the words of its licence in `other` form: the same behaviour under another version.
+fn object(other: bool) -> Result<Vec<u8>> {
+    const LICENCES: [&[u8]; 2] = [b"Dual MIT/GPL\0", b"Dual BSD/GPL\0"];
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../crates/ebpf/object/sheetbend.o");
+    let mut bytes = fs::read(&path).with_context(|| path.display().to_string())?;
+    if other {
+        let is_licence = |window: &[u8]| window == LICENCES[0];
+        let at = bytes.windows(LICENCES[0].len()).position(is_licence).context("no licence in the object")?;
+        bytes[at..at + LICENCES[1].len()].copy_from_slice(LICENCES[1]);
+    }
+    Ok(bytes)
 }
 
 impl Lab {
@@ -33,7 +49,8 @@ impl Lab {
     pub(crate) fn up(mode: &str) -> Result<Self> {
         let name = format!("dp{}-{}", std::process::id(), &mode[..2]);
         let manifests = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/datapath.yaml");
-        let mut lab = Self { name, supervisor: 0 };
+        let mut lab = Self { name, supervisor: 0, object: NamedTempFile::new()? };
+        lab.set_object(false)?;
         let manifests = manifests.to_str().context("a path in UTF-8")?;
         lab.sheetbend(&["lab", "up", "--mode", mode, "-f", manifests])?;
         let file = fs::read(format!("/run/sheetbend/lab/{}/lab.json", lab.name))?;
@@ -48,10 +65,27 @@ impl Lab {
     /// Runs `sheetbend <arguments> --name <lab>`.
     pub(crate) fn sheetbend(&self, arguments: &[&str]) -> Result<()> {
         let mut command = Command::new(program("sheetbend")?);
+        command.env("SHEETBEND_EBPF_OBJECT", self.object.path());
         let output = command.args(arguments).args(["--name", &self.name]).output()?;
         let text = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "sheetbend {}: {}", arguments.join(" "), text.trim());
         Ok(())
+    }
+
+    /// Agents that start from now on bring the committed programs, or others.
+    pub(crate) fn set_object(&self, other: bool) -> Result<()> {
+        Ok(fs::write(self.object.path(), object(other)?)?)
+    }
+
+    /// The version of the programs on a node, as its agent says.
+    pub(crate) fn programs(&self, node: &str) -> Result<String> {
+        let socket = format!("/run/sheetbend/lab/{}/nodes/{node}/run/admin.sock", self.name);
+        let mut command = Command::new(program("sheetbend")?);
+        let output = command.args(["status", "-o", "json", "--socket", &socket]).output()?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "sheetbend status of {node}: {}", text.trim());
+        let status: Value = serde_json::from_slice(&output.stdout)?;
+        Ok(status["programs"].as_str().context("a version of programs")?.to_owned())
     }
 
     /// The namespace of the pod `test/<pod>`.

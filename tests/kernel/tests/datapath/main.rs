@@ -1,6 +1,7 @@
 //! Real packets through a whole lab: pods, nodes and the world, with the agents that a user would run.
 #![allow(missing_docs, reason = "a test target")]
 
+mod errors;
 mod lab;
 mod refused;
 mod restart;
@@ -32,9 +33,13 @@ fn main() -> ExitCode {
     // What one test does to an agent, the others shall not see.
     arguments.test_threads = Some(1);
     let mut trials = Vec::new();
+    let all = || {
+        let parts = [ways::TESTS, errors::TESTS, refused::TESTS, restart::TESTS];
+        parts.into_iter().flatten()
+    };
     for mode in ["vxlan", "host-gw"] {
         let shared = Shared::default();
-        for (name, test) in ways::TESTS.iter().chain(refused::TESTS).chain(restart::TESTS) {
+        for (name, test) in all() {
             let shared = Arc::clone(&shared);
             let body = move || run(mode, &shared, *test).map_err(|error| format!("{error:#}").into());
             trials.push(Trial::test(format!("{mode}::{name}"), body));

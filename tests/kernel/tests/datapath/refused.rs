@@ -1,7 +1,8 @@
 //! What the data path must not let through, and how the sender learns of it.
 
+use std::cell::Cell;
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,6 +16,7 @@ pub(crate) const TESTS: &[crate::Test] = &[
     ("pods_may_not_send_to_the_tunnel_port", pods_may_not_send_to_the_tunnel_port),
     ("a_wrong_source_address_is_dropped", a_wrong_source_address_is_dropped),
     ("a_wrong_source_mac_is_dropped", a_wrong_source_mac_is_dropped),
+    ("snat_ports_run_out", snat_ports_run_out),
 ];
 
 /// The address of nobody, in each family.
@@ -111,4 +113,36 @@ fn a_wrong_source_mac_is_dropped(lab: &Lab) -> Result<()> {
     change(own)?;
     outcome?;
     is_heard(&spoofer, near)
+}
+
+/// More flows to one remote end than `nat.ports` has ports.
+fn snat_ports_run_out(lab: &Lab) -> Result<()> {
+    const PORTS: std::ops::Range<u16> = 10_000..60_000;
+    const AT_ONCE: u16 = 5_000;
+    let client = lab.pod("client")?;
+    let world: Both = ["203.0.113.11".parse()?, "2001:db8::11".parse()?];
+    for (from, to) in client.addresses()?.into_iter().zip(world) {
+        let next = Cell::new(PORTS.start);
+        let reason = lab.drop_reason(from, to, || {
+            let ports = next.get()..next.get().saturating_add(AT_ONCE).min(PORTS.end);
+            next.set(ports.end);
+            client.run(|| {
+                for port in ports {
+                    // Somebody else may have the port, and the world refuses what it gets.
+                    if let Ok(socket) = UdpSocket::bind((from, port)) {
+                        let _ = socket.send_to(b"?", (to, 9));
+                    }
+                }
+                Ok(())
+            })
+        })?;
+        ensure!(reason == "snat_exhausted", "{to}: the reason is {reason}");
+        let used = u32::from(next.get() - PORTS.start);
+        ensure!(used > 10_000, "exhausted after {used} of 20,000 ports");
+        let socket = client.udp(from, SocketAddr::new(to, 10))?;
+        socket.send(b"?")?;
+        let Err(error) = socket.recv(&mut [0; 8]) else { bail!("{to} port 10 answered") };
+        ensure!(error.kind() == ErrorKind::ConnectionRefused, "another remote end: {error}");
+    }
+    Ok(())
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 
 use crate::lab::{ECHO, Lab, Place, round_trip};
@@ -14,6 +14,7 @@ use crate::lab::{ECHO, Lab, Place, round_trip};
 /// What this file tests.
 pub(crate) const TESTS: &[crate::Test] = &[
     ("restart_loses_nothing", restart_loses_nothing),
+    ("upgrade_to_other_programs_loses_nothing", upgrade_loses_nothing),
     ("new_flows_are_judged_without_agent", new_flows_are_judged_without_agent),
 ];
 
@@ -125,6 +126,30 @@ fn restart_loses_nothing(lab: &Lab) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Agents of another version bring other programs, on the client's node and on the server's, and the first come back.
+fn upgrade_loses_nothing(lab: &Lab) -> Result<()> {
+    const NODES: [&str; 2] = ["node-1", "node-2"];
+    let versions = || NODES.iter().map(|node| lab.programs(node)).collect::<Result<Vec<String>>>();
+    let before = versions()?;
+    let mut upgraded = Vec::new();
+    under_load(lab, || {
+        for other in [true, false] {
+            lab.set_object(other)?;
+            for node in NODES {
+                lab.sheetbend(&["lab", "node", node, if other { "stop" } else { "kill" }])?;
+                lab.sheetbend(&["lab", "node", node, "start"])?;
+                thread::sleep(Duration::from_millis(200));
+            }
+            upgraded.push(versions()?);
+        }
+        Ok(())
+    })?;
+    let [other, again] = &upgraded[..] else { bail!("two upgrades") };
+    ensure!(other.iter().zip(&before).all(|(other, before)| other != before), "{before:?} → {other:?}");
+    ensure!(*again == before, "{before:?} → {again:?}");
+    Ok(())
 }
 
 /// While no agent runs, what is allowed is opened as ever and what is denied is still denied.

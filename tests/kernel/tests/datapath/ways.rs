@@ -11,6 +11,7 @@ use crate::lab::{ANSWER, Both, ECHO, Lab, round_trip};
 pub(crate) const TESTS: &[crate::Test] = &[
     ("masquerade_to_the_world", masquerade_to_the_world),
     ("world_reaches_pods", world_reaches_pods),
+    ("the_router_address_is_the_source_towards_remote_pods", router_address),
     ("fragments_are_answered", fragments_are_answered),
     ("a_pod_reaches_itself_through_its_service", a_pod_reaches_itself_through_its_service),
 ];
@@ -43,6 +44,23 @@ fn world_reaches_pods(lab: &Lab) -> Result<()> {
                 .with_context(|| format!("world to {ip}"))?;
             round_trip(&mut stream, 2)?;
         }
+    }
+    Ok(())
+}
+
+/// A node has an address of its own pod range for pods of other nodes: their answers find the way back in every mode.
+fn router_address(lab: &Lab) -> Result<()> {
+    let router: Both = ["10.244.1.1".parse()?, "fd00:10:244:1::1".parse()?];
+    let far = lab.pod("far")?;
+    for (port, (to, expected)) in (7200..).zip(far.addresses()?.into_iter().zip(router)) {
+        let peers = far.accept_one(port)?;
+        let mut stream = lab
+            .place("node-1")?
+            .connect(SocketAddr::new(to, port), CONNECT)
+            .with_context(|| format!("node-1 to {to}"))?;
+        round_trip(&mut stream, 1)?;
+        let seen = peers.recv_timeout(ANSWER)?.ip().to_canonical();
+        ensure!(seen == expected, "{to} saw {seen}, not node-1's router address {expected}");
     }
     Ok(())
 }

@@ -38,7 +38,7 @@ fn cluster(via4: &str, via6: &str) -> BTreeMap<BlockKey, Route> {
         (block("10.244.2.0/24"), to_b(via4)),
         (block("fd00:2::/64"), to_b(via6)),
         (block("10.244.0.0/16"), Route::Unowned),
-        (block("192.0.2.2/32"), Route::NodeAddress { node: NodeName::new("b") }),
+        (block("192.0.2.2/32"), Route::NodeAddress { node: NodeName::new("b"), other: None }),
         (block("172.16.0.0/12"), Route::NoMasquerade),
     ])
 }
