@@ -157,9 +157,10 @@ fn with_root(repo: &Repo, package: &str, filter: Option<&str>) -> Result<Tally> 
         Step::start(package).end(Mark::Failed, &text);
         return Ok(Tally::failure(text));
     }
-    // The tests run the real binaries, which cargo builds for their own package only.
+    // The tests run the real binaries. `--workspace` and `--tests` select the features that the unit tests were built
+    // with; `--package` would select others, and build every dependency again.
     let mut build = repo.cargo();
-    build.args(["build", "--package", "sheetbend", "--package", "sheetbend-cni"]);
+    build.args(["build", "--workspace", "--bins", "--tests"]);
     let mut step = Step::start("binaries for the tests");
     let built = process::capture(&mut build, &mut |line| step.note(line))?;
     if !built.ok() {
@@ -168,7 +169,10 @@ fn with_root(repo: &Repo, package: &str, filter: Option<&str>) -> Result<Tally> 
     }
     step.end(Mark::Done, "");
     let mut command = repo.cargo();
-    command.args(["test", "--no-fail-fast", "--package", package]);
+    command.args(["test", "--no-fail-fast", "--workspace"]);
+    for target in test_targets(repo, package)? {
+        command.args(["--test", &target]);
+    }
     command.env("SHEETBEND_KERNEL_TESTS", "1").env("SHEETBEND_CNITOOL", cache().join("bin/cnitool"));
     cargo_test(repo, package, command, filter)
 }
@@ -196,6 +200,16 @@ fn cargo_test(repo: &Repo, name: &str, mut command: Command, filter: Option<&str
 
 fn has_package(repo: &Repo, package: &str) -> Result<bool> {
     Ok(crate::rooms::packages(repo)?.iter().any(|known| known.name == package))
+}
+
+/// Names of a package's integration tests: `tests/NAME.rs` and `tests/NAME/main.rs`.
+fn test_targets(repo: &Repo, package: &str) -> Result<Vec<String>> {
+    let packages = crate::rooms::packages(repo)?;
+    let known = packages.iter().find(|known| known.name == package);
+    let known = known.with_context(|| format!("the workspace has no package {package}"))?;
+    let below = format!("{}/tests/", known.directory);
+    let inside = known.roots.iter().filter_map(|root| root.strip_prefix(&below));
+    Ok(inside.map(|root| root.trim_end_matches(".rs").trim_end_matches("/main").to_owned()).collect())
 }
 
 /// Prints a line a kind and the failures; the last line is the sum.

@@ -5,6 +5,7 @@
 //! kubelet; when it ends, however it ends, the kernel ends everything else.
 
 mod change;
+mod children;
 mod command;
 mod demo;
 mod down;

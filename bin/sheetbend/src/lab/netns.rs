@@ -4,13 +4,15 @@
 //! thread that enters a namespace, does one thing, and ends.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+
+use super::children;
 
 /// Where `ip netns` looks for names.
 pub(crate) const NETNS_DIR: &str = "/run/netns";
@@ -118,20 +120,13 @@ fn on_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 }
 
 fn ip_batch(commands: &str) -> anyhow::Result<()> {
-    let mut child = Command::new("ip")
-        .args(["-batch", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
+    let mut command = Command::new("ip");
+    command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut process = children::spawn(&mut command)
         .context("cannot run `ip`; install iproute2 (cargo xtask setup does)")?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(commands.as_bytes())?;
-        stdin.write_all(b"\n")?;
-    }
-    let output = child.wait_with_output()?;
-    if !output.status.success() {
-        bail!("ip refused a command: {}\n{commands}", String::from_utf8_lossy(&output.stderr).trim());
+    let (status, said) = process.converse(format!("{commands}\n").as_bytes())?;
+    if !status.success() {
+        bail!("ip refused a command: {}\n{commands}", String::from_utf8_lossy(&said).trim());
     }
     Ok(())
 }

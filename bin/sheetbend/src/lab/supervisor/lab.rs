@@ -12,7 +12,6 @@ use sheetbend_model::types::ObjectKey;
 use tokio::runtime::Runtime;
 
 use super::api::{Api, PodState};
-use super::children::Children;
 use super::fabric::Fabric;
 use super::journal::Journal;
 use super::node::{AgentCommand, LabNode};
@@ -43,7 +42,6 @@ pub(super) struct Lab {
     pub(super) journal: Journal,
     /// Serves the pods' ports.
     runtime: Runtime,
-    children: Children,
     program: PathBuf,
     stand: OnceLock<Stand>,
     pods: Mutex<BTreeMap<ObjectKey, RunningPod>>,
@@ -66,14 +64,13 @@ struct Stand {
 
 impl Lab {
     /// A lab of which nothing stands yet.
-    pub(super) fn new(request: LabRequest, dir: LabDir, children: Children) -> anyhow::Result<Self> {
+    pub(super) fn new(request: LabRequest, dir: LabDir) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         Ok(Self {
             journal: Journal::new(request.began),
             request,
             dir,
             runtime,
-            children,
             program: std::env::current_exe()?,
             stand: OnceLock::new(),
             pods: Mutex::default(),
@@ -142,10 +139,9 @@ impl Lab {
             let plugin = Plugin {
                 path: self.program.with_file_name("sheetbend-cni"),
                 run_dir: self.dir.node(&node).join("run"),
-                children: self.children.clone(),
                 journal: self.journal.clone(),
             };
-            made.push(LabNode::new((node, index), netns, command, plugin, self.children.clone())?);
+            made.push(LabNode::new((node, index), netns, command, plugin)?);
         }
         let names = made.iter().map(|node| node.name.as_str()).chain(["fabric", "world"]);
         let namespaces: Vec<String> = names.map(|node| layout::node_netns(name, node)).collect();

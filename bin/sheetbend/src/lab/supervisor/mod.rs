@@ -1,7 +1,6 @@
 //! The supervisor: process 1 of a lab. It makes the wires, runs the agents, and plays API server and kubelet.
 
 mod api;
-mod children;
 mod cluster;
 mod control;
 mod fabric;
@@ -23,8 +22,8 @@ use anyhow::{Context, bail};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use nix::mount::{MsFlags, mount};
 
-use self::children::Children;
 use self::lab::Lab;
+use crate::lab::children;
 use crate::lab::launch::LabRequest;
 use crate::lab::objects::Cluster;
 use crate::lab::state::LabDir;
@@ -57,9 +56,8 @@ fn supervise(dir: &LabDir) -> anyhow::Result<()> {
         bail!("the owner left before it said go");
     }
     let request = serde_json::from_slice(&fs::read(dir.join("request.json"))?)?;
-    let children = Children::default();
-    children.clone().reap_orphans();
-    let lab = Arc::new(Lab::new(request, dir.clone(), children)?);
+    children::reap_orphans();
+    let lab = Arc::new(Lab::new(request, dir.clone())?);
     control::serve(&lab, UnixListener::bind(dir.control())?);
     let watched = lab.clone();
     std::thread::spawn(move || {

@@ -11,8 +11,8 @@ use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
 use sheetbend_model::types::Family;
 
-use super::children::{Children, Process};
 use super::plugin::Plugin;
+use crate::lab::children::{self, Process};
 use crate::lab::layout;
 use crate::lab::netns::Netns;
 
@@ -48,7 +48,6 @@ pub(super) struct LabNode {
     /// The plugin installed on it.
     pub(super) plugin: Plugin,
     command: AgentCommand,
-    children: Children,
     agent: Mutex<Option<Process>>,
 }
 
@@ -59,13 +58,12 @@ impl LabNode {
         netns: Netns,
         command: AgentCommand,
         plugin: Plugin,
-        children: Children,
     ) -> anyhow::Result<Self> {
         fs::create_dir_all(command.dir.join("run"))?;
         fs::create_dir_all(command.dir.join("state"))?;
         // Without a file of its own, the agent would read this machine's.
         fs::write(command.dir.join("config.yaml"), format!("network:\n  mode: {}\n", command.mode))?;
-        Ok(Self { name, index, netns, plugin, command, children, agent: Mutex::new(None) })
+        Ok(Self { name, index, netns, plugin, command, agent: Mutex::new(None) })
     }
 
     /// Its addresses between the nodes.
@@ -113,7 +111,7 @@ impl LabNode {
                 command.env_remove(&name);
             }
         }
-        let process = self.netns.run(|| self.children.spawn(&mut command))?;
+        let process = self.netns.run(|| children::spawn(&mut command))?;
         *agent = Some(process.with_context(|| format!("cannot start {}", program.display()))?);
         Ok(())
     }

@@ -10,8 +10,8 @@ use anyhow::Context;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::children::Children;
 use super::journal::Journal;
+use crate::lab::children;
 use crate::lab::netns::Netns;
 
 /// The interface's name in the pod.
@@ -28,8 +28,6 @@ pub(super) struct Plugin {
     pub(super) path: PathBuf,
     /// The agent's run directory, where its socket is.
     pub(super) run_dir: PathBuf,
-    /// Who reaps it.
-    pub(super) children: Children,
     /// Where calls are logged.
     pub(super) journal: Journal,
 }
@@ -131,7 +129,7 @@ impl Plugin {
             )
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        let mut process = self.children.spawn(&mut command).with_context(|| {
+        let mut process = children::spawn(&mut command).with_context(|| {
             format!("cannot run {}; build it with `cargo build -p sheetbend-cni`", self.path.display())
         })?;
         let (status, stdout) = process.converse(&self.config(target))?;

@@ -12,10 +12,10 @@ use sheetbend_intake::file::Object;
 use sheetbend_model::types::{ObjectKey, Protocol};
 use tokio::runtime::Handle;
 
-use super::children::Process;
 use super::fabric::NAMESPACE_SYSCTLS;
 use super::node::LabNode;
 use super::plugin::Target;
+use crate::lab::children::{self, Process};
 use crate::lab::layout;
 use crate::lab::netns::{self, NETNS_DIR, Netns};
 use crate::lab::probe::{DropWatch, Job, Limits, Probe, Seen, Speech, run};
@@ -233,7 +233,7 @@ fn run_command(plan: &PodPlan, words: &[String], netns: &Netns, node: &LabNode) 
         .env("POD_NAMESPACE", &*plan.key.namespace)
         .env("POD_NAME", &*plan.key.name)
         .env("NODE_NAME", &plan.node);
-    let process = netns.run(|| node.plugin.children.spawn(&mut command))?;
+    let process = netns.run(|| children::spawn(&mut command))?;
     process.with_context(|| {
         format!("{COMMAND_ANNOTATION}: cannot run {program:?}; is it installed on this machine?")
     })
