@@ -1,7 +1,7 @@
 //! The one way to a local pod.
 
 use aya_ebpf::{
-    helpers::{bpf_csum_update, bpf_redirect_peer},
+    helpers::{bpf_csum_update, bpf_redirect_peer, generated::bpf_skb_change_type},
     programs::TcContext,
 };
 use sheetbend_ebpf_abi::{ClassKey, HOST_MAC, Hook, MARK_FORWARDED, POD_READY, PodEntry, Reason};
@@ -50,6 +50,9 @@ pub fn is_simple(packet: &Packet, mtu: u32) -> bool {
 #[inline(always)]
 pub fn to_stack(ctx: &TcContext) -> i32 {
     set_mark(ctx, MARK_FORWARDED);
+    // The tunnel device has one Ethernet address, but a VTEP of each family: the stack would not take the other's.
+    // SAFETY: plain values; 0 is PACKET_HOST.
+    let _ = unsafe { bpf_skb_change_type(ctx.skb.skb, 0) };
     PASS
 }
 

@@ -1,6 +1,6 @@
 //! The six hooks. Each parses, sorts out what is not ours, and goes the shortest way to `forward` or `deliver`.
 
-use aya_ebpf::{helpers::generated::bpf_skb_change_type, programs::TcContext};
+use aya_ebpf::programs::TcContext;
 use sheetbend_ebpf_abi::{MARK_FORWARDED, MARK_OURS, ROUTE_LOCAL, ROUTE_NODE, ROUTE_NODE_ADDRESS, Reason};
 
 use crate::{
@@ -150,9 +150,6 @@ fn is_owned(packet: &Packet) -> bool {
 #[inline(always)]
 pub fn without_pod(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     if node::is_own_address(ctx, packet) {
-        // The tunnel device has one Ethernet address, but a VTEP of each family: the stack would not take the other's.
-        // SAFETY: plain values; 0 is PACKET_HOST.
-        let _ = unsafe { bpf_skb_change_type(ctx.skb.skb, 0) };
         return Ok(to_stack(ctx));
     }
     conntrack::make_key(packet);
