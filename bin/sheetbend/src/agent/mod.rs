@@ -6,6 +6,7 @@ mod args;
 mod cni;
 mod core;
 mod events;
+mod heap;
 mod view;
 
 use std::collections::BTreeMap;
@@ -53,6 +54,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
         }
     };
     log::init(&config.log_level, config.log_format);
+    heap::share();
     match serve(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
