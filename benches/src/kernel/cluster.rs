@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sheetbend_model::state::{
     Algorithm, Endpoint, EndpointPort, EndpointSlice, Node, Service, ServicePort, ServiceType, Snapshot,
-    TargetPort,
+    TargetPort, TrafficPolicy,
 };
 use sheetbend_model::types::{Family, Labels, NodeName, ObjectKey, Port, Protocol};
 
@@ -53,10 +53,16 @@ impl Cluster {
             key: ObjectKey::new("bench", name(index)),
             service_type: ServiceType::ClusterIP,
             cluster_ips: vec![frontend(self.v6, index).ip()],
+            external_ips: Vec::new(),
+            ingress_ips: Vec::new(),
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            health_check_node_port: None,
             ports: vec![ServicePort {
                 name: "".into(),
                 protocol: Protocol::Tcp,
                 port,
+                node_port: None,
                 target: TargetPort::Number(port),
             }],
             selector: Labels::from([("app".into(), name(index).into())]),

@@ -48,6 +48,8 @@ pub(crate) struct CoreConfig {
     pub(crate) nat_ports: PortSpan,
     /// Gets `applied`: the generation of the objects that the kernel holds.
     pub(crate) run_dir: PathBuf,
+    /// `node.cgroup`.
+    pub(crate) cgroup: Option<PathBuf>,
 }
 
 /// Where the core tells others what became true.
@@ -278,6 +280,10 @@ impl Core {
         self.kernel.attach_uplink(links.uplink.ifindex)?;
         if let Some(tunnel) = links.tunnel_ifindex {
             self.kernel.attach_tunnel(tunnel)?;
+        }
+        match &self.config.cgroup {
+            Some(cgroup) => self.kernel.attach_cgroup(cgroup)?,
+            None => self.kernel.detach_cgroup()?,
         }
         let facts = NodeFacts {
             pod_mtu: links.pod_mtu,

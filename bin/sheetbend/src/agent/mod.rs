@@ -93,8 +93,12 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<()> {
     };
     let (cni, restored) = cni::open(cni_config, changes, node_facts)?;
     let outputs = Outputs { facts, view, ready: ready.task("dataplane") };
-    let core_config =
-        CoreConfig { node: node.clone(), nat_ports: config.nat_ports, run_dir: config.node.run_dir.clone() };
+    let core_config = CoreConfig {
+        node: node.clone(),
+        nat_ports: config.nat_ports,
+        run_dir: config.node.run_dir.clone(),
+        cgroup: config.node.cgroup.clone(),
+    };
     let compiler = Compiler::new(node.clone(), config.network.clone());
     let core = Core::new(core_config, outputs, compiler, kernel, restored);
     let core = std::thread::Builder::new()

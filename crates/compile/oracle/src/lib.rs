@@ -9,7 +9,7 @@ mod service;
 
 pub use expect::{End, Expected, Probe, expect};
 pub use policy::{Allowed, Decision, Flow, Judgement, networkpolicy, pod_at};
-pub use service::{Candidate, service};
+pub use service::{At, Candidate, Found, service};
 
 use std::fmt;
 

@@ -12,9 +12,9 @@ pub enum ServiceType {
     /// Reached by its cluster addresses.
     #[default]
     ClusterIP,
-    /// As ClusterIP here; node ports come later.
+    /// As ClusterIP, and by its node ports at every address of every node.
     NodePort,
-    /// As ClusterIP here; load balancer addresses come later.
+    /// As NodePort, and by the addresses that a load balancer gave it.
     LoadBalancer,
     /// A DNS name only.
     ExternalName,
@@ -39,6 +39,16 @@ impl fmt::Display for Algorithm {
     }
 }
 
+/// `spec.internalTrafficPolicy` or `spec.externalTrafficPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrafficPolicy {
+    /// Endpoints of every node.
+    #[default]
+    Cluster,
+    /// Endpoints of the node that the packet came to.
+    Local,
+}
+
 /// A Service (core/v1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
@@ -48,6 +58,16 @@ pub struct Service {
     pub service_type: ServiceType,
     /// `spec.clusterIPs`; empty for headless Services.
     pub cluster_ips: Vec<IpAddr>,
+    /// `spec.externalIPs`.
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip` with ipMode VIP (KEP-1860): packets arrive with that destination.
+    pub ingress_ips: Vec<IpAddr>,
+    /// `spec.internalTrafficPolicy`: of the cluster addresses.
+    pub internal_policy: TrafficPolicy,
+    /// `spec.externalTrafficPolicy`: of node ports, external and load balancer addresses, for clients elsewhere.
+    pub external_policy: TrafficPolicy,
+    /// `spec.healthCheckNodePort`: where each node tells load balancers whether it has endpoints.
+    pub health_check_node_port: Option<Port>,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
     /// `spec.selector`; empty when somebody else makes the EndpointSlices.
@@ -71,6 +91,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// The port on the cluster address.
     pub port: Port,
+    /// The port on every node's addresses; `None` where the Service has none.
+    pub node_port: Option<Port>,
     /// `targetPort`, as whoever builds EndpointSlices resolves it.
     pub target: TargetPort,
 }

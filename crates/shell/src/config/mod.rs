@@ -46,6 +46,11 @@ pub const KEYS: &[Key] = &[
     Key { name: "node.stateDir", default: "/var/lib/sheetbend", help: "Leases and attachments." },
     Key { name: "node.bpffs", default: "/sys/fs/bpf", help: "Where the BPF file system is mounted." },
     Key {
+        name: "node.cgroup",
+        default: "none",
+        help: "cgroup v2 directory of all processes of this node, as /sys/fs/cgroup: they reach Services.",
+    },
+    Key {
         name: "intake.objects",
         default: "none",
         help: "Directory of Kubernetes YAML that stands for the API server.",
@@ -92,6 +97,8 @@ pub struct NodeConfig {
     pub state_dir: PathBuf,
     /// `node.bpffs`.
     pub bpffs: PathBuf,
+    /// `node.cgroup`; without it the node's processes do not reach Services.
+    pub cgroup: Option<PathBuf>,
 }
 
 /// An inclusive span of ports, 1024..=65535.
@@ -139,6 +146,7 @@ impl Config {
                 run_dir: sources.text("node.runDir", absolute_path).unwrap_or(defaults.node.run_dir),
                 state_dir: sources.text("node.stateDir", absolute_path).unwrap_or(defaults.node.state_dir),
                 bpffs: sources.text("node.bpffs", absolute_path).unwrap_or(defaults.node.bpffs),
+                cgroup: sources.text("node.cgroup", absolute_path),
             },
             objects: sources.text("intake.objects", absolute_path),
             nat_ports: sources.text("nat.ports", PortSpan::parse).unwrap_or(defaults.nat_ports),
@@ -161,6 +169,7 @@ impl Default for Config {
                 run_dir: "/run/sheetbend".into(),
                 state_dir: "/var/lib/sheetbend".into(),
                 bpffs: "/sys/fs/bpf".into(),
+                cgroup: None,
             },
             objects: None,
             nat_ports: PortSpan { first: 40_000, last: 59_999 },

@@ -3,6 +3,7 @@
 
 mod errors;
 mod lab;
+mod published;
 mod refused;
 mod restart;
 mod ways;
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let mut trials = Vec::new();
     let all = || {
-        let parts = [ways::TESTS, errors::TESTS, refused::TESTS, restart::TESTS];
+        let parts = [ways::TESTS, published::TESTS, errors::TESTS, refused::TESTS, restart::TESTS];
         parts.into_iter().flatten()
     };
     for mode in ["vxlan", "host-gw"] {
