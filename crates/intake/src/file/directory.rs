@@ -13,10 +13,10 @@ use std::time::{Duration, SystemTime};
 use sheetbend_model::state::{Sharing, Snapshot};
 use sheetbend_model::types::ObjectKey;
 
-use super::convert::Part;
 use super::error::{ManifestError, Place, Problem};
 use super::object::ObjectId;
 use super::read::{Source, is_manifest, parse, unreadable, whole_file};
+use crate::convert::Part;
 
 /// A file changed less than this before it was read may change again without a later mtime.
 const MTIME_GRAIN: Duration = Duration::from_millis(50);
