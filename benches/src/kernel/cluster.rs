@@ -53,6 +53,7 @@ impl Cluster {
             key: ObjectKey::new("bench", name(index)),
             service_type: ServiceType::ClusterIP,
             cluster_ips: vec![frontend(self.v6, index).ip()],
+            external_name: None,
             ports: vec![ServicePort {
                 name: "".into(),
                 protocol: Protocol::Tcp,
@@ -87,6 +88,7 @@ impl Cluster {
             ready: true,
             serving: true,
             terminating: false,
+            hostname: None,
             node: Some(NodeName::new("two")),
             pod: Some((ObjectKey::new("bench", format!("pod-{number}")), format!("uid-{number}").into())),
         }

@@ -2,6 +2,7 @@
 
 mod agent;
 mod completion;
+mod dns;
 mod lab;
 mod monitor;
 mod status;
@@ -35,6 +36,8 @@ enum Command {
     Status(status::Args),
     /// Run a node's agent: the daemon that makes pods' networks.
     Agent(agent::Args),
+    /// Run the cluster DNS: the server that pods ask for names.
+    Dns(dns::Args),
     /// Print a completion script for a shell.
     Completion(completion::Args),
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Monitor(args) => monitor::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Agent(args) => agent::run(args),
+        Command::Dns(args) => dns::run(&args),
         Command::Completion(args) => completion::run::<Cli>(&args),
     }
 }

@@ -86,6 +86,7 @@ fn add_service(cluster: &mut Snapshot, endpoints: &[(u8, &str)]) {
         key: key("cart"),
         service_type: Default::default(),
         cluster_ips: vec![addr("10.96.0.1"), addr("fd96::1")],
+        external_name: None,
         ports: vec![ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,
@@ -105,6 +106,7 @@ fn add_service(cluster: &mut Snapshot, endpoints: &[(u8, &str)]) {
             ready: true,
             serving: true,
             terminating: false,
+            hostname: None,
             node: None,
             pod: Some((key(name), (*name).into())),
         };

@@ -48,6 +48,8 @@ pub struct Service {
     pub service_type: ServiceType,
     /// `spec.clusterIPs`; empty for headless Services.
     pub cluster_ips: Vec<IpAddr>,
+    /// `spec.externalName` of an ExternalName Service: a domain name, without a dot at its end.
+    pub external_name: Option<Arc<str>>,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
     /// `spec.selector`; empty when somebody else makes the EndpointSlices.
@@ -121,6 +123,8 @@ pub struct Endpoint {
     pub serving: bool,
     /// `conditions.terminating`, false where absent.
     pub terminating: bool,
+    /// `hostname`: a label that the endpoint's name in the Service's domain begins with.
+    pub hostname: Option<Arc<str>>,
     /// `nodeName`.
     pub node: Option<NodeName>,
     /// `targetRef` to a Pod: its key and uid.

@@ -3,6 +3,7 @@
 //! Every key has one name: `network.mode` in the file (nested), `SHEETBEND_NETWORK_MODE` in the environment,
 //! `--set network.mode=…` (or a flag of its own) on the command line.
 
+mod dns;
 mod source;
 mod yaml;
 
@@ -13,6 +14,7 @@ use serde::Serialize;
 use sheetbend_model::state::{NetworkConfig, NetworkMode};
 
 use crate::log::LogFormat;
+pub use dns::DnsConfig;
 pub use source::{ConfigError, ConfigErrors, Sources};
 
 /// A key of the schema: its name and what it means.
@@ -52,6 +54,56 @@ pub const KEYS: &[Key] = &[
     },
     Key { name: "nat.ports", default: "40000-59999", help: "Source ports for masquerade." },
     Key { name: "ipam.reuseDelay", default: "30", help: "Seconds that a released address rests." },
+    Key {
+        name: "dns.zone",
+        default: "cluster.local",
+        help: "The cluster's DNS zone, at most 57 characters.",
+    },
+    Key {
+        name: "dns.listen",
+        default: "[0.0.0.0, ::]",
+        help: "Addresses on which `sheetbend dns` answers, with a port where it is not 53.",
+    },
+    Key {
+        name: "dns.ttl",
+        default: "5",
+        help: "Seconds for which clients may keep the cluster's names, and that a name does not exist.",
+    },
+    Key {
+        name: "dns.upstreams",
+        default: "those of /etc/resolv.conf",
+        help: "Servers for the names of other zones, or none.",
+    },
+    Key {
+        name: "dns.stubDomains",
+        default: "[]",
+        help: "Servers for the names of one domain: DOMAIN=SERVER; a domain may be given several times.",
+    },
+    Key {
+        name: "dns.hosts",
+        default: "[]",
+        help: "Fixed entries, as in a hosts file: ADDRESS NAME..., which win over every zone.",
+    },
+    Key {
+        name: "dns.cacheEntries",
+        default: "10000",
+        help: "Answers of other servers that are remembered, at most; 0 remembers none.",
+    },
+    Key {
+        name: "dns.workers",
+        default: "one per CPU, at most 4",
+        help: "Threads that answer by UDP on each address.",
+    },
+    Key {
+        name: "dns.drain",
+        default: "5",
+        help: "Seconds for which a process that ends still answers, while others learn of its end.",
+    },
+    Key {
+        name: "dns.admin",
+        default: "none",
+        help: "Address and port for /livez, /readyz and /metrics of `sheetbend dns` over HTTP.",
+    },
     Key { name: "log.level", default: "info", help: "Filter, such as info or sheetbend_apply=debug,info." },
     Key { name: "log.format", default: "text", help: "text or json." },
 ];
@@ -70,6 +122,8 @@ pub struct Config {
     pub nat_ports: PortSpan,
     /// `ipam.reuseDelay`, seconds.
     pub reuse_delay: u64,
+    /// `dns.*`.
+    pub dns: DnsConfig,
     /// `log.level`.
     pub log_level: String,
     /// `log.format`.
@@ -143,6 +197,7 @@ impl Config {
             objects: sources.text("intake.objects", absolute_path),
             nat_ports: sources.text("nat.ports", PortSpan::parse).unwrap_or(defaults.nat_ports),
             reuse_delay: sources.text("ipam.reuseDelay", str::parse::<u64>).unwrap_or(defaults.reuse_delay),
+            dns: DnsConfig::load(&mut sources),
             log_level: sources.text("log.level", non_empty).unwrap_or(defaults.log_level),
             log_format: sources.text("log.format", log_format).unwrap_or_default(),
         };
@@ -165,6 +220,7 @@ impl Default for Config {
             objects: None,
             nat_ports: PortSpan { first: 40_000, last: 59_999 },
             reuse_delay: 30,
+            dns: DnsConfig::default(),
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
         }

@@ -223,6 +223,7 @@ pub fn services(count: usize, endpoints: usize) -> Snapshot {
             key: key.clone(),
             service_type: ServiceType::ClusterIP,
             cluster_ips: vec![Ipv4Addr::from(0x0a60_0000 + 10 + index as u32).into()],
+            external_name: None,
             ports: vec![ServicePort {
                 name: "".into(),
                 protocol: Protocol::Tcp,
@@ -260,6 +261,7 @@ pub fn endpoint_slice(index: usize, numbers: std::ops::Range<usize>) -> Endpoint
                 ready: true,
                 serving: true,
                 terminating: false,
+                hostname: None,
                 node: None,
                 pod: Some((
                     ObjectKey::new(service.namespace.clone(), format!("pod-{number:06}")),

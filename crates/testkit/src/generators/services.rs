@@ -10,7 +10,7 @@ use sheetbend_model::state::{
 use sheetbend_model::types::{Family, Labels, ObjectKey, Protocol};
 
 use super::objects::{port_number, protocol};
-use super::pools::{NAMESPACES, PODS, pod_address, pod_key, service_key, text};
+use super::pools::{NAMESPACES, PODS, SERVICES, pod_address, pod_key, service_key, text};
 
 /// A cluster address of the pool; a few are claimed by several Services.
 pub fn cluster_address(number: u8, family: Family) -> IpAddr {
@@ -45,6 +45,7 @@ pub fn service(index: u8) -> impl Strategy<Value = Service> {
                 .iter()
                 .map(|family| cluster_address(if shared { 0 } else { index }, *family))
                 .collect(),
+            external_name: external_name(service_type, index),
             ports: (0u8..)
                 .zip(ports)
                 .map(|(number, (protocol, port, target))| ServicePort {
@@ -63,6 +64,16 @@ pub fn service(index: u8) -> impl Strategy<Value = Service> {
     )
 }
 
+/// The first Service names a host of the world, the others one that may be a Service of the cluster.
+fn external_name(service_type: ServiceType, index: u8) -> Option<Arc<str>> {
+    let other = service_key((index + 1) % SERVICES);
+    let name = match index {
+        0 => "www.example.com".to_owned(),
+        _ => format!("{}.{}.svc.cluster.local", other.name, other.namespace),
+    };
+    (service_type == ServiceType::ExternalName).then(|| name.into())
+}
+
 fn endpoint(service: u8, family: Family) -> impl Strategy<Value = Endpoint> {
     let state = prop_oneof![
         4 => Just((true, true, false)),
@@ -74,12 +85,15 @@ fn endpoint(service: u8, family: Family) -> impl Strategy<Value = Endpoint> {
     let namespaces = NAMESPACES.len() as u8;
     let own = (0..PODS / namespaces).prop_map(move |number| number * namespaces + service % namespaces);
     let pod = prop_oneof![8 => own, 1 => 0..PODS];
-    (pod, state, 0..2usize, prop::bool::weighted(0.9)).prop_map(
-        move |(pod, (ready, serving, terminating), place, is_pod)| Endpoint {
+    // Two endpoints sometimes share a host name.
+    let hostname = prop::option::weighted(0.4, prop::sample::select(&["first", "second"][..]));
+    (pod, state, 0..2usize, prop::bool::weighted(0.9), hostname).prop_map(
+        move |(pod, (ready, serving, terminating), place, is_pod, hostname)| Endpoint {
             addresses: vec![pod_address(place, pod, family)],
             ready,
             serving,
             terminating,
+            hostname: hostname.map(text),
             node: None,
             pod: is_pod.then(|| (pod_key(pod), Arc::from(format!("uid-{pod}")))),
         },

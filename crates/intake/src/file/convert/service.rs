@@ -36,6 +36,7 @@ pub(super) fn service(service: &core::Service, key: ObjectKey) -> Service {
         key,
         service_type,
         cluster_ips: if service_type == ServiceType::ExternalName { Vec::new() } else { cluster_ips(&spec) },
+        external_name: external_name(service_type, &spec),
         ports: spec.ports.iter().flatten().filter_map(service_port).collect(),
         selector: super::labels(spec.selector.as_ref()),
         affinity_timeout: affinity(&spec),
@@ -50,6 +51,13 @@ pub(in crate::file) fn cluster_ips(spec: &core::ServiceSpec) -> Vec<std::net::Ip
     let all = spec.cluster_ips.as_deref().unwrap_or_default();
     let one = spec.cluster_ip.as_ref().filter(|_| all.is_empty());
     all.iter().chain(one).filter_map(|text| text.parse().ok()).collect()
+}
+
+/// A dot at the end says what is so anyway: the name is absolute.
+fn external_name(service_type: ServiceType, spec: &core::ServiceSpec) -> Option<Arc<str>> {
+    let name = spec.external_name.as_deref().filter(|_| service_type == ServiceType::ExternalName)?;
+    let name = name.trim_end_matches('.');
+    (!name.is_empty()).then(|| name.to_ascii_lowercase().into())
 }
 
 fn affinity(spec: &core::ServiceSpec) -> Option<u32> {
@@ -109,6 +117,7 @@ fn endpoint(endpoint: &discovery::Endpoint, namespace: &Arc<str>) -> Endpoint {
         ready,
         serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(ready),
         terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
+        hostname: endpoint.hostname.as_deref().filter(|name| !name.is_empty()).map(Arc::from),
         node: endpoint.node_name.as_deref().map(NodeName::new),
         pod: super::pod_reference(endpoint.target_ref.as_ref(), namespace),
     }
