@@ -143,7 +143,10 @@ fn the_pod_reaches_its_node() -> Result<()> {
     ensure!(call.run("add", "")?.ok);
     let ping = |netns: &Netns, addr: &str| -> Result<()> {
         netns.run(|| {
-            let output = Command::new("ping").args(["-c", "2", "-i", "0.2", "-W", "2", addr]).output()?;
+            let output = Command::new("ping")
+                .args(["-c", "2", "-i", "0.2", "-W", "2", addr])
+                .output()
+                .context("cannot run ping; cargo xtask setup installs it")?;
             ensure!(output.status.success(), "ping {addr}: {}", String::from_utf8_lossy(&output.stdout));
             Ok(())
         })

@@ -22,7 +22,6 @@ mod pki;
 mod plan;
 mod record;
 mod settings;
-
 mod status;
 mod supervisor;
 mod up;

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::sethostname;
 
@@ -48,6 +48,10 @@ fn in_new(flags: CloneFlags, command: &mut Command) -> Result<std::process::Chil
 
 /// Runs a cluster until its last machine ends, or until `up` ends before it said that the cluster shall stay.
 pub(super) fn run(path: &Path) -> Result<()> {
+    // Giving up ends every process that this one sees.
+    if std::process::id() != 1 {
+        bail!("`kube supervise` is started by `kube up` only, in a PID namespace of its own");
+    }
     let plan: Plan = serde_json::from_str(&std::fs::read_to_string(path)?)?;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS)
         .context("cannot leave the host's namespaces")?;

@@ -180,6 +180,15 @@ const THINGS: &[Thing] = &[
         by_hand: "apt-get install containernetworking-plugins",
     },
     Thing {
+        name: "ping",
+        why: "tests send echo requests between a pod and its node",
+        purposes: TEST,
+        optional: false,
+        present: || program("ping"),
+        get: Some(|step| debian::install(&["iputils-ping"], step)),
+        by_hand: "apt-get install iputils-ping",
+    },
+    Thing {
         name: "nft",
         why: "rules of others in tests, and the peer's Services",
         purposes: &[Purpose::Test, Purpose::Bench, Purpose::Kube],
