@@ -79,13 +79,22 @@ impl Lab {
 
     /// The version of the programs on a node, as its agent says.
     pub(crate) fn programs(&self, node: &str) -> Result<String> {
+        Ok(self.status(node)?["programs"].as_str().context("a version of programs")?.to_owned())
+    }
+
+    /// How many packets the programs of both nodes have dropped, by reason, since the lab began.
+    pub(crate) fn drops(&self) -> Result<String> {
+        let of = |node| Ok(self.status(node)?["counters"].to_string());
+        Ok(["node-1", "node-2"].into_iter().map(of).collect::<Result<Vec<_>>>()?.join(" "))
+    }
+
+    fn status(&self, node: &str) -> Result<Value> {
         let socket = format!("/run/sheetbend/lab/{}/nodes/{node}/run/admin.sock", self.name);
         let mut command = Command::new(program("sheetbend")?);
         let output = command.args(["status", "-o", "json", "--socket", &socket]).output()?;
         let text = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "sheetbend status of {node}: {}", text.trim());
-        let status: Value = serde_json::from_slice(&output.stdout)?;
-        Ok(status["programs"].as_str().context("a version of programs")?.to_owned())
+        Ok(serde_json::from_slice(&output.stdout)?)
     }
 
     /// The namespace of the pod `test/<pod>`.

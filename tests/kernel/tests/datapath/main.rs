@@ -5,6 +5,7 @@ mod errors;
 mod lab;
 mod refused;
 mod restart;
+mod tunnel;
 mod ways;
 
 use std::process::ExitCode;
@@ -33,13 +34,14 @@ fn main() -> ExitCode {
     // What one test does to an agent, the others shall not see.
     arguments.test_threads = Some(1);
     let mut trials = Vec::new();
-    let all = || {
-        let parts = [ways::TESTS, errors::TESTS, refused::TESTS, restart::TESTS];
+    let all = |mode| {
+        let tunnel = if mode == "vxlan" { tunnel::TESTS } else { &[] };
+        let parts = [ways::TESTS, errors::TESTS, refused::TESTS, tunnel, restart::TESTS];
         parts.into_iter().flatten()
     };
     for mode in ["vxlan", "host-gw"] {
         let shared = Shared::default();
-        for (name, test) in all() {
+        for (name, test) in all(mode) {
             let shared = Arc::clone(&shared);
             let body = move || run(mode, &shared, *test).map_err(|error| format!("{error:#}").into());
             trials.push(Trial::test(format!("{mode}::{name}"), body));

@@ -20,8 +20,8 @@ pub(crate) const TESTS: &[crate::Test] = &[
 
 /// Time between two datagrams of one flow: six flows make 3,000 datagrams a second each way.
 const PACE: Duration = Duration::from_millis(2);
-/// TCP streams to each destination and family.
-const STREAMS: usize = 4;
+/// TCP streams to each destination and family: 54 in all.
+const STREAMS: usize = 9;
 
 /// Same node, other node and Service, in both families.
 fn destinations(lab: &Lab) -> Result<Vec<SocketAddr>> {
@@ -79,6 +79,7 @@ fn requests(client: &Place, to: SocketAddr, end: Arc<AtomicBool>) -> Result<Join
 fn under_load(lab: &Lab, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
     let client = lab.pod("client")?;
     let [ipv4, ipv6] = client.addresses()?;
+    let dropped = lab.drops()?;
     let end = Arc::new(AtomicBool::new(false));
     let (mut flows, mut streams) = (Vec::new(), Vec::new());
     for to in destinations(lab)? {
@@ -105,6 +106,8 @@ fn under_load(lab: &Lab, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
         asked += stream.join().map_err(|_| anyhow!("a stream died"))??;
     }
     happened?;
+    let now = lab.drops()?;
+    ensure!(now == dropped, "packets were dropped: {dropped} → {now}");
     ensure!(missing.is_empty(), "datagrams without an answer: {}", missing.join("; "));
     ensure!(total > 1_000 && asked > 500, "hardly any traffic: {total} datagrams, {asked} requests");
     Ok(())
