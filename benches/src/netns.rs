@@ -41,6 +41,11 @@ impl Netns {
         Ok(Self { name: name.into(), file: Arc::new(file) })
     }
 
+    /// Takes the name away, so that another may have it; the namespace ends with its last user.
+    pub(crate) fn remove(self) -> anyhow::Result<()> {
+        run(Command::new("ip").args(["netns", "delete", &self.name])).map(drop)
+    }
+
     /// Its name.
     pub(crate) fn name(&self) -> &str {
         &self.name

@@ -27,6 +27,8 @@ struct Case {
 struct Running {
     case: Case,
     ours: Ours,
+    /// The node's own, under the names that the next case's have too.
+    pods: Vec<Netns>,
     synced: Duration,
     /// Ticks of CPU time when idling began.
     ticks: u64,
@@ -35,24 +37,25 @@ struct Running {
 /// All of it.
 pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
     say("Agent memory …");
+    let idle = Duration::from_secs(if bench.quick { 5 } else { 60 });
     let mut rows = Vec::new();
-    let mut running = Vec::new();
     for (index, case) in cases(bench).into_iter().enumerate() {
         let name = case.name;
-        match start(bench, index as u8, case) {
-            Ok(agent) => running.push(agent),
+        match one(bench, index as u8, case, idle) {
+            Ok(measured) => rows.extend(measured),
             Err(error) => rows.push(Row::missing(SECTION, name, &error)),
         }
     }
-    let idle = Duration::from_secs(if bench.quick { 5 } else { 60 });
-    sleep(idle);
-    for agent in running {
-        match read(&agent, idle) {
-            Ok(measured) => rows.extend(measured),
-            Err(error) => rows.push(Row::missing(SECTION, agent.case.name, &error)),
-        }
-    }
     rows
+}
+
+/// One agent at a time: what another does is no idling.
+fn one(bench: &Bench, index: u8, case: Case, idle: Duration) -> anyhow::Result<Vec<Row>> {
+    let running = start(bench, index, case)?;
+    sleep(idle);
+    let rows = read(&running, idle)?;
+    running.pods.into_iter().try_for_each(Netns::remove)?;
+    Ok(rows)
 }
 
 fn cases(bench: &Bench) -> Vec<Case> {
@@ -84,12 +87,14 @@ fn start(bench: &Bench, index: u8, case: Case) -> anyhow::Result<Running> {
     })?;
     ours.wait_ready(PATIENCE)?;
     let synced = begin.elapsed();
+    let mut pods = Vec::new();
     for pod in 0..amount.local_pods() {
         let netns = Netns::create_bare(&objects::pod_name(pod * amount.nodes))?;
         ours.add(0, &netns)?;
+        pods.push(netns);
     }
     let ticks = cpu_ticks(ours.pid(0))?;
-    Ok(Running { case, ours, synced, ticks })
+    Ok(Running { case, ours, pods, synced, ticks })
 }
 
 fn read(agent: &Running, idle: Duration) -> anyhow::Result<Vec<Row>> {

@@ -2,9 +2,12 @@
 
 mod agent;
 mod completion;
+mod controller;
+mod install;
 mod lab;
 mod monitor;
 mod status;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -35,6 +38,10 @@ enum Command {
     Status(status::Args),
     /// Run a node's agent: the daemon that makes pods' networks.
     Agent(agent::Args),
+    /// Run what a cluster needs once: gives nodes their pod ranges, says on objects what is wrong with them.
+    Controller(controller::Args),
+    /// Remove everything that the agent put on this node.
+    Uninstall(uninstall::Args),
     /// Print a completion script for a shell.
     Completion(completion::Args),
 }
@@ -45,6 +52,8 @@ fn main() -> ExitCode {
         Command::Monitor(args) => monitor::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Agent(args) => agent::run(args),
+        Command::Controller(args) => controller::run(&args),
+        Command::Uninstall(args) => uninstall::run(&args),
         Command::Completion(args) => completion::run::<Cli>(&args),
     }
 }

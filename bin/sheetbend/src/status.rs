@@ -12,6 +12,12 @@ pub(crate) struct Args {
     /// The agent's admin socket.
     #[arg(long, value_name = "SOCKET", default_value = "/run/sheetbend/admin.sock")]
     socket: PathBuf,
+    /// Only say whether the agent is ready: exit code 1 and what it waits for where it is not.
+    #[arg(long, conflicts_with = "live")]
+    ready: bool,
+    /// Only say whether the agent lives.
+    #[arg(long)]
+    live: bool,
     /// Form of the answer.
     #[arg(short, long, value_name = "FORM", value_parser = ["text", "json"], default_value = "text")]
     output: String,
@@ -19,6 +25,9 @@ pub(crate) struct Args {
 
 /// Prints the agent's status.
 pub(crate) fn run(args: &Args) -> ExitCode {
+    if args.ready || args.live {
+        return probe(args);
+    }
     match fetch(args) {
         Ok(status) if args.output == "json" => println!("{status:#}"),
         Ok(status) => print(&status, 0),
@@ -30,10 +39,23 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+fn probe(args: &Args) -> ExitCode {
+    match fetch_text(args, if args.ready { "/readyz" } else { "/livez" }) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sheetbend status: {error}");
+            ExitCode::from(exit::MISMATCH)
+        }
+    }
+}
+
 fn fetch(args: &Args) -> anyhow::Result<Value> {
+    Ok(serde_json::from_str(&fetch_text(args, "/status")?)?)
+}
+
+fn fetch_text(args: &Args, document: &str) -> anyhow::Result<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let text = runtime.block_on(admin::fetch(&args.socket, "/status"))?;
-    Ok(serde_json::from_str(&text)?)
+    Ok(runtime.block_on(admin::fetch(&args.socket, document))?)
 }
 
 fn print(value: &Value, depth: usize) {

@@ -1,4 +1,8 @@
-//! What comes in: directories of Kubernetes YAML, and CNI requests. Both end in one immutable Snapshot.
+//! What comes in: Kubernetes API servers, directories of Kubernetes YAML, and CNI requests. All end in one immutable
+//! Snapshot.
 
 pub mod cni;
+mod convert;
 pub mod file;
+pub mod kube;
+pub mod last_good;

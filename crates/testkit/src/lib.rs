@@ -1,3 +1,4 @@
 //! What tests are made of: random and large clusters. Only tests and benches use it.
 
+pub mod api_server;
 pub mod generators;

@@ -21,6 +21,14 @@ pub(super) fn check(repo: &Repo) -> Result<()> {
     Ok(())
 }
 
+/// Says where the API server is by an address that works before any Service does, as an administrator would.
+pub(super) fn name_api_server(record: &Record, kubectl: &Path) -> Result<()> {
+    let mut command = enter::kubectl(record, kubectl)?;
+    let url = format!("--from-literal=url={}", record.settings.api_url());
+    command.args(["--namespace=kube-system", "create", "configmap", "sheetbend-api-server", &url]);
+    enter::output(command).map(drop)
+}
+
 /// Builds and loads the image, then applies the manifests.
 pub(super) fn install(repo: &Repo, record: &Record, kubectl: &Path) -> Result<()> {
     load(repo, record, None)?;

@@ -112,6 +112,7 @@ fn come_up(repo: &Repo, record: &Record, components: &Components, plan: &Plan) -
         step.end(if imported.is_ok() { Mark::Done } else { Mark::Failed }, "");
         imported
     })?;
+    install::name_api_server(record, &kubectl)?;
     match record.settings.network {
         Network::None => Ok(()),
         Network::Peer => peer::install(record, plan, &kubectl),

@@ -23,6 +23,9 @@ pub(crate) struct Args {
     /// Directory of Kubernetes YAML that stands for the API server (intake.objects).
     #[arg(long, value_name = "DIR")]
     objects: Option<String>,
+    /// Kubeconfig of the API server; without it and --objects the pod's service account is used (intake.kubeconfig).
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<String>,
     /// Sockets (node.runDir).
     #[arg(long, value_name = "DIR")]
     run_dir: Option<String>,
@@ -59,6 +62,7 @@ impl Args {
             .flag("node.name", self.node.as_deref())
             .flag("node.instance", self.instance.as_deref())
             .flag("intake.objects", self.objects.as_deref())
+            .flag("intake.kubeconfig", self.kubeconfig.as_deref())
             .flag("node.runDir", self.run_dir.as_deref())
             .flag("node.stateDir", self.state_dir.as_deref())
             .flag("network.mode", self.network_mode.as_deref())

@@ -23,6 +23,7 @@ use tracing::{debug, error, info, warn};
 
 use super::Cluster;
 use super::cni::{NodeFacts, PodChange};
+use super::settings::SettingsFile;
 use super::view::View;
 
 /// How long ADD waits for the pod's object and its policy.
@@ -59,6 +60,10 @@ pub(crate) struct Outputs {
     pub(crate) view: watch::Sender<Arc<View>>,
     /// Done at the first sync.
     pub(crate) ready: ReadyTask,
+    /// Hears of every pod that is attached, at once; `None` without an API server.
+    pub(crate) attached: Option<mpsc::UnboundedSender<Arc<Attachment>>>,
+    /// Where kernel settings are written down before they are lost.
+    pub(crate) settings: SettingsFile,
 }
 
 struct Waiting {
@@ -130,7 +135,7 @@ impl Core {
             let next_move = self.next_move();
             tokio::select! {
                 changed = clusters.changed() => match changed {
-                    Ok(()) => self.cluster.clone_from(&clusters.borrow_and_update()),
+                    Ok(()) => self.know(clusters.borrow_and_update().clone()),
                     Err(_) => return,
                 },
                 change = pods.recv() => match change {
@@ -159,6 +164,17 @@ impl Core {
         }
     }
 
+    fn know(&mut self, cluster: Option<Cluster>) {
+        let was_fresh = self.is_fresh();
+        self.cluster = cluster;
+        // Only now may what nobody knows of be removed.
+        self.stale |= !was_fresh && self.is_fresh();
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.cluster.as_ref().is_some_and(|cluster| cluster.fresh)
+    }
+
     /// Returns whether there is something to do.
     fn take(&mut self, change: PodChange) -> bool {
         self.pods_changed = Instant::now();
@@ -171,6 +187,10 @@ impl Core {
                     // The caller rolls back; a caller that has gone needs no answer.
                     let _ = done.send(Err(error.to_string()));
                     return false;
+                }
+                if let Some(attached) = &self.outputs.attached {
+                    // Whoever listened has ended, and so will we.
+                    let _ = attached.send(Arc::clone(&attachment));
                 }
                 let id = attachment.id.clone();
                 self.attachments.insert(id.clone(), attachment);
@@ -217,7 +237,12 @@ impl Core {
             info!(steps = plan.len(), "comparing the kernel's tables with what is wanted");
             // It is in the Dataplane too, and at the start as large.
             drop(plan);
-            self.kernel.sync(&self.compiler.dataplane(), &link)?
+            let wanted = self.compiler.dataplane();
+            if self.is_fresh() {
+                self.kernel.sync(&wanted, &link)?
+            } else {
+                self.kernel.sync_without_removing(&wanted, &link)?
+            }
         } else {
             debug!(steps = plan.len(), %plan, "applying");
             self.kernel.run(&plan, &link)?
@@ -244,11 +269,13 @@ impl Core {
             overlay: self.compiler.overlay(),
             routes: self.compiler.routes(),
             nat_ports: (ports.first, ports.count()),
+            keeps: !self.is_fresh(),
         };
         let links = node::ensure(&spec)?;
         for step in &links.steps {
             info!("node: {step}");
         }
+        self.outputs.settings.add(&links.settings);
         self.kernel.configure(abi::NodeConfig {
             mode: match self.compiler.overlay().mode {
                 NetworkMode::Vxlan => abi::MODE_VXLAN,

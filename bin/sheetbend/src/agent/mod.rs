@@ -5,8 +5,13 @@
 mod args;
 mod cni;
 mod core;
+mod duties;
 mod events;
 mod heap;
+mod prerequisites;
+mod publish;
+mod settings;
+mod source;
 mod view;
 
 use std::collections::BTreeMap;
@@ -21,28 +26,23 @@ use sheetbend_apply::bpf::{Kernel, KernelConfig};
 use sheetbend_apply::netlink;
 use sheetbend_compile::Compiler;
 use sheetbend_intake::cni::Server;
-use sheetbend_intake::file;
-use sheetbend_model::state::Snapshot;
+use sheetbend_model::state::Attachment;
 use sheetbend_model::types::NodeName;
 use sheetbend_shell::config::Config;
 use sheetbend_shell::drain::Drain;
 use sheetbend_shell::ready::Ready;
 use sheetbend_shell::{admin, exit, log};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 pub(crate) use args::Args;
 use cni::CniConfig;
 use core::{Core, CoreConfig, Outputs};
-
-/// The cluster as intake last saw it.
-#[derive(Clone, Debug)]
-pub(crate) struct Cluster {
-    /// Without attachments.
-    pub(crate) snapshot: Arc<Snapshot>,
-    /// Names this state of the objects, where the intake can.
-    pub(crate) generation: Option<String>,
-}
+use duties::Duties;
+pub(crate) use settings::SettingsFile;
+pub(crate) use source::{Cluster, client};
+use source::{Kubernetes, Source};
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(args: Args) -> ExitCode {
@@ -75,10 +75,13 @@ fn serve(config: &Config) -> anyhow::Result<()> {
 async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let drain = Drain::on_signals()?;
     let ready = Ready::default();
+    if config.objects.is_none() {
+        prerequisites::check(config)?;
+    }
     let kernel = open_kernel(config)?;
     let events = kernel.events()?;
     let counters = kernel.counters()?;
-    let mut clusters = watch_cluster(config)?;
+    let Source { mut clusters, kubernetes } = source::open(config, &drain).await?;
     let pod_cidrs = tokio::select! {
         pod_cidrs = own_pod_cidrs(&mut clusters, &node) => pod_cidrs?,
         () = drain.requested() => return Ok(()),
@@ -90,15 +93,23 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let cni_config = CniConfig {
         state_dir: config.node.state_dir.clone(),
         run_dir: config.node.run_dir.clone(),
-        pod_cidrs,
+        pod_cidrs: pod_cidrs.clone(),
         reuse_delay: Duration::from_secs(config.reuse_delay),
     };
     let (cni, restored) = cni::open(cni_config, changes, node_facts)?;
-    let outputs = Outputs { facts, view, ready: ready.task("dataplane") };
+    let (attached, news) = mpsc::unbounded_channel();
+    let outputs = Outputs {
+        facts,
+        view,
+        ready: ready.task("dataplane"),
+        attached: kubernetes.is_some().then_some(attached),
+        settings: SettingsFile::new(&config.node.state_dir),
+    };
     let core_config =
         CoreConfig { node: node.clone(), nat_ports: config.nat_ports, run_dir: config.node.run_dir.clone() };
     let compiler = Compiler::new(node.clone(), config.network.clone());
     let core = Core::new(core_config, outputs, compiler, kernel, restored);
+    let api_clusters = clusters.clone();
     let core = std::thread::Builder::new()
         .name("core".to_owned())
         .spawn(move || run_core(core, clusters, core_changes))?;
@@ -106,6 +117,7 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let run_dir = &config.node.run_dir;
     let status = status_document(node.clone(), views.clone(), counters);
     let cni = Arc::new(cni);
+    let own_name = node.clone();
     let server = Server::bind(&run_dir.join("cni.sock"))?;
     events::spawn(&run_dir.join("events.sock"), node, events, views)?;
     for rule in foreign_rules() {
@@ -113,15 +125,54 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<()> {
     }
     tokio::spawn(mark_ready(run_dir.join("ready"), ready.clone(), Arc::clone(&cni)));
     let admin_socket = run_dir.join("admin.sock");
+    let (duties, keeper) = api_server(config, kubernetes, news, api_clusters, (own_name, pod_cidrs), &ready);
     tokio::select! {
+        result = duties => result?,
         result = server.serve(cni) => result.context("serving CNI")?,
         result = admin::serve(&admin_socket, ready, status, drain.clone()) => result.context("serving admin")?,
         () = drain.requested() => (),
+    }
+    if let Some(keeper) = keeper {
+        // A failure is in the log; the next process has an older Snapshot.
+        let _ = tokio::time::timeout(Duration::from_secs(5), keeper).await;
     }
     // Dropping the CNI server drops the last sender of changes, which ends the core.
     drop(core);
     info!("ended; the kernel forwards on");
     Ok(())
+}
+
+/// Begins what is written to the API server. The first future ends when this process must; without an API server it
+/// never does.
+fn api_server(
+    config: &Config,
+    kubernetes: Option<Kubernetes>,
+    news: mpsc::UnboundedReceiver<Arc<Attachment>>,
+    clusters: watch::Receiver<Option<Cluster>>,
+    (node, pod_cidrs): (NodeName, Vec<ipnet::IpNet>),
+    ready: &Ready,
+) -> (impl Future<Output = anyhow::Result<()>> + use<>, Option<JoinHandle<()>>) {
+    let (duties, keeper) = match kubernetes {
+        Some(Kubernetes { client, watched, keeper }) => {
+            tokio::spawn(publish::run(client.clone(), news, clusters.clone(), watched.lookups));
+            let duties = Duties {
+                client,
+                node,
+                cni: config.cni.clone(),
+                run_dir: config.node.run_dir.clone(),
+                pod_cidrs,
+            };
+            (Some(duties.run(ready.clone(), clusters)), Some(keeper))
+        }
+        None => (None, None),
+    };
+    let until_it_must_end = async move {
+        match duties {
+            Some(duties) => duties.await,
+            None => std::future::pending().await,
+        }
+    };
+    (until_it_must_end, keeper)
 }
 
 fn open_kernel(config: &Config) -> anyhow::Result<Kernel> {
@@ -134,28 +185,6 @@ fn open_kernel(config: &Config) -> anyhow::Result<Kernel> {
         limits: BTreeMap::new(),
     })?;
     Ok(kernel)
-}
-
-fn watch_cluster(config: &Config) -> anyhow::Result<watch::Receiver<Option<Cluster>>> {
-    let directory = config.objects.as_deref().context(
-        "no source of objects; give --objects DIR with Kubernetes YAML (watching an API server comes with the next release)",
-    )?;
-    let mut readings = file::watch(directory)?.readings;
-    let (sender, receiver) = watch::channel(None);
-    tokio::spawn(async move {
-        readings.mark_changed();
-        while readings.changed().await.is_ok() {
-            let reading = readings.borrow_and_update().clone();
-            let cluster = reading.map(|reading| Cluster {
-                snapshot: reading.snapshot,
-                generation: reading.directory.file_name().map(|name| name.to_string_lossy().into_owned()),
-            });
-            if cluster.is_some() && sender.send(cluster).is_err() {
-                return;
-            }
-        }
-    });
-    Ok(receiver)
 }
 
 /// Waits until the cluster has this node's Node with a pod range.
@@ -223,7 +252,7 @@ fn node_name(config: &Config) -> anyhow::Result<NodeName> {
 }
 
 /// One agent per run directory.
-fn lock(run_dir: &Path) -> anyhow::Result<File> {
+pub(crate) fn lock(run_dir: &Path) -> anyhow::Result<File> {
     std::fs::create_dir_all(run_dir).with_context(|| format!("creating {}", run_dir.display()))?;
     for stale in ["ready", "applied"] {
         admin::remove_stale(&run_dir.join(stale))?;

@@ -62,11 +62,21 @@ impl Kernel {
     /// Makes the kernel hold exactly `want`: writes what is missing or other, in the order of a Plan's phases, touches
     /// nothing that is right, and removes what is not wanted. The first call makes this version's programs live.
     pub fn sync(&mut self, want: &Dataplane, links: Links<'_>) -> Result<Report, BpfError> {
+        self.write_all(want, links, true)
+    }
+
+    /// As [`Kernel::sync`], and removes nothing: `want` may lack what an earlier process knew. Other Plans may follow,
+    /// but only a [`Kernel::sync`] finds what is too much.
+    pub fn sync_without_removing(&mut self, want: &Dataplane, links: Links<'_>) -> Result<Report, BpfError> {
+        self.write_all(want, links, false)
+    }
+
+    fn write_all(&mut self, want: &Dataplane, links: Links<'_>, remove: bool) -> Result<Report, BpfError> {
         self.begin();
         self.waiting.clear();
         self.services.checking = true;
         let mut run = Run { kernel: self, links, failed: Vec::new() };
-        run.sync(want);
+        run.sync(want, remove);
         let failed = run.failed;
         self.services.checking = false;
         self.synced = true;
@@ -129,7 +139,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Full: every row is put, which writes nothing where it is right; then what is not wanted goes.
-    fn sync(&mut self, want: &Dataplane) {
+    fn sync(&mut self, want: &Dataplane, remove: bool) {
         let kernel = &mut *self.kernel;
         let result = kernel.put_overlay(&want.overlay);
         self.note(result, || Step::Put(Entry::Overlay(want.overlay.clone())));
@@ -157,6 +167,9 @@ impl Run<'_> {
         for (id, pod) in &want.pods {
             let result = self.kernel.put_pod(id, pod, (self.links)(id));
             self.note(result, || Step::Put(Entry::Pod(id.clone(), pod.clone())));
+        }
+        if !remove {
+            return;
         }
         if let Err(error) = self.kernel.remove_unwanted(want, &rules) {
             self.failed.push(Failure { step: "remove what is not wanted".into(), error });

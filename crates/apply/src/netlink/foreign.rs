@@ -106,6 +106,30 @@ pub fn foreign_drops() -> Result<Vec<ForeignDrop>, NetlinkError> {
     Ok(found)
 }
 
+/// A chain of the packet filter.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Chain {
+    /// Its table.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// Every chain of every family, iptables-nft's included, of the calling thread's network namespace.
+///
+/// # Errors
+/// As [`foreign_drops`].
+pub fn packet_filter_chains() -> Result<Vec<Chain>, NetlinkError> {
+    let mut chains = Vec::new();
+    dump(GET_CHAIN, |_, chain| {
+        if let (Some(table), Some(name)) = (find(chain, 1), find(chain, 3)) {
+            chains.push(Chain { table: text(table), name: text(name) });
+        }
+    })?;
+    chains.sort_unstable();
+    Ok(chains)
+}
+
 fn has_filter(path: &str) -> bool {
     std::fs::read_to_string(path).is_ok_and(|names| names.lines().any(|name| name == "filter"))
 }

@@ -19,7 +19,7 @@ pub use attach::{AttachSpec, Attached, activate, attach, detach, host_ifname, po
 pub use check::{CheckFailure, check};
 pub use error::NetlinkError;
 pub use filters::{PodPrograms, filtered_devices, remove_filters, replace_filters};
-pub use foreign::{ForeignDrop, foreign_drops};
+pub use foreign::{Chain, ForeignDrop, foreign_drops, packet_filter_chains};
 pub use read_back::{PodLink, pod_links};
 
 /// Route protocol number (`rtm_protocol`, also `IFA_PROTO` of addresses) by which everything of ours is known.

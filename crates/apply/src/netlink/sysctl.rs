@@ -6,8 +6,14 @@ use std::path::{Path, PathBuf};
 
 use super::NetlinkError;
 
+/// Containers see their own /proc/sys read-only. Where an installation mounts the node's here, it is used; both show
+/// the settings of the calling thread's network namespace.
+const MOUNTED: &str = "/host/proc/sys/net";
+
 fn file(name: &str) -> PathBuf {
-    Path::new("/proc/sys/net").join(name)
+    let mounted = Path::new(MOUNTED);
+    let root = if mounted.is_dir() { mounted } else { Path::new("/proc/sys/net") };
+    root.join(name)
 }
 
 /// The setting `name`, as `ipv4/ip_forward`; `None` where the kernel has no such setting (IPv6 switched off).
@@ -23,7 +29,12 @@ pub(super) fn read(name: &str) -> Result<Option<String>, NetlinkError> {
 /// Sets `name` to `value`.
 pub(super) fn write(name: &str, value: &str) -> Result<(), NetlinkError> {
     let path = file(name);
-    fs::write(&path, value).map_err(|source| NetlinkError::Sysctl { path, value: value.to_owned(), source })
+    // An empty value needs a byte to be written at all.
+    fs::write(&path, format!("{value}\n")).map_err(|source| NetlinkError::Sysctl {
+        path,
+        value: value.to_owned(),
+        source,
+    })
 }
 
 /// Names below `directory`, as the devices in `ipv4/conf`.

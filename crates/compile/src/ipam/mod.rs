@@ -1,5 +1,6 @@
 //! Which address of a pool is given out next. Pure: time comes in as an argument.
 
+mod cluster_pool;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use sheetbend_model::types::Family;
 
+pub use cluster_pool::{NodePool, PoolExhausted, assign};
 pub use pool::{MAX_ADDRESSES, PoolError, router_address};
 
 use pool::Pool;

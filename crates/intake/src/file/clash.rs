@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::convert;
 use super::error::{ManifestError, Place, Problem};
 use super::manifests::Manifest;
 use super::object::{Object, ObjectId};
+use crate::convert;
 
 /// An error for each cluster address that an earlier Service has already.
 pub(super) fn cluster_ips(objects: &BTreeMap<ObjectId, Manifest>) -> Vec<ManifestError> {

@@ -11,12 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use sheetbend_model::state::{Sharing, Snapshot};
-use sheetbend_model::types::ObjectKey;
 
-use super::convert::Part;
 use super::error::{ManifestError, Place, Problem};
 use super::object::ObjectId;
 use super::read::{Source, is_manifest, parse, unreadable, whole_file};
+use crate::convert::Part;
 
 /// A file changed less than this before it was read may change again without a later mtime.
 const MTIME_GRAIN: Duration = Duration::from_millis(50);
@@ -218,29 +217,17 @@ fn load(
     Ok(Some(File { stamp, objects: objects.collect() }))
 }
 
-/// Lets a part that is nobody else's yet use what other objects and its id have too. Returns the id, the same way.
+/// Lets a part use what other objects have too. Returns the id, whose texts are the part's.
 fn share(id: ObjectId, part: Option<&mut Part>, sharing: &mut Sharing) -> ObjectId {
+    let Some(part) = part else { return id };
+    part.share(sharing);
     let key = match part {
-        Some(Part::Pod(pod)) => Arc::get_mut(pod).map(|pod| {
-            sharing.pod(pod);
-            &pod.key
-        }),
-        Some(Part::Service(service)) => Arc::get_mut(service).map(|service| {
-            sharing.service(service);
-            &service.key
-        }),
-        Some(Part::EndpointSlice(slice)) => Arc::get_mut(slice).map(|slice| {
-            sharing.endpoint_slice(slice);
-            &slice.key
-        }),
-        Some(Part::Node(_) | Part::Namespace(_) | Part::NetworkPolicy(_)) | None => None,
+        Part::Pod(pod) => &pod.key,
+        Part::Service(service) => &service.key,
+        Part::EndpointSlice(slice) => &slice.key,
+        Part::Node(_) | Part::Namespace(_) | Part::NetworkPolicy(_) => return id,
     };
-    match key {
-        Some(ObjectKey { namespace, name }) => {
-            ObjectId { kind: id.kind, namespace: Arc::clone(namespace), name: Arc::clone(name) }
-        }
-        None => id,
-    }
+    ObjectId { kind: id.kind, namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) }
 }
 
 fn object<'a>(files: &'a Files, claimant: &Claimant) -> Option<(&'a ObjectId, &'a Place)> {

@@ -182,6 +182,28 @@ pub enum Problem {
     },
 }
 
+impl Problem {
+    /// The field that is wrong, as `spec.ports[0].port`; `None` where it is the whole object.
+    pub fn field(&self) -> Option<&str> {
+        match self {
+            Problem::DuplicateField { field, .. }
+            | Problem::UnknownField { field, .. }
+            | Problem::WrongType { field, .. }
+            | Problem::Missing { field, .. }
+            | Problem::Invalid { field, .. }
+            | Problem::Conflict { field, .. }
+            | Problem::AddressClash { field, .. } => Some(field),
+            Problem::Unreadable(_)
+            | Problem::NoManifests
+            | Problem::NotUtf8(_)
+            | Problem::Syntax { .. }
+            | Problem::NotAnObject { .. }
+            | Problem::ApiVersion { .. }
+            | Problem::DuplicateObject { .. } => None,
+        }
+    }
+}
+
 /// The word among `known` that a reader most likely meant by `written`, if any is near.
 pub(super) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = written.to_lowercase();

@@ -3,7 +3,6 @@
 
 mod check;
 mod clash;
-mod convert;
 mod directory;
 mod error;
 mod expand;
@@ -15,7 +14,8 @@ mod store;
 mod watch;
 mod yaml;
 
-pub use convert::snapshot;
+pub use crate::convert::snapshot;
+pub(crate) use check::problems;
 pub use error::{ManifestError, Notice, Place, Problem};
 pub use expand::{Assigned, Cluster, Expanded, build_endpoint_slices, expand};
 pub use manifests::{Manifest, Manifests, Skipped};

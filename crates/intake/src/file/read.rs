@@ -216,7 +216,8 @@ impl Reader {
         }
         let id = object.id();
         let name = if id.name.is_empty() { kind.name().to_owned() } else { id.to_string() };
-        let mut check = Check { tree: node, file, object: name, errors: Vec::new(), notices: Vec::new() };
+        let mut check =
+            Check { tree: Some(node), file, object: name, errors: Vec::new(), notices: Vec::new() };
         if clean {
             check::object(&mut check, &object);
         }

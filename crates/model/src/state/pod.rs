@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::types::{Family, Labels, NetworkId, NodeName, ObjectKey, Port, Protocol};
 
 /// `status.phase` of a Pod.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PodPhase {
     /// Accepted, not all containers running.
     #[default]
@@ -29,7 +31,7 @@ impl PodPhase {
 }
 
 /// A container port (Pod `spec.containers[*].ports[*]`).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ContainerPort {
     /// The name that Services and policies may use for it.
     pub name: Option<Arc<str>>,
@@ -40,7 +42,7 @@ pub struct ContainerPort {
 }
 
 /// A Pod (core/v1).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// `namespace/name`.
     pub key: ObjectKey,

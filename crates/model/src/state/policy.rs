@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::LabelSelector;
 use crate::types::{ObjectKey, Port, PortRange, Protocol};
 
 /// A NetworkPolicy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkPolicy {
     /// `namespace/name`.
     pub key: ObjectKey,
@@ -21,7 +22,7 @@ pub struct NetworkPolicy {
 }
 
 /// One ingress or egress rule: any of `peers` on any of `ports`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyRule {
     /// `from` or `to`. Empty means every peer.
     pub peers: Vec<Peer>,
@@ -30,7 +31,7 @@ pub struct PolicyRule {
 }
 
 /// NetworkPolicyPeer.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Peer {
     /// Pods by labels. `namespaces: None` means the policy's own namespace, `pods: None` means every pod.
     Pods {
@@ -44,7 +45,7 @@ pub enum Peer {
 }
 
 /// IPBlock: `cidr` without what lies in `except`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct IpBlock {
     /// The block, host bits cleared.
     pub cidr: IpNet,
@@ -53,7 +54,7 @@ pub struct IpBlock {
 }
 
 /// NetworkPolicyPort.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PolicyPort {
     /// `protocol`, TCP where absent.
     pub protocol: Protocol,
@@ -62,7 +63,7 @@ pub struct PolicyPort {
 }
 
 /// What `port` and `endPort` say.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum PortMatch {
     /// No `port`: every port of the protocol.
     All,

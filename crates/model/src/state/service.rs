@@ -4,10 +4,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::types::{Family, Labels, NodeName, ObjectKey, Port, Protocol};
 
 /// `spec.type` of a Service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceType {
     /// Reached by its cluster addresses.
     #[default]
@@ -21,7 +23,7 @@ pub enum ServiceType {
 }
 
 /// How a backend is chosen (annotation `sheetbend.dev/load-balancing`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Algorithm {
     /// Uniform, independent per flow.
     #[default]
@@ -40,7 +42,7 @@ impl fmt::Display for Algorithm {
 }
 
 /// A Service (core/v1).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// `namespace/name`.
     pub key: ObjectKey,
@@ -63,7 +65,7 @@ pub struct Service {
 }
 
 /// A Service port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Its name; empty where the Service has one port only.
     pub name: Arc<str>,
@@ -76,7 +78,7 @@ pub struct ServicePort {
 }
 
 /// `targetPort` of a Service port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TargetPort {
     /// A number on every pod.
     Number(Port),
@@ -85,7 +87,7 @@ pub enum TargetPort {
 }
 
 /// An EndpointSlice (discovery.k8s.io/v1).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// `namespace/name`.
     pub key: ObjectKey,
@@ -100,7 +102,7 @@ pub struct EndpointSlice {
 }
 
 /// A port of an EndpointSlice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointPort {
     /// Matches the Service port of the same name; empty for the unnamed one.
     pub name: Arc<str>,
@@ -111,7 +113,7 @@ pub struct EndpointPort {
 }
 
 /// One endpoint of an EndpointSlice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// Its addresses, all of the slice's family. Consumers use the first (discovery/v1).
     pub addresses: Vec<IpAddr>,

@@ -3,6 +3,7 @@
 //! Every key has one name: `network.mode` in the file (nested), `SHEETBEND_NETWORK_MODE` in the environment,
 //! `--set network.mode=…` (or a flag of its own) on the command line.
 
+mod kubernetes;
 mod source;
 mod yaml;
 
@@ -13,6 +14,7 @@ use serde::Serialize;
 use sheetbend_model::state::{NetworkConfig, NetworkMode};
 
 use crate::log::LogFormat;
+pub use kubernetes::{ClusterPoolConfig, CniConfig, KubernetesConfig};
 pub use source::{ConfigError, ConfigErrors, Sources};
 
 /// A key of the schema: its name and what it means.
@@ -50,8 +52,48 @@ pub const KEYS: &[Key] = &[
         default: "none",
         help: "Directory of Kubernetes YAML that stands for the API server.",
     },
+    Key {
+        name: "intake.kubeconfig",
+        default: "the pod's service account",
+        help: "Credentials for the API server.",
+    },
+    Key {
+        name: "kubernetes.apiServer",
+        default: "KUBERNETES_SERVICE_HOST",
+        help: "URL of the API server that works before any Service does, as https://192.0.2.10:6443.",
+    },
+    Key {
+        name: "cni.version",
+        default: "found",
+        help: "CNI version of the configuration; found: the highest that the node's runtime reads.",
+    },
+    Key {
+        name: "cni.configDir",
+        default: "/etc/cni/net.d",
+        help: "Where the container runtime looks for network configurations.",
+    },
+    Key {
+        name: "cni.pluginDir",
+        default: "/opt/cni/bin",
+        help: "Where the container runtime looks for plugins.",
+    },
     Key { name: "nat.ports", default: "40000-59999", help: "Source ports for masquerade." },
     Key { name: "ipam.reuseDelay", default: "30", help: "Seconds that a released address rests." },
+    Key {
+        name: "ipam.clusterPool",
+        default: "[]",
+        help: "Blocks from which the controller gives Nodes without podCIDRs theirs, one of each family.",
+    },
+    Key {
+        name: "ipam.nodeMaskSizeIPv4",
+        default: "24",
+        help: "Prefix length of a Node's part of an IPv4 pool, 1 to 30, at most 16 longer than the pool's.",
+    },
+    Key {
+        name: "ipam.nodeMaskSizeIPv6",
+        default: "64",
+        help: "Prefix length of a Node's part of an IPv6 pool, 1 to 126, at most 16 longer than the pool's.",
+    },
     Key { name: "log.level", default: "info", help: "Filter, such as info or sheetbend_apply=debug,info." },
     Key { name: "log.format", default: "text", help: "text or json." },
 ];
@@ -66,6 +108,12 @@ pub struct Config {
     pub node: NodeConfig,
     /// `intake.objects`.
     pub objects: Option<PathBuf>,
+    /// `kubernetes.*` and `intake.kubeconfig`: used without `intake.objects`.
+    pub kubernetes: KubernetesConfig,
+    /// `cni.*`.
+    pub cni: CniConfig,
+    /// `ipam.clusterPool` and its mask sizes.
+    pub cluster_pool: ClusterPoolConfig,
     /// `nat.ports`.
     pub nat_ports: PortSpan,
     /// `ipam.reuseDelay`, seconds.
@@ -141,6 +189,9 @@ impl Config {
                 bpffs: sources.text("node.bpffs", absolute_path).unwrap_or(defaults.node.bpffs),
             },
             objects: sources.text("intake.objects", absolute_path),
+            kubernetes: KubernetesConfig::load(&mut sources),
+            cni: CniConfig::load(&mut sources),
+            cluster_pool: ClusterPoolConfig::load(&mut sources),
             nat_ports: sources.text("nat.ports", PortSpan::parse).unwrap_or(defaults.nat_ports),
             reuse_delay: sources.text("ipam.reuseDelay", str::parse::<u64>).unwrap_or(defaults.reuse_delay),
             log_level: sources.text("log.level", non_empty).unwrap_or(defaults.log_level),
@@ -163,6 +214,9 @@ impl Default for Config {
                 bpffs: "/sys/fs/bpf".into(),
             },
             objects: None,
+            kubernetes: KubernetesConfig::default(),
+            cni: CniConfig::default(),
+            cluster_pool: ClusterPoolConfig::default(),
             nat_ports: PortSpan { first: 40_000, last: 59_999 },
             reuse_delay: 30,
             log_level: "info".to_owned(),

@@ -134,6 +134,11 @@ impl Sources {
         parsed
     }
 
+    /// Notes a fault that shows only between keys.
+    pub(super) fn wrong(&mut self, key: &str, message: String) {
+        self.fault(key.to_owned(), message);
+    }
+
     pub(super) fn finish<T>(self, config: T) -> Result<T, ConfigErrors> {
         if self.errors.is_empty() { Ok(config) } else { Err(ConfigErrors(self.errors)) }
     }

@@ -45,6 +45,24 @@ fn every_fault_is_reported_at_once() {
 }
 
 #[test]
+fn a_pool_is_cut_into_a_sensible_number_of_ranges() {
+    let config = Config::load(file(
+        "ipam: {clusterPool: [10.244.0.0/16, fd00:10:244::/56]}\nkubernetes: {apiServer: 'https://[2001:db8::1]:6443'}\n",
+    ))
+    .unwrap();
+    assert_eq!(config.cluster_pool.blocks.len(), 2);
+    assert_eq!(config.kubernetes.api_server.as_deref(), Some("https://[2001:db8::1]:6443"));
+    let errors = Config::load(file(
+        "ipam: {clusterPool: [10.244.0.0/25, fd00::/8], nodeMaskSizeIPv4: 31}\nkubernetes: {apiServer: 192.0.2.1}\ncni: {version: 2.0.0}\n",
+    ))
+    .unwrap_err();
+    let text = errors.to_string();
+    assert_eq!(errors.0.len(), 5, "{text}");
+    assert!(text.contains("10.244.0.0/25 cannot be cut into /24"), "{text}");
+    assert!(text.contains("write one like https://192.0.2.10:6443"), "{text}");
+}
+
+#[test]
 fn a_file_that_is_no_mapping_is_refused() {
     assert!(Config::load(file("- a\n")).is_err());
     assert!(Config::load(file("a: [\n")).is_err());

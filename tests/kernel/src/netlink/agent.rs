@@ -63,6 +63,7 @@ pub struct AgentNode {
     directory: tempfile::TempDir,
     pins: PathBuf,
     agent: Option<Child>,
+    kubernetes: bool,
 }
 
 impl AgentNode {
@@ -76,7 +77,7 @@ impl AgentNode {
         fs::create_dir(&pins)?;
         let none: Option<&str> = None;
         nix::mount::mount(Some("bpf"), &pins, Some("bpf"), nix::mount::MsFlags::empty(), none)?;
-        let node = Self { netns, _other: other, directory, pins, agent: None };
+        let node = Self { netns, _other: other, directory, pins, agent: None, kubernetes: false };
         fs::create_dir(node.path("objects"))?;
         let object = json!({
             "apiVersion": "v1", "kind": "Node", "metadata": { "name": "a" },
@@ -90,6 +91,17 @@ impl AgentNode {
         Ok(node)
     }
 
+    /// The agent's objects come from this API server from now on, which must serve in the node's namespace.
+    pub fn watch_api_server(&mut self, url: &str) -> Result<()> {
+        let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": url}}],
+            "users": [{"name": "u", "user": {}}]});
+        fs::write(self.path("kubeconfig"), config.to_string())?;
+        self.kubernetes = true;
+        Ok(())
+    }
+
     /// A path below the node's directory: `run`, `state`, `objects`.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
@@ -98,27 +110,43 @@ impl AgentNode {
     /// Starts an agent; with `fail_point` it dies by SIGKILL when it gets there.
     pub fn start(&mut self, fail_point: Option<&str>) -> Result<()> {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log"))?;
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net={}", self.netns.path().display()))
-            .args(["setpriv", "--pdeathsig", "KILL"])
-            .arg(program("sheetbend")?)
-            .args(["agent", "--node", "a", "--instance", INSTANCE, "--network-mode", "vxlan"])
-            .arg("--objects")
-            .arg(self.path("objects"))
-            .arg("--run-dir")
-            .arg(self.path("run"))
-            .arg("--state-dir")
-            .arg(self.path("state"))
-            .arg(format!("--set=node.bpffs={}", self.pins.display()))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
+        let mut command = self.sheetbend("agent")?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         if let Some(name) = fail_point {
             command.env(FAIL_POINT_VARIABLE, name);
         }
         self.agent = Some(command.spawn().context("cannot start the agent")?);
         Ok(())
+    }
+
+    /// Runs `sheetbend uninstall`; what it says.
+    pub fn uninstall(&self) -> Result<String> {
+        let output = self.sheetbend("uninstall")?.output()?;
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        ensure!(output.status.success(), "{text}");
+        Ok(text)
+    }
+
+    fn sheetbend(&self, subcommand: &str) -> Result<Command> {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net={}", self.netns.path().display()))
+            .args(["setpriv", "--pdeathsig", "KILL"])
+            .arg(program("sheetbend")?)
+            .args([subcommand, "--node", "a", "--instance", INSTANCE, "--network-mode", "vxlan"])
+            .arg("--run-dir")
+            .arg(self.path("run"))
+            .arg("--state-dir")
+            .arg(self.path("state"))
+            .arg(format!("--set=node.bpffs={}", self.pins.display()));
+        if self.kubernetes {
+            command.arg("--kubeconfig").arg(self.path("kubeconfig"));
+            command.arg(format!("--set=cni.configDir={}", self.path("net.d").display()));
+            command.arg(format!("--set=cni.pluginDir={}", self.path("plugins").display()));
+        } else {
+            command.arg("--objects").arg(self.path("objects"));
+        }
+        Ok(command)
     }
 
     /// Starts an agent and waits until it is ready.
@@ -180,12 +208,31 @@ impl AgentNode {
 
     /// Runs the plugin.
     pub fn cni(&self, command: &str, container: &str, netns: &Path, extra: &Value) -> Result<Answer> {
+        self.cni_of(command, container, netns, extra, None)
+    }
+
+    /// Runs the plugin for a pod of Kubernetes, `namespace/name`, whose container is called like it.
+    pub fn cni_pod(&self, command: &str, pod: &str, netns: &Path) -> Result<Answer> {
+        let (namespace, name) = pod.split_once('/').context("namespace/name")?;
+        let arguments = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name}");
+        self.cni_of(command, name, netns, &Value::Null, Some(&arguments))
+    }
+
+    fn cni_of(
+        &self,
+        command: &str,
+        container: &str,
+        netns: &Path,
+        extra: &Value,
+        arguments: Option<&str>,
+    ) -> Result<Answer> {
         let mut plugin = Command::new(program("sheetbend-cni")?)
             .env_clear()
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", container)
             .env("CNI_NETNS", netns)
             .env("CNI_IFNAME", "eth0")
+            .envs(arguments.map(|arguments| ("CNI_ARGS", arguments)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

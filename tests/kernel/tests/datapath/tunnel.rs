@@ -1,6 +1,6 @@
 //! What comes through the tunnel is from the node that sent it, or it is dropped.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
@@ -22,7 +22,7 @@ fn through_the_tunnel(from: SocketAddr, to: IpAddr) -> Result<Vec<u8>> {
     let vni = TUNNEL_VNI.to_be_bytes();
     let mut bytes = vec![0x08, 0, 0, 0, vni[1], vni[2], vni[3], 0];
     let body = Body::Udp(from.port(), ECHO, vec![7; 8]);
-    let device = vtep_mac(&mapped(NODE_1[0].parse()?));
+    let device = vtep_mac(&mapped(NODE_1[0].parse::<Ipv4Addr>()?.octets()));
     bytes.extend(Frame::new([2, 0, 0, 0, 0, 9], device, from.ip(), to, body).bytes());
     Ok(bytes)
 }

@@ -4,6 +4,7 @@
 mod attach;
 mod foreign;
 mod kill;
+mod kubernetes;
 mod moves;
 mod node;
 mod speed;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         .chain(node::TESTS)
         .chain(foreign::TESTS)
         .chain(kill::TESTS)
+        .chain(kubernetes::TESTS)
         .chain(moves::TESTS)
         .chain(speed::TESTS)
         .map(|(name, test)| trial(name, *test))

@@ -55,7 +55,12 @@ fn cluster(number: u8, mode: NetworkMode) -> Result<Cluster> {
 
 impl Cluster {
     fn ensure(&self, node: &Netns) -> Result<NodeLinks> {
-        let spec = NodeSpec { overlay: &self.overlay, routes: &self.routes, nat_ports: (40000, 20000) };
+        let spec = NodeSpec {
+            overlay: &self.overlay,
+            routes: &self.routes,
+            nat_ports: (40000, 20000),
+            keeps: false,
+        };
         node.run(|| Ok(node::ensure(&spec)?))
     }
 }

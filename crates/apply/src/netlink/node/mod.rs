@@ -21,6 +21,7 @@ use super::connection::{Change, Connection, Request};
 use super::messages;
 use super::read_back::{LinkState, addresses, find_link, links, neighbours, routes};
 
+pub use settings::Setting;
 pub use wanted::pod_mtu;
 
 use wanted::Wanted;
@@ -40,6 +41,8 @@ pub struct NodeSpec<'a> {
     pub routes: &'a BTreeMap<BlockKey, Route>,
     /// `nat.ports`: the first and how many. The stack never draws them by itself.
     pub nat_ports: (u16, u16),
+    /// Nothing is removed: `overlay` and `routes` may lack what an earlier process knew.
+    pub keeps: bool,
 }
 
 /// The device that carries the node's own address.
@@ -64,6 +67,8 @@ pub struct NodeLinks {
     pub pod_mtu: u32,
     /// What was changed to get here, in order; empty when all was right.
     pub steps: Vec<String>,
+    /// Kernel settings among them, with what they were: whoever wants them back must write them down.
+    pub settings: Vec<Setting>,
 }
 
 /// Reads back what the node has, and changes what differs from `spec`. Routes and addresses that carry
@@ -75,7 +80,8 @@ pub fn ensure(spec: &NodeSpec<'_>) -> Result<NodeLinks, NetlinkError> {
     let mut connection = Connection::open()?;
     let uplink = find_uplink(&mut connection, spec.overlay)?;
     let pod_mtu = pod_mtu(spec, uplink.mtu);
-    let mut steps = settings::ensure(spec, &uplink.name)?;
+    let settings = settings::ensure(spec, &uplink.name)?;
+    let mut steps: Vec<String> = settings.iter().map(ToString::to_string).collect();
     let tunnel_ifindex = match spec.overlay.mode {
         NetworkMode::Vxlan => Some(ensure_tunnel(&mut connection, spec.overlay, pod_mtu, &mut steps)?),
         NetworkMode::HostGw => {
@@ -91,11 +97,24 @@ pub fn ensure(spec: &NodeSpec<'_>) -> Result<NodeLinks, NetlinkError> {
         ensure_neighbours(&mut connection, &wanted, tunnel, &mut steps)?;
     }
     ensure_routes(&mut connection, &wanted, uplink.ifindex, tunnel_ifindex, &mut steps)?;
-    Ok(NodeLinks { uplink, tunnel_ifindex, pod_mtu, steps })
+    Ok(NodeLinks { uplink, tunnel_ifindex, pod_mtu, steps, settings })
 }
 
-/// Removes what [`ensure`] made: tunnel device, routes, router addresses. Kernel settings stay as they are, since
-/// others may have come to need them.
+/// Puts kernel settings back, where they still are what [`ensure`] set them to; returns which were.
+///
+/// # Errors
+/// Whatever the kernel refuses.
+pub fn restore(settings: &[Setting]) -> Result<Vec<String>, NetlinkError> {
+    let mut steps = Vec::new();
+    for setting in settings {
+        if settings::restore(setting)? {
+            steps.push(format!("set net.{} = {} again", setting.name.replace('/', "."), setting.before));
+        }
+    }
+    Ok(steps)
+}
+
+/// Removes what [`ensure`] made: tunnel device, routes, router addresses. Kernel settings stay; see [`restore`].
 ///
 /// # Errors
 /// Whatever the kernel refuses.
@@ -207,7 +226,7 @@ fn ensure_addresses(
             requests.push(Request::new(what, Change::Replace, messages::add_address(LOOPBACK, block)));
         }
     }
-    for address in held.iter().filter(|address| address.index == LOOPBACK && address.ours) {
+    for address in held.iter().filter(|address| address.index == LOOPBACK && address.ours && !wanted.keeps) {
         if !wanted.addresses.contains(&address.block.addr()) {
             let what = format!("remove router address {} from lo", address.block);
             requests.push(Request::new(
@@ -234,7 +253,7 @@ fn ensure_neighbours(
             requests.push(Request::new(what, Change::Replace, messages::neighbour(tunnel, *addr, *mac)));
         }
     }
-    for addr in held.keys().filter(|addr| !wanted.neighbours.contains_key(addr)) {
+    for addr in held.keys().filter(|addr| !wanted.keeps && !wanted.neighbours.contains_key(addr)) {
         let what = format!("remove neighbour {addr} on {TUNNEL_DEVICE}");
         requests.push(Request::new(what, Change::Modify, messages::delete_neighbour(tunnel, *addr)));
     }
@@ -270,7 +289,9 @@ fn ensure_routes(
         requests.push(Request::new(format!("{verb} route {route}"), kind, message));
     }
     requests.extend(
-        held.values().filter(|route| !wanted.routes.contains_key(&route.destination)).map(delete_route),
+        held.values()
+            .filter(|route| !wanted.keeps && !wanted.routes.contains_key(&route.destination))
+            .map(delete_route),
     );
     change(connection, steps, requests)
 }

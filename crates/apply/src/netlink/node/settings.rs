@@ -1,5 +1,6 @@
 //! Kernel settings of the whole node.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 
 use super::super::{NetlinkError, sysctl};
@@ -7,8 +8,34 @@ use super::NodeSpec;
 
 const RESERVED_PORTS: &str = "ipv4/ip_local_reserved_ports";
 
+/// A kernel setting that was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Below /proc/sys/net, as `ipv4/ip_forward`.
+    pub name: String,
+    /// What it was.
+    pub before: String,
+    /// What it was set to.
+    pub after: String,
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "set net.{} = {} (was {})", self.name.replace('/', "."), self.after, self.before)
+    }
+}
+
+/// Puts a setting back, where it still is what it was set to.
+pub(super) fn restore(setting: &Setting) -> Result<bool, NetlinkError> {
+    let ours = sysctl::read(&setting.name)?.as_deref() == Some(&*setting.after);
+    if ours {
+        sysctl::write(&setting.name, &setting.before)?;
+    }
+    Ok(ours)
+}
+
 /// Sets what differs; returns what was set.
-pub(super) fn ensure(spec: &NodeSpec<'_>, uplink: &str) -> Result<Vec<String>, NetlinkError> {
+pub(super) fn ensure(spec: &NodeSpec<'_>, uplink: &str) -> Result<Vec<Setting>, NetlinkError> {
     let mut steps = Vec::new();
     // Forwarding makes the kernel ignore router advertisements, and with them its default route, unless told (2).
     let accept_ra = format!("ipv6/conf/{uplink}/accept_ra");
@@ -28,11 +55,11 @@ pub(super) fn ensure(spec: &NodeSpec<'_>, uplink: &str) -> Result<Vec<String>, N
     Ok(steps)
 }
 
-fn set(name: &str, value: &str, steps: &mut Vec<String>) -> Result<(), NetlinkError> {
+fn set(name: &str, value: &str, steps: &mut Vec<Setting>) -> Result<(), NetlinkError> {
     match sysctl::read(name)? {
         Some(before) if before != value => {
             sysctl::write(name, value)?;
-            steps.push(format!("set net.{} = {value} (was {before})", name.replace('/', ".")));
+            steps.push(Setting { name: name.to_owned(), before, after: value.to_owned() });
             Ok(())
         }
         Some(_) | None => Ok(()),
@@ -41,7 +68,7 @@ fn set(name: &str, value: &str, steps: &mut Vec<String>) -> Result<(), NetlinkEr
 
 /// The kernel takes the larger of a device's and `all`'s value. So that ours can be off, `all` goes to 0 and every
 /// other device gets what was in force for it.
-fn loosen_reverse_path_filter(steps: &mut Vec<String>) -> Result<(), NetlinkError> {
+fn loosen_reverse_path_filter(steps: &mut Vec<Setting>) -> Result<(), NetlinkError> {
     let all = "ipv4/conf/all/rp_filter";
     let before: u8 = sysctl::read(all)?.and_then(|text| text.parse().ok()).unwrap_or(0);
     if before == 0 {

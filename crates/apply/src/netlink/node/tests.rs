@@ -54,8 +54,11 @@ fn print(wanted: &Wanted) -> String {
 fn a_tunnel_leads_to_other_nodes() {
     let overlay = overlay(NetworkMode::Vxlan, &["192.0.2.1", "2001:db8::1"]);
     let routes = cluster("192.0.2.2", "192.0.2.2");
-    let wanted =
-        Wanted::of(&NodeSpec { overlay: &overlay, routes: &routes, nat_ports: (40000, 20000) }, 2, Some(9));
+    let wanted = Wanted::of(
+        &NodeSpec { overlay: &overlay, routes: &routes, nat_ports: (40000, 20000), keeps: false },
+        2,
+        Some(9),
+    );
     let theirs = tunnel_mac(&Overlay { node_addresses: vec![ip("2001:db8::2"), ip("192.0.2.2")], ..overlay });
     let expected = "\
 address 10.244.1.1
@@ -74,8 +77,11 @@ route fd00:2::/64 via fd00:2:: dev 9 onlink src fd00:1::1";
 fn host_routes_lead_over_the_uplink() {
     let overlay = overlay(NetworkMode::HostGw, &["192.0.2.1", "2001:db8::1"]);
     let routes = cluster("192.0.2.2", "2001:db8::2");
-    let wanted =
-        Wanted::of(&NodeSpec { overlay: &overlay, routes: &routes, nat_ports: (40000, 20000) }, 2, None);
+    let wanted = Wanted::of(
+        &NodeSpec { overlay: &overlay, routes: &routes, nat_ports: (40000, 20000), keeps: false },
+        2,
+        None,
+    );
     let expected = "\
 address 10.244.1.1
 address fd00:1::1
@@ -91,7 +97,10 @@ route fd00:2::/64 via 2001:db8::2 dev 2 src fd00:1::1";
 fn the_pods_mtu_leaves_room_for_the_tunnel() {
     let mtu = |mode, addresses: &[&str], via: &str| {
         let (overlay, routes) = (overlay(mode, addresses), cluster(via, via));
-        pod_mtu(&NodeSpec { overlay: &overlay, routes: &routes, nat_ports: (40000, 20000) }, 1500)
+        pod_mtu(
+            &NodeSpec { overlay: &overlay, routes: &routes, nat_ports: (40000, 20000), keeps: false },
+            1500,
+        )
     };
     assert_eq!(mtu(NetworkMode::Vxlan, &["192.0.2.1"], "192.0.2.2"), 1450);
     assert_eq!(mtu(NetworkMode::Vxlan, &["2001:db8::1"], "2001:db8::2"), 1430);

@@ -26,6 +26,8 @@ pub(super) struct Wanted {
     pub(super) neighbours: BTreeMap<IpAddr, Mac>,
     /// Destination → route.
     pub(super) routes: BTreeMap<IpNet, StackRoute>,
+    /// What is not wanted stays.
+    pub(super) keeps: bool,
 }
 
 /// The largest packet that pods may send, bytes.
@@ -62,8 +64,11 @@ impl Wanted {
                 .copied()
                 .find(|addr| addr.is_ipv4() == matches!(block, IpNet::V4(_)))
         };
-        let mut wanted =
-            Self { addresses: spec.overlay.router_addresses.iter().copied().collect(), ..Self::default() };
+        let mut wanted = Self {
+            addresses: spec.overlay.router_addresses.iter().copied().collect(),
+            keeps: spec.keeps,
+            ..Self::default()
+        };
         for (key, route) in spec.routes {
             let block = key.block;
             let route = match (route, tunnel) {

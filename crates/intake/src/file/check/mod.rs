@@ -14,7 +14,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use sheetbend_model::types::{Family, Port, Protocol};
+use sheetbend_model::types::{Family, Port};
 
 use super::error::{ManifestError, Notice, Place, Problem, nearest};
 use super::field::Field;
@@ -24,8 +24,8 @@ use names::Why;
 
 /// The object under examination, and what was found.
 pub(super) struct Check<'a> {
-    /// The object as written, for lines.
-    pub(super) tree: &'a Node,
+    /// The object as written, for lines; `None` where an API server gave it.
+    pub(super) tree: Option<&'a Node>,
     /// The file.
     pub(super) file: &'a Place,
     /// `Kind namespace/name`.
@@ -58,10 +58,31 @@ pub(super) fn object(check: &mut Check<'_>, object: &Object) {
     }
 }
 
+/// What an API server should have refused in `object`, as far as the data path depends on it.
+pub(crate) fn problems(object: &Object) -> Vec<Problem> {
+    let file = Place { file: std::path::Path::new("").into(), line: 0 };
+    let mut check =
+        Check { tree: None, file: &file, object: String::new(), errors: Vec::new(), notices: Vec::new() };
+    match object {
+        Object::Node(node) => node::check(&mut check, node),
+        Object::Service(service) => service::check(&mut check, service),
+        Object::EndpointSlice(slice) => slice::check(&mut check, slice),
+        Object::NetworkPolicy(policy) => network_policy::check(&mut check, policy),
+        Object::Namespace(_)
+        | Object::Pod(_)
+        | Object::Deployment(_)
+        | Object::StatefulSet(_)
+        | Object::DaemonSet(_)
+        | Object::ReplicaSet(_)
+        | Object::Job(_) => {}
+    }
+    check.errors.into_iter().map(|error| error.problem).collect()
+}
+
 impl Check<'_> {
     /// Where `field` is in the file.
     pub(super) fn place(&self, field: &Field<'_>) -> Place {
-        Place { file: self.file.file.clone(), line: self.tree.line_of(field) }
+        Place { file: self.file.file.clone(), line: self.tree.map_or(0, |tree| tree.line_of(field)) }
     }
 
     fn error(&mut self, field: &Field<'_>, problem: Problem) {
@@ -116,7 +137,7 @@ impl Check<'_> {
 
     /// A port number of a field that must be there.
     fn port(&mut self, field: &Field<'_>, number: i32) {
-        if number == 0 && !self.tree.has(field) {
+        if number == 0 && self.tree.is_some_and(|tree| !tree.has(field)) {
             self.missing(field, "write a port from 1 to 65535");
         } else if Port::try_from(number).is_err() {
             self.invalid(field, number, "is no port", "write a number from 1 to 65535");
@@ -156,14 +177,5 @@ impl Check<'_> {
         } else {
             seen.push(family);
         }
-    }
-}
-
-/// The protocol of a field whose absence means TCP. Unknown words were refused before.
-pub(super) fn protocol_of(value: Option<&str>) -> Protocol {
-    match value {
-        Some("UDP") => Protocol::Udp,
-        Some("SCTP") => Protocol::Sctp,
-        Some(_) | None => Protocol::Tcp,
     }
 }

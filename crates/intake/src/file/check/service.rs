@@ -4,7 +4,8 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sheetbend_model::types::Family;
 
-use super::{Check, names, protocol_of, selector};
+use super::{Check, names, selector};
+use crate::convert::protocol_of;
 use crate::file::field::Field;
 
 const TYPES: [&str; 4] = ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"];

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use sheetbend_model::types::Labels;
 
 use super::{Check, metadata, pod, selector};
-use crate::file::convert;
+use crate::convert;
 use crate::file::field::Field;
 use crate::file::object::Object;
 

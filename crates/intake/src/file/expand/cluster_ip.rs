@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use sheetbend_model::types::{Family, ObjectKey};
 
 use super::{Assigned, Cluster, trim};
-use crate::file::convert;
+use crate::convert;
 use crate::file::error::{ManifestError, Problem};
 use crate::file::manifests::{Manifest, Manifests};
 use crate::file::object::{Object, ObjectId};

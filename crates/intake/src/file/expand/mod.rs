@@ -17,10 +17,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sheetbend_model::types::{NodeName, ObjectKey};
 
 use super::clash;
-use super::convert::{self, NAMESPACE_NAME_LABEL};
 use super::error::{ManifestError, Notice, Place};
 use super::manifests::Manifests;
 use super::object::{Kind, Object, ObjectId};
+use crate::convert::{self, NAMESPACE_NAME_LABEL};
 
 pub use slices::build_endpoint_slices;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
-use crate::file::convert;
+use crate::convert;
 use crate::file::manifests::Manifests;
 use crate::file::object::{Kind, Object, ObjectId};
 

@@ -10,8 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sheetbend_model::types::Family;
 
 use super::{MANAGED_BY, SLICE_CONTROLLER};
-use crate::file::check::protocol_of;
-use crate::file::convert;
+use crate::convert;
 
 /// Most endpoints in one slice (`--max-endpoints-per-slice`).
 const MAX_ENDPOINTS: usize = 100;
@@ -98,7 +97,7 @@ fn endpoint_port(port: &ServicePort, pod: &Pod) -> Option<EndpointPort> {
         None | Some(IntOrString::Int(0)) => port.port,
         Some(IntOrString::Int(number)) => *number,
         Some(IntOrString::String(name)) => {
-            let protocol = protocol_of(port.protocol.as_deref());
+            let protocol = convert::protocol_of(port.protocol.as_deref());
             let ports = convert::container_ports(pod.spec.as_ref()?);
             let found = ports
                 .into_iter()
@@ -110,7 +109,7 @@ fn endpoint_port(port: &ServicePort, pod: &Pod) -> Option<EndpointPort> {
         app_protocol: port.app_protocol.clone(),
         name: Some(port.name.clone().unwrap_or_default()),
         port: Some(number),
-        protocol: Some(protocol_of(port.protocol.as_deref()).to_string()),
+        protocol: Some(convert::protocol_of(port.protocol.as_deref()).to_string()),
     })
 }
 

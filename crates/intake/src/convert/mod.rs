@@ -13,20 +13,21 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use serde::{Deserialize, Serialize};
 use sheetbend_model::state::{
     EndpointSlice, LabelSelector, Namespace, NetworkPolicy, Node, Operator, Pod, Requirement, Service,
-    Snapshot,
+    Sharing, Snapshot,
 };
-use sheetbend_model::types::{Labels, NodeName, ObjectKey};
+use sheetbend_model::types::{Labels, NodeName, ObjectKey, Protocol};
 
-use super::object::Object;
+use crate::file::Object;
 
 /// The label that names a Namespace (KEP-2161).
-pub(super) const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+pub(crate) const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// One object as a Snapshot holds it.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Part {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Part {
     Node(Arc<Node>),
     Namespace(Arc<Namespace>),
     Pod(Arc<Pod>),
@@ -37,7 +38,7 @@ pub(super) enum Part {
 
 impl Part {
     /// What a Snapshot holds of `object`; `None` for workloads and for EndpointSlices of names.
-    pub(super) fn of(object: &Object) -> Option<Self> {
+    pub(crate) fn of(object: &Object) -> Option<Self> {
         Some(match object {
             Object::Namespace(namespace) => Part::Namespace(Arc::new(self::namespace(namespace))),
             Object::Node(node) => Part::Node(Arc::new(self::node(node))),
@@ -57,8 +58,45 @@ impl Part {
         })
     }
 
+    /// Lets it use what other objects have too, where it is nobody else's yet.
+    pub(crate) fn share(&mut self, sharing: &mut Sharing) {
+        match self {
+            Part::Pod(pod) => Arc::get_mut(pod).into_iter().for_each(|pod| sharing.pod(pod)),
+            Part::Service(service) => {
+                Arc::get_mut(service).into_iter().for_each(|service| sharing.service(service));
+            }
+            Part::EndpointSlice(slice) => {
+                Arc::get_mut(slice).into_iter().for_each(|slice| sharing.endpoint_slice(slice));
+            }
+            Part::Node(_) | Part::Namespace(_) | Part::NetworkPolicy(_) => {}
+        }
+    }
+
+    /// Whether `snapshot` has it, just so.
+    pub(crate) fn is_in(&self, snapshot: &Snapshot) -> bool {
+        match self {
+            Part::Node(node) => snapshot.nodes.get(&node.name) == Some(node),
+            Part::Namespace(namespace) => snapshot.namespaces.get(&namespace.name) == Some(namespace),
+            Part::Pod(pod) => snapshot.pods.get(&pod.key) == Some(pod),
+            Part::Service(service) => snapshot.services.get(&service.key) == Some(service),
+            Part::EndpointSlice(slice) => snapshot.endpoint_slices.get(&slice.key) == Some(slice),
+            Part::NetworkPolicy(policy) => snapshot.policies.get(&policy.key) == Some(policy),
+        }
+    }
+
+    /// Every object of `snapshot`, by kind and name.
+    pub(crate) fn all(snapshot: &Snapshot) -> impl Iterator<Item = Part> + '_ {
+        let nodes = snapshot.nodes.values().cloned().map(Part::Node);
+        let namespaces = snapshot.namespaces.values().cloned().map(Part::Namespace);
+        let pods = snapshot.pods.values().cloned().map(Part::Pod);
+        let services = snapshot.services.values().cloned().map(Part::Service);
+        let slices = snapshot.endpoint_slices.values().cloned().map(Part::EndpointSlice);
+        let policies = snapshot.policies.values().cloned().map(Part::NetworkPolicy);
+        nodes.chain(namespaces).chain(pods).chain(services).chain(slices).chain(policies)
+    }
+
     /// Puts it into `snapshot`, in the place of what had its name.
-    pub(super) fn insert(self, snapshot: &mut Snapshot) {
+    pub(crate) fn insert(self, snapshot: &mut Snapshot) {
         match self {
             Part::Node(node) => drop(snapshot.nodes.insert(node.name.clone(), node)),
             Part::Namespace(namespace) => {
@@ -72,7 +110,7 @@ impl Part {
     }
 
     /// Takes it out of `snapshot`.
-    pub(super) fn remove(&self, snapshot: &mut Snapshot) {
+    pub(crate) fn remove(&self, snapshot: &mut Snapshot) {
         match self {
             Part::Node(node) => drop(snapshot.nodes.remove(&node.name)),
             Part::Namespace(namespace) => drop(snapshot.namespaces.remove(&namespace.name)),
@@ -94,12 +132,12 @@ pub fn snapshot<'a>(objects: impl IntoIterator<Item = &'a Object>) -> Snapshot {
 }
 
 /// Labels with shared keys and values.
-pub(super) fn labels(labels: Option<&BTreeMap<String, String>>) -> Labels {
+pub(crate) fn labels(labels: Option<&BTreeMap<String, String>>) -> Labels {
     labels.into_iter().flatten().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect()
 }
 
 /// A selector, sorted. An unknown operator was refused before.
-pub(super) fn selector(selector: &meta::LabelSelector) -> LabelSelector {
+pub(crate) fn selector(selector: &meta::LabelSelector) -> LabelSelector {
     let mut match_expressions: Vec<Requirement> =
         selector.match_expressions.iter().flatten().map(requirement).collect();
     match_expressions.sort_unstable();
@@ -143,6 +181,15 @@ fn node(node: &core::Node) -> Node {
     }
 }
 
+/// The protocol of a field whose absence means TCP. Unknown words were refused before.
+pub(crate) fn protocol_of(value: Option<&str>) -> Protocol {
+    match value {
+        Some("UDP") => Protocol::Udp,
+        Some("SCTP") => Protocol::Sctp,
+        Some(_) | None => Protocol::Tcp,
+    }
+}
+
 /// A CIDR block, host bits cleared.
 fn block(text: &str) -> Option<IpNet> {
     text.parse().ok().map(|block: IpNet| block.trunc())
@@ -159,5 +206,5 @@ fn pod_reference(
     Some((key, reference.uid.as_deref().unwrap_or_default().into()))
 }
 
-pub(super) use pod::{addresses as pod_addresses, container_ports, phase as pod_phase, ready as pod_ready};
-pub(super) use service::cluster_ips;
+pub(crate) use pod::{addresses as pod_addresses, container_ports, phase as pod_phase, ready as pod_ready};
+pub(crate) use service::cluster_ips;

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1 as core;
 use sheetbend_model::state::{ContainerPort, Pod, PodPhase};
 use sheetbend_model::types::{Family, NetworkId, NodeName, ObjectKey, Port};
 
-use super::super::check::protocol_of;
+use super::protocol_of;
 
 pub(super) fn pod(pod: &core::Pod, key: ObjectKey) -> Pod {
     let (spec, status) = (pod.spec.as_ref(), pod.status.as_ref());
@@ -18,7 +18,7 @@ pub(super) fn pod(pod: &core::Pod, key: ObjectKey) -> Pod {
         labels: Arc::new(super::labels(pod.metadata.labels.as_ref())),
         node: node.map(NodeName::new),
         network: NetworkId::default(),
-        addresses: addresses(status),
+        addresses: known_addresses(pod),
         host_network: spec.and_then(|spec| spec.host_network).unwrap_or_default(),
         phase: phase(status),
         ready: ready(status),
@@ -27,13 +27,27 @@ pub(super) fn pod(pod: &core::Pod, key: ObjectKey) -> Pod {
     }
 }
 
+/// What the kubelet says, or before it says anything, what ADD wrote beside the pod.
+fn known_addresses(pod: &core::Pod) -> Vec<IpAddr> {
+    let addresses = addresses(pod.status.as_ref());
+    if !addresses.is_empty() {
+        return addresses;
+    }
+    let published = pod.metadata.annotations.as_ref().and_then(|all| all.get(crate::kube::POD_IPS));
+    one_per_family(published.into_iter().flat_map(|text| text.split(',')).map(str::trim))
+}
+
 /// `status.podIPs`, or `podIP` where only that is written; the first of each family.
-pub(in crate::file) fn addresses(status: Option<&core::PodStatus>) -> Vec<IpAddr> {
+pub(crate) fn addresses(status: Option<&core::PodStatus>) -> Vec<IpAddr> {
     let Some(status) = status else { return Vec::new() };
     let all = status.pod_ips.as_deref().unwrap_or_default();
     let one = status.pod_ip.as_deref().filter(|_| all.is_empty());
+    one_per_family(all.iter().map(|address| address.ip.as_str()).chain(one))
+}
+
+fn one_per_family<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = Vec::with_capacity(2);
-    for text in all.iter().map(|address| address.ip.as_str()).chain(one) {
+    for text in texts {
         let Ok(address) = text.parse::<IpAddr>().map(|address| address.to_canonical()) else { continue };
         if addresses.iter().all(|have| Family::of(*have) != Family::of(address)) {
             addresses.push(address);
@@ -42,7 +56,7 @@ pub(in crate::file) fn addresses(status: Option<&core::PodStatus>) -> Vec<IpAddr
     addresses
 }
 
-pub(in crate::file) fn phase(status: Option<&core::PodStatus>) -> PodPhase {
+pub(crate) fn phase(status: Option<&core::PodStatus>) -> PodPhase {
     match status.and_then(|status| status.phase.as_deref()) {
         Some("Running") => PodPhase::Running,
         Some("Succeeded") => PodPhase::Succeeded,
@@ -53,7 +67,7 @@ pub(in crate::file) fn phase(status: Option<&core::PodStatus>) -> PodPhase {
 }
 
 /// Condition Ready.
-pub(in crate::file) fn ready(status: Option<&core::PodStatus>) -> bool {
+pub(crate) fn ready(status: Option<&core::PodStatus>) -> bool {
     status
         .and_then(|status| status.conditions.as_ref())
         .is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
@@ -61,7 +75,7 @@ pub(in crate::file) fn ready(status: Option<&core::PodStatus>) -> bool {
 
 /// The ports of all containers that run as long as the pod: init containers only where they are sidecars
 /// (`restartPolicy: Always`, KEP-753), as the endpoint controllers look them up.
-pub(in crate::file) fn container_ports(spec: &core::PodSpec) -> Vec<ContainerPort> {
+pub(crate) fn container_ports(spec: &core::PodSpec) -> Vec<ContainerPort> {
     let sidecars = spec
         .init_containers
         .iter()

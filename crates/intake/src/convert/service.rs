@@ -10,10 +10,10 @@ use sheetbend_model::state::{
 };
 use sheetbend_model::types::{Family, NodeName, ObjectKey, Port};
 
-use super::super::check::protocol_of;
+use super::protocol_of;
 
 /// How a Service chooses its backends: `random` or `round-robin`.
-pub(in crate::file) const LOAD_BALANCING: &str = "sheetbend.dev/load-balancing";
+pub(crate) const LOAD_BALANCING: &str = "sheetbend.dev/load-balancing";
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where absent: three hours (core/v1 defaults).
 const AFFINITY_TIMEOUT: u32 = 10_800;
@@ -46,7 +46,7 @@ pub(super) fn service(service: &core::Service, key: ObjectKey) -> Service {
 }
 
 /// `clusterIPs`, or `clusterIP` where only that is written; empty for `None` (headless).
-pub(in crate::file) fn cluster_ips(spec: &core::ServiceSpec) -> Vec<std::net::IpAddr> {
+pub(crate) fn cluster_ips(spec: &core::ServiceSpec) -> Vec<std::net::IpAddr> {
     let all = spec.cluster_ips.as_deref().unwrap_or_default();
     let one = spec.cluster_ip.as_ref().filter(|_| all.is_empty());
     all.iter().chain(one).filter_map(|text| text.parse().ok()).collect()

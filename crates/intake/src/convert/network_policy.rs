@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sheetbend_model::state::{IpBlock, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortMatch};
 use sheetbend_model::types::{ObjectKey, Port, PortRange};
 
-use super::super::check::protocol_of;
+use super::protocol_of;
 
 pub(super) fn network_policy(policy: &networking::NetworkPolicy, key: ObjectKey) -> NetworkPolicy {
     let spec = policy.spec.clone().unwrap_or_default();

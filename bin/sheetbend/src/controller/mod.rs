@@ -1,0 +1,114 @@
+//! `sheetbend controller`: what a cluster needs once. Several may run; the one that holds the Lease acts.
+
+mod election;
+mod lease;
+mod ranges;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use sheetbend_compile::Compiler;
+use sheetbend_intake::kube::{self, Client, Waiting, Watched};
+use sheetbend_model::types::NodeName;
+use sheetbend_shell::config::{ClusterPoolConfig, Config};
+use sheetbend_shell::drain::Drain;
+use sheetbend_shell::{exit, log};
+use tokio::sync::watch;
+use tracing::{error, info};
+
+use crate::agent::Args as AgentArgs;
+use report::Reports;
+
+/// Between two tries of what was refused.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// `sheetbend controller`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Namespace of the Lease.
+    #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE", default_value = "kube-system")]
+    namespace: String,
+    /// Name in the election, which no other controller may have.
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    identity: Option<String>,
+    #[command(flatten)]
+    agent: AgentArgs,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub(crate) fn run(args: &Args) -> ExitCode {
+    let config = match args.agent.config() {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(exit::BAD_INPUT);
+        }
+    };
+    log::init(&config.log_level, config.log_format);
+    match serve(args, &config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::from(exit::INTERNAL)
+        }
+    }
+}
+
+fn serve(args: &Args, config: &Config) -> anyhow::Result<()> {
+    let identity = match &args.identity {
+        Some(identity) => identity.clone(),
+        None => {
+            let host = nix::unistd::gethostname().context("reading the host name")?;
+            format!("{}-{}", host.to_string_lossy(), std::process::id())
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let drain = Drain::on_signals()?;
+        let client = crate::agent::client(config).await?;
+        info!(identity, pool = ?config.cluster_pool.blocks, "starting");
+        let (leads, leading) = watch::channel(false);
+        tokio::spawn(lease::run(client.clone(), args.namespace.clone(), identity.clone(), leads));
+        tokio::select! {
+            () = act(client.clone(), &config.cluster_pool, config, identity.clone(), leading) => {}
+            () = drain.requested() => {}
+        }
+        lease::release(client, &args.namespace, &identity).await;
+        Ok(())
+    })
+}
+
+/// Acts whenever something changed and we lead. Returns when the intake has ended.
+async fn act(
+    client: Client,
+    pool: &ClusterPoolConfig,
+    config: &Config,
+    identity: String,
+    mut leading: watch::Receiver<bool>,
+) {
+    let Watched { mut readings, mut problems, lookups: _lookups } =
+        kube::watch(client.clone(), Waiting::default());
+    let pools = ranges::pools(pool);
+    let mut compiler = Compiler::new(NodeName::new(""), config.network.clone());
+    let mut reports = Reports::new(client.clone(), identity);
+    let mut again = false;
+    loop {
+        tokio::select! {
+            changed = readings.changed() => if changed.is_err() { return },
+            changed = problems.changed() => if changed.is_err() { return },
+            changed = leading.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(RETRY), if again => {}
+        }
+        if !*leading.borrow() {
+            continue;
+        }
+        let Some(reading) = readings.borrow_and_update().clone() else { continue };
+        let found = problems.borrow_and_update().clone();
+        again = !ranges::give(&client, &pools, &reading.snapshot).await;
+        reports.tell(report::faults(&mut compiler, &reading.snapshot, &found)).await;
+    }
+}

@@ -1,0 +1,166 @@
+//! What is wrong with the users' objects, said where they look: an Event on the object, and a condition where its kind
+//! has conditions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ObjectReference, Service};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use serde_json::{Value, json};
+use sheetbend_compile::Compiler;
+use sheetbend_intake::file::{Kind, ObjectId, Problem};
+use sheetbend_intake::kube::Client;
+use sheetbend_model::state::Snapshot;
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+/// Condition type on Services.
+const ACCEPTED: &str = "sheetbend.dev/Accepted";
+/// Between two Events, so that a thousand broken objects are no storm.
+const PACE: Duration = Duration::from_millis(100);
+
+/// One thing that is wrong with an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Fault {
+    pub(super) object: ObjectId,
+    /// CamelCase.
+    pub(super) reason: &'static str,
+    /// What, why, how to fix.
+    pub(super) message: Arc<str>,
+}
+
+/// Everything wrong with the cluster's objects that does not depend on the node.
+pub(super) fn faults(
+    compiler: &mut Compiler,
+    snapshot: &Snapshot,
+    problems: &BTreeMap<ObjectId, Arc<[Problem]>>,
+) -> BTreeSet<Fault> {
+    let refused = problems.iter().flat_map(|(object, found)| {
+        found.iter().map(|problem| Fault {
+            object: object.clone(),
+            reason: "Invalid",
+            message: format!("{problem}. {}", effect(object.kind)).into(),
+        })
+    });
+    // The plan is for nobody: only what it says of objects is wanted.
+    drop(compiler.update(snapshot));
+    let compiled = compiler.conditions().into_iter().filter_map(|condition| {
+        let kind = Kind::named(condition.kind)?;
+        Some(Fault {
+            object: ObjectId::new(kind, &condition.object.namespace, &condition.object.name),
+            reason: condition.reason,
+            message: condition.message,
+        })
+    });
+    refused.chain(compiled).collect()
+}
+
+fn effect(kind: Kind) -> &'static str {
+    match kind {
+        Kind::NetworkPolicy => {
+            "Until it is put right, the pods it selects are isolated and nothing is allowed"
+        }
+        Kind::Service | Kind::EndpointSlice => "Until it is put right, it is treated as absent",
+        Kind::Namespace
+        | Kind::Node
+        | Kind::Pod
+        | Kind::Deployment
+        | Kind::StatefulSet
+        | Kind::DaemonSet
+        | Kind::ReplicaSet
+        | Kind::Job => "What is wrong in it is left out",
+    }
+}
+
+/// Tells users, each fault once for as long as it lasts.
+pub(super) struct Reports {
+    client: Client,
+    recorder: Recorder,
+    told: BTreeSet<Fault>,
+}
+
+impl Reports {
+    /// `instance` is this controller's name.
+    pub(super) fn new(client: Client, instance: String) -> Self {
+        let reporter =
+            Reporter { controller: "sheetbend.dev/controller".to_owned(), instance: Some(instance) };
+        Self { recorder: Recorder::new(client.clone(), reporter), client, told: BTreeSet::new() }
+    }
+
+    /// Says what is new among `faults`. What cannot be said is tried again with the next call.
+    pub(super) async fn tell(&mut self, faults: BTreeSet<Fault>) {
+        let gone: Vec<Fault> = self.told.difference(&faults).cloned().collect();
+        let new: Vec<Fault> = faults.difference(&self.told).cloned().collect();
+        let services: BTreeSet<&ObjectId> = gone
+            .iter()
+            .chain(&new)
+            .map(|fault| &fault.object)
+            .filter(|object| object.kind == Kind::Service)
+            .collect();
+        for service in services {
+            let open = faults.iter().filter(|fault| fault.object == *service).collect::<Vec<_>>();
+            self.condition(service, &open).await;
+        }
+        for fault in gone {
+            self.told.remove(&fault);
+        }
+        for fault in new {
+            if self.event(&fault).await {
+                self.told.insert(fault);
+            }
+            sleep(PACE).await;
+        }
+    }
+
+    async fn event(&self, fault: &Fault) -> bool {
+        let event = Event {
+            type_: EventType::Warning,
+            reason: fault.reason.to_owned(),
+            // At most 1 kB (events.k8s.io/v1).
+            note: Some(fault.message.chars().take(1000).collect()),
+            action: "Compile".to_owned(),
+            secondary: None,
+        };
+        match self.recorder.publish(&event, &reference(&fault.object)).await {
+            Ok(()) => true,
+            Err(error) => {
+                warn!(object = %fault.object, "cannot write an Event: {error}");
+                false
+            }
+        }
+    }
+
+    async fn condition(&self, service: &ObjectId, open: &[&Fault]) {
+        let api: Api<Service> = Api::namespaced(self.client.clone(), &service.namespace);
+        let patch = condition(open);
+        match api.patch_status(&service.name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => debug!(%service, "is gone"),
+            Err(error) => warn!(%service, "cannot write its condition: {error}"),
+        }
+    }
+}
+
+fn condition(open: &[&Fault]) -> Value {
+    let messages: Vec<&str> = open.iter().map(|fault| fault.message.as_ref()).collect();
+    let condition = match open.first() {
+        Some(first) => json!({"type": ACCEPTED, "status": "False", "reason": first.reason,
+            "message": messages.join("; "), "lastTransitionTime": Timestamp::now().to_string()}),
+        None => json!({"type": ACCEPTED, "status": "True", "reason": "Accepted", "message": "",
+            "lastTransitionTime": Timestamp::now().to_string()}),
+    };
+    json!({"status": {"conditions": [condition]}})
+}
+
+fn reference(object: &ObjectId) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(object.kind.api_version().to_owned()),
+        kind: Some(object.kind.name().to_owned()),
+        namespace: Some(object.namespace.to_string()).filter(|namespace| !namespace.is_empty()),
+        name: Some(object.name.to_string()),
+        ..ObjectReference::default()
+    }
+}

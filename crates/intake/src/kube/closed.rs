@@ -1,0 +1,44 @@
+//! What stands for an object that the API server should have refused: never more traffic than its author can have meant.
+
+use std::sync::Arc;
+
+use sheetbend_model::state::{LabelSelector, NetworkPolicy};
+
+use crate::convert::Part;
+use crate::file::{Object, Problem};
+
+/// `None`: the object counts as absent.
+pub(super) fn part(object: &Object, problems: &[Problem]) -> Option<Part> {
+    if problems.is_empty() {
+        return Part::of(object);
+    }
+    match Part::of(object)? {
+        Part::NetworkPolicy(policy) => Some(Part::NetworkPolicy(Arc::new(closed(&policy, problems)))),
+        // No backend is better than a wrong one.
+        Part::Service(_) | Part::EndpointSlice(_) => None,
+        // What cannot be understood of these is left out field by field.
+        part @ (Part::Node(_) | Part::Namespace(_) | Part::Pod(_)) => Some(part),
+    }
+}
+
+/// A policy that isolates at least what the broken one does, and allows nothing.
+fn closed(policy: &NetworkPolicy, problems: &[Problem]) -> NetworkPolicy {
+    let broken = |field: &str| {
+        problems.iter().any(|problem| {
+            let place = problem.field().unwrap_or_default();
+            place.starts_with(field) || field.starts_with(place)
+        })
+    };
+    let every_direction = broken("spec.policyTypes");
+    let none = |rules: &Option<Vec<_>>| (rules.is_some() || every_direction).then(Vec::new);
+    NetworkPolicy {
+        key: policy.key.clone(),
+        pod_selector: if broken("spec.podSelector") {
+            LabelSelector::default()
+        } else {
+            policy.pod_selector.clone()
+        },
+        ingress: none(&policy.ingress),
+        egress: none(&policy.egress),
+    }
+}
