@@ -3,6 +3,7 @@
 mod agent;
 mod completion;
 mod controller;
+mod debug;
 mod install;
 mod lab;
 mod monitor;
@@ -36,6 +37,9 @@ enum Command {
     Monitor(monitor::Args),
     /// What this node's agent holds and whether it is well.
     Status(status::Args),
+    /// Look for what should not be there.
+    #[command(subcommand)]
+    Debug(debug::Command),
     /// Run a node's agent: the daemon that makes pods' networks.
     Agent(agent::Args),
     /// Run what a cluster needs once: gives nodes their pod ranges, says on objects what is wrong with them.
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         Command::Lab(command) => lab::run(command),
         Command::Monitor(args) => monitor::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Debug(command) => debug::run(&command),
         Command::Agent(args) => agent::run(args),
         Command::Controller(args) => controller::run(&args),
         Command::Uninstall(args) => uninstall::run(&args),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -17,18 +18,30 @@ use crate::ready::Ready;
 /// Makes the document of `/status`.
 pub type StatusFn = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
-/// Serves `/livez`, `/readyz` and `/status` at `path` until drained.
+/// Makes a document that takes some time, whenever somebody asks for it.
+pub type DocumentFn = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = serde_json::Value> + Send>> + Send + Sync>;
+
+/// Serves `/livez`, `/readyz`, `/status` and `more` (path → document) at `path` until drained.
 ///
 /// # Errors
 /// When the socket cannot be bound.
-pub async fn serve(path: &Path, ready: Ready, status: StatusFn, drain: Drain) -> io::Result<()> {
+pub async fn serve(
+    path: &Path,
+    ready: Ready,
+    status: StatusFn,
+    more: Vec<(&'static str, DocumentFn)>,
+    drain: Drain,
+) -> io::Result<()> {
     remove_stale(path)?;
     let listener = UnixListener::bind(path)?;
-    let app = Router::new()
+    let mut app = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
-        .route("/status", get(move || async move { Json(status()) }))
-        .with_state(ready);
+        .route("/status", get(move || async move { Json(status()) }));
+    for (name, document) in more {
+        app = app.route(name, get(move || async move { Json(document().await) }));
+    }
+    let app = app.with_state(ready);
     axum::serve(listener, app).with_graceful_shutdown(async move { drain.requested().await }).await
 }
 

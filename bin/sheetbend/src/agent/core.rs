@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use imbl::OrdMap;
 use sheetbend_apply::bpf::{Kernel, PodLink};
 use sheetbend_apply::netlink::node::{self, NodeLinks, NodeSpec};
@@ -23,6 +23,7 @@ use tracing::{debug, error, info, warn};
 
 use super::Cluster;
 use super::cni::{NodeFacts, PodChange};
+use super::leaks::{Held, Question};
 use super::settings::SettingsFile;
 use super::view::View;
 
@@ -123,6 +124,7 @@ impl Core {
         mut self,
         mut clusters: watch::Receiver<Option<Cluster>>,
         mut pods: mpsc::Receiver<PodChange>,
+        mut questions: mpsc::Receiver<Question>,
     ) {
         let mut timers = [SWEEP, RETRY, DRIFT].map(|period| {
             let mut timer = interval_at(Instant::now() + period, period);
@@ -144,6 +146,11 @@ impl Core {
                     },
                     None => return,
                 },
+                Some(question) = questions.recv() => {
+                    // Whoever asked may have gone.
+                    let _ = question.send(self.held());
+                    continue;
+                }
                 () = next_move => {
                     self.move_one();
                     continue;
@@ -230,9 +237,7 @@ impl Core {
             self.ensure_node().context("setting the node's links and routes up")?;
         }
         let attachments = self.attachments.clone();
-        let link = |id: &AttachmentId| {
-            attachments.get(id).map(|attachment| PodLink { mac: attachment.pod_mac, mtu: attachment.mtu })
-        };
+        let link = |id: &AttachmentId| attachments.get(id).map(|attachment| pod_link(attachment));
         let report = if self.stale {
             info!(steps = plan.len(), "comparing the kernel's tables with what is wanted");
             // It is in the Dataplane too, and at the start as large.
@@ -261,6 +266,20 @@ impl Core {
         }
         self.stale = !report.is_done();
         Ok(())
+    }
+
+    /// What the kernel holds that nothing wants, and the other way round.
+    fn held(&self) -> anyhow::Result<Held> {
+        let Some(links) = self.links.as_ref().filter(|_| self.attached && !self.stale) else {
+            bail!("the kernel does not hold yet what it should; see `sheetbend status`");
+        };
+        let link = |id: &AttachmentId| self.attachments.get(id).map(|attachment| pod_link(attachment));
+        let pods = self.attachments.values().map(|attachment| attachment.host_ifindex);
+        let devices = pods.chain([links.uplink.ifindex]).chain(links.tunnel_ifindex).collect();
+        Ok(Held {
+            rows: self.kernel.verify(&self.compiler.dataplane(), &link)?,
+            pins: self.kernel.stray_links(&devices)?,
+        })
     }
 
     fn ensure_node(&mut self) -> anyhow::Result<()> {
@@ -393,4 +412,8 @@ impl Core {
             warn!("removing what is out of use: {error}");
         }
     }
+}
+
+fn pod_link(attachment: &Attachment) -> PodLink {
+    PodLink { mac: attachment.pod_mac, mtu: attachment.mtu }
 }

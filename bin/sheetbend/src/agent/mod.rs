@@ -8,6 +8,7 @@ mod core;
 mod duties;
 mod events;
 mod heap;
+mod leaks;
 mod prerequisites;
 mod publish;
 mod settings;
@@ -40,6 +41,7 @@ pub(crate) use args::Args;
 use cni::CniConfig;
 use core::{Core, CoreConfig, Outputs};
 use duties::Duties;
+pub(crate) use leaks::Leak;
 pub(crate) use settings::SettingsFile;
 pub(crate) use source::{Cluster, client};
 use source::{Kubernetes, Source};
@@ -88,6 +90,7 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<()> {
     };
 
     let (changes, core_changes) = mpsc::channel(1024);
+    let (questions, core_questions) = mpsc::channel(4);
     let (facts, node_facts) = watch::channel(None);
     let (view, views) = watch::channel(Arc::default());
     let cni_config = CniConfig {
@@ -112,7 +115,7 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let api_clusters = clusters.clone();
     let core = std::thread::Builder::new()
         .name("core".to_owned())
-        .spawn(move || run_core(core, clusters, core_changes))?;
+        .spawn(move || run_core(core, clusters, core_changes, core_questions))?;
 
     let run_dir = &config.node.run_dir;
     let status = status_document(node.clone(), views.clone(), counters);
@@ -125,11 +128,13 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<()> {
     }
     tokio::spawn(mark_ready(run_dir.join("ready"), ready.clone(), Arc::clone(&cni)));
     let admin_socket = run_dir.join("admin.sock");
+    let leaks = leaks::document(config.node.state_dir.clone(), questions, api_clusters.clone());
+    let documents = vec![("/leaks", leaks)];
     let (duties, keeper) = api_server(config, kubernetes, news, api_clusters, (own_name, pod_cidrs), &ready);
     tokio::select! {
         result = duties => result?,
         result = server.serve(cni) => result.context("serving CNI")?,
-        result = admin::serve(&admin_socket, ready, status, drain.clone()) => result.context("serving admin")?,
+        result = admin::serve(&admin_socket, ready, status, documents, drain.clone()) => result.context("serving admin")?,
         () = drain.requested() => (),
     }
     if let Some(keeper) = keeper {
@@ -202,9 +207,14 @@ async fn own_pod_cidrs(
     Ok(own(&cluster).unwrap_or_default())
 }
 
-fn run_core(core: Core, clusters: watch::Receiver<Option<Cluster>>, changes: mpsc::Receiver<cni::PodChange>) {
+fn run_core(
+    core: Core,
+    clusters: watch::Receiver<Option<Cluster>>,
+    changes: mpsc::Receiver<cni::PodChange>,
+    questions: mpsc::Receiver<leaks::Question>,
+) {
     match tokio::runtime::Builder::new_current_thread().enable_time().build() {
-        Ok(runtime) => runtime.block_on(core.run(clusters, changes)),
+        Ok(runtime) => runtime.block_on(core.run(clusters, changes, questions)),
         Err(error) => error!("no runtime for the core: {error}"),
     }
 }

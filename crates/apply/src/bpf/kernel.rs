@@ -260,6 +260,11 @@ impl Kernel {
         loader::read_links(&self.pins)
     }
 
+    /// Pins of links that are on none of `devices`, or not on the device that they are named after.
+    pub fn stray_links(&self, devices: &BTreeSet<u32>) -> Result<Vec<String>, BpfError> {
+        loader::stray(&self.pins, devices)
+    }
+
     /// Puts this version's programs on every device that runs another version's, without a gap, and removes what is
     /// left of other versions. The first [`Kernel::sync`] calls it.
     pub fn go_live(&mut self) -> Result<(), BpfError> {

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! <bpffs>/sheetbend/<instance>/v<LAYOUT_VERSION>/<MAP>      maps, kept over versions of the programs
-//!                             /programs/<digest>/<program>  one version's programs, with its program array STAGES
-//!                             /links/<ifindex>-<hook>       which program a device runs
+//!                              programs/<digest>/<program>  one version's programs, with its program array STAGES
+//!                              links/<ifindex>-<hook>       which program a device runs
 //! ```
 //! An unpinned program array is emptied when its last user space owner dies: so STAGES is pinned per version, last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -290,6 +290,22 @@ pub(super) fn read_links(pins: &Pins) -> Result<Vec<Link>, BpfError> {
         found.push(Link { ifindex: info.ifindex, hook, id: info.id, program_id: info.prog_id });
     }
     found.sort_by_key(|link| (link.ifindex, link.hook));
+    Ok(found)
+}
+
+/// Pins whose link is on another device than they are named after, or on one that is not among `devices`.
+pub(super) fn stray(pins: &Pins, devices: &BTreeSet<u32>) -> Result<Vec<String>, BpfError> {
+    let mut found = Vec::new();
+    for (path, device, _) in links(pins)? {
+        let link = match sys::open_pin(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(|source| pin_error(&path, source))?,
+        };
+        let info = sys::link_info(link.as_fd()).map_err(|source| pin_error(&path, source))?;
+        if info.ifindex != device || !devices.contains(&device) {
+            found.push(path.display().to_string());
+        }
+    }
     Ok(found)
 }
 

@@ -31,6 +31,11 @@ impl Directory {
         Ok(directory)
     }
 
+    /// A directory that another process has opened. Files may come and go meanwhile.
+    pub(super) fn existing(path: PathBuf) -> Self {
+        Self { path }
+    }
+
     fn all_names(&self) -> Result<Vec<String>, StoreError> {
         let error = |source| StoreError::io("read", &self.path, source);
         let mut names = Vec::new();
@@ -44,9 +49,14 @@ impl Directory {
     /// Every file: name and content.
     pub(super) fn read_all<T: DeserializeOwned>(&self) -> Result<Vec<(String, T)>, StoreError> {
         let mut all = Vec::new();
-        for name in self.all_names()? {
+        for name in self.all_names()?.into_iter().filter(|name| !name.starts_with(UNFINISHED)) {
             let path = self.path.join(&name);
-            let text = fs::read(&path).map_err(|source| StoreError::io("read", &path, source))?;
+            let text = match fs::read(&path) {
+                Ok(text) => text,
+                // It went while the directory was read.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(source) => return Err(StoreError::io("read", &path, source)),
+            };
             let content =
                 serde_json::from_slice(&text).map_err(|source| StoreError::Content { path, source })?;
             all.push((name, content));

@@ -30,7 +30,7 @@ use sheetbend_model::state::{Attachment, AttachmentId};
 
 pub use error::StoreError;
 pub use fail_point::{FAIL_POINT_VARIABLE, fail_point};
-pub use recover::{Recovered, boot_id};
+pub use recover::{OnDisk, Recovered, boot_id, read_back};
 
 use directory::Directory;
 

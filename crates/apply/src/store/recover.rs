@@ -32,6 +32,31 @@ pub fn boot_id() -> Result<String, StoreError> {
     Ok(text.trim().to_owned())
 }
 
+/// What the files of this boot say, read without changing anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OnDisk {
+    /// Address → who holds it.
+    pub leases: BTreeMap<IpAddr, AttachmentId>,
+    /// Every attachment.
+    pub attachments: Vec<Attachment>,
+}
+
+/// Reads the files of `boot_id` below `state_dir`.
+///
+/// # Errors
+/// A file cannot be read, or is not ours.
+pub fn read_back(state_dir: &Path, boot_id: &str) -> Result<OnDisk, StoreError> {
+    let root = state_dir.join(boot_id);
+    let leases = Directory::existing(root.join("leases"));
+    let mut found = OnDisk::default();
+    for (name, lease) in leases.read_all::<Lease>()? {
+        found.leases.insert(address(&leases, &name)?, lease.attachment);
+    }
+    let attachments = Directory::existing(root.join("attachments")).read_all::<Attachment>()?;
+    found.attachments = attachments.into_iter().map(|(_, attachment)| attachment).collect();
+    Ok(found)
+}
+
 pub(super) fn open(state_dir: &Path, boot_id: &str, now: Duration) -> Result<(Store, Recovered), StoreError> {
     fs::create_dir_all(state_dir).map_err(|source| StoreError::io("create", state_dir, source))?;
     let earlier_boots = remove_earlier_boots(state_dir, boot_id)?;

@@ -127,6 +127,19 @@ impl AgentNode {
         Ok(text)
     }
 
+    /// What `sheetbend debug leaks` lists.
+    pub fn leaks(&self) -> Result<Vec<Value>> {
+        let mut command = Command::new(program("sheetbend")?);
+        command.args(["debug", "leaks", "--wait", "2", "-o", "json", "--socket"]);
+        let output = command.arg(self.path("run/admin.sock")).output()?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        ensure!(matches!(output.status.code(), Some(0 | 1)), "{text}");
+        let answer: Value = serde_json::from_slice(&output.stdout)?;
+        let leaks = answer["leaks"].as_array().cloned().unwrap_or_default();
+        ensure!(leaks.is_empty() == output.status.success(), "{leaks:?} and {:?}", output.status);
+        Ok(leaks)
+    }
+
     fn sheetbend(&self, subcommand: &str) -> Result<Command> {
         let mut command = Command::new("nsenter");
         command

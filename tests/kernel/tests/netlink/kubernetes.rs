@@ -20,7 +20,8 @@ pub(crate) const TESTS: &[crate::Test] = &[
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn cluster() -> Result<(AgentNode, ApiServer)> {
+/// A node on an API server that has it, namespace `shop` and pod `shop/web`.
+pub(crate) fn cluster() -> Result<(AgentNode, ApiServer)> {
     let mut node = AgentNode::new(&["10.244.1.0/24", "fd00:1::/64"])?;
     let server = node.netns.run(|| Ok(ApiServer::start()))?;
     node.watch_api_server(&server.url())?;

@@ -5,6 +5,7 @@ mod attach;
 mod foreign;
 mod kill;
 mod kubernetes;
+mod leaks;
 mod moves;
 mod node;
 mod speed;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         .chain(foreign::TESTS)
         .chain(kill::TESTS)
         .chain(kubernetes::TESTS)
+        .chain(leaks::TESTS)
         .chain(moves::TESTS)
         .chain(speed::TESTS)
         .map(|(name, test)| trial(name, *test))
