@@ -15,6 +15,7 @@ mod junit;
 mod layout;
 mod logs;
 mod machine;
+pub(crate) mod measure;
 mod mounts;
 mod node;
 mod peer;
@@ -109,6 +110,8 @@ enum Command {
     E2e(e2e::Args),
     /// Run the conformance tests of sig-network.
     Conformance(e2e::ConformanceArgs),
+    /// Measure Sheetbend on a cluster that it runs, and write the tables into docs/performance.md.
+    Measure(measure::Args),
     #[command(hide = true)]
     Supervise { plan: PathBuf },
     #[command(hide = true)]
@@ -169,6 +172,15 @@ pub(crate) fn run(repo: &Repo, args: Args) -> Result<ExitCode> {
     }
 }
 
+/// Builds all that a cluster needs.
+pub(crate) fn prepare() -> Result<()> {
+    let missing = setup::ensure(Purpose::Kube);
+    if let Some(thing) = missing.iter().find(|thing| !thing.optional) {
+        anyhow::bail!("{} is missing", thing.name);
+    }
+    build::components().map(drop)
+}
+
 fn dispatch(repo: &Repo, command: Command) -> Result<ExitCode> {
     match command {
         Command::Up { name, nodes, family, network } => {
@@ -194,6 +206,7 @@ fn dispatch(repo: &Repo, command: Command) -> Result<ExitCode> {
         Command::LoadImage { which, archive } => install::load(repo, &which.record()?, archive)?,
         Command::E2e(args) => return e2e::run(repo, &args),
         Command::Conformance(args) => return e2e::conformance(repo, args),
+        Command::Measure(args) => return measure::run(repo, &args),
         Command::Supervise { plan } => supervisor::run(&plan)?,
         Command::Machine { plan, name } => machine::run(&plan, &name)?,
     }

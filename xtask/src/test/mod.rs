@@ -23,7 +23,7 @@ const ROOT_PACKAGES: &[(&str, Kind)] =
 /// Run the tests: all of them, or one kind.
 ///
 /// Without an argument: setup, check, the eBPF object rebuilt and compared, unit, kernel, interop and demo tests, and
-/// with CI=true the mutants. Kernel, interop and demo tests need root; every packet stays inside network namespaces
+/// with CI=true the mutants and a real cluster. Kernel, interop and demo tests need root; every packet stays inside network namespaces
 /// that the tests make. The last line is `N passed, N failed`, with `, N skipped` where something could not run.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -45,7 +45,8 @@ enum Kind {
     Interop,
     /// The demo, killed at five points and run again, and two at once. Root.
     Demo,
-    /// Test clusters: they come up beside one another, and leave nothing, killed or not. Root; not part of all.
+    /// Real clusters: they come up beside one another, carry Sheetbend, and leave nothing, killed or not. Root; of all
+    /// these, `smoke` alone is part of continuous integration.
     Kube,
     /// Everything.
     All,
@@ -90,6 +91,7 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
         row("kube", &mut || kube::run(repo, filter));
     }
     if args.kind == Kind::All && is_ci() {
+        row("kube", &mut || kube::in_ci(repo));
         row("mutants", &mut || mutants::tally(repo));
     }
     Ok(summary(&rows))

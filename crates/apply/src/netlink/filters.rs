@@ -116,22 +116,16 @@ fn remove_qdisc(connection: &mut Connection, index: u32) -> Result<(), NetlinkEr
     }
 }
 
-/// A direction's filters: whether ours is among them, and whether others are.
-#[derive(Clone, Copy, Debug, Default)]
-struct Found {
-    ours: bool,
-    others: bool,
-}
-
+/// Whether a direction has a filter of ours.
 fn find(
     connection: &mut Connection,
     index: u32,
     direction: TcHandle,
     instance: &str,
-) -> Result<Found, NetlinkError> {
+) -> Result<bool, NetlinkError> {
     let ask = RouteNetlinkMessage::GetTrafficFilter(message(index, TcHandle::UNSPEC, direction));
     let name = TcOption::Bpf(TcFilterBpfOption::ProgName(filter_name(instance)));
-    let mut found = Found::default();
+    let mut found = false;
     for answer in connection.dump(&format!("list the filters of device {index}"), ask)? {
         let RouteNetlinkMessage::NewTrafficFilter(filter) = answer else { continue };
         // A handle of 0 stands for the list, not for a filter.
@@ -142,11 +136,7 @@ fn find(
             .attributes
             .iter()
             .any(|attribute| matches!(attribute, TcAttribute::Options(options) if options.contains(&name)));
-        if has_name && filter.header.handle == TcHandle::from(HANDLE) {
-            found.ours = true;
-        } else {
-            found.others = true;
-        }
+        found |= has_name && filter.header.handle == TcHandle::from(HANDLE);
     }
     Ok(found)
 }
@@ -171,7 +161,7 @@ pub fn filtered_devices(instance: &str) -> Result<BTreeSet<u32>, NetlinkError> {
         let index = qdisc.header.index.cast_unsigned();
         for direction in [INGRESS, EGRESS] {
             match find(&mut connection, index, direction, instance) {
-                Ok(found) if found.ours => drop(devices.insert(index)),
+                Ok(true) => drop(devices.insert(index)),
                 Err(error) if error.errno() != Some(ENODEV) => return Err(error),
                 Ok(_) | Err(_) => {}
             }
@@ -192,14 +182,15 @@ pub fn replace_filters(index: u32, programs: &PodPrograms) -> Result<bool, Netli
     }
 }
 
-/// Removes the filters of `instance` from a device, and the qdisc unless somebody else uses it. What is not there
-/// need not be removed.
+/// Removes the filters of `instance` from a device. Their qdisc stays, empty, until the device goes: the kernel stops a
+/// device's queues while a qdisc is taken off it, clsact too, and drops what the node's stack sends to the pod then.
+/// What is not there need not be removed.
 ///
 /// # Errors
 /// Whatever the kernel refuses.
 pub fn remove_filters(index: u32, instance: &str) -> Result<(), NetlinkError> {
     let mut connection = Connection::open()?;
-    let (mut ours, mut others) = (Vec::new(), false);
+    let mut ours = Vec::new();
     for direction in [INGRESS, EGRESS] {
         let found = match find(&mut connection, index, direction, instance) {
             // No such device, no such qdisc, or no traffic control.
@@ -208,16 +199,11 @@ pub fn remove_filters(index: u32, instance: &str) -> Result<(), NetlinkError> {
             }
             found => found?,
         };
-        others |= found.others;
-        if found.ours {
+        if found {
             let what = format!("remove the filter of device {index}");
             let message = RouteNetlinkMessage::DelTrafficFilter(place(index, direction));
             ours.push(Request::new(what, Change::Modify, message).accepting(ENOENT));
         }
     }
-    if ours.is_empty() {
-        return Ok(());
-    }
-    connection.run(ours)?;
-    if others { Ok(()) } else { remove_qdisc(&mut connection, index) }
+    connection.run(ours)
 }

@@ -18,12 +18,14 @@ const POINTS: [&str; 3] = ["move-from-pod", "move-to-pod", "move-done"];
 /// The agent waits 2 s after the last ADD.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Names of devices of pods, and whether each has a clsact qdisc.
+/// Names of devices of pods, and whether each has filters of ours.
 fn devices(node: &AgentNode) -> Result<Vec<(String, u32, bool)>> {
     let links = node.netns.run(|| Ok(sheetbend_apply::netlink::pod_links()?))?;
-    let all = node.netns.tool("tc", "qdisc show")?;
-    let filtered = |name: &str| all.lines().any(|line| line.contains("clsact") && line.contains(name));
-    Ok(links.into_iter().map(|(name, link)| (name.clone(), link.host_ifindex, filtered(&name))).collect())
+    let filtered = node.netns.run(|| Ok(sheetbend_apply::netlink::filtered_devices("test")?))?;
+    let device = |(name, link): (String, sheetbend_apply::netlink::PodLink)| {
+        (name, link.host_ifindex, filtered.contains(&link.host_ifindex))
+    };
+    Ok(links.into_iter().map(device).collect())
 }
 
 /// Whether the device has both links of ours.
@@ -93,10 +95,13 @@ fn no_packet_is_lost_while_a_pod_moves() -> Result<()> {
     let moved = std::sync::atomic::AtomicBool::new(false);
     let until = || moved.load(std::sync::atomic::Ordering::Relaxed);
     std::thread::scope(|scope| -> Result<()> {
+        // From another pod, and from the node, whose stack sends through the device's own queue.
+        let from = [&client, &node.netns];
         let flows: Vec<_> = addresses
             .iter()
-            .map(|addr| {
-                let (from, to) = sockets(&client, &server, *addr)?;
+            .flat_map(|addr| from.map(|from| (from, addr)))
+            .map(|(from, addr)| {
+                let (from, to) = sockets(from, &server, *addr)?;
                 Ok(scope.spawn(move || exchange(&from, &to, &until)))
             })
             .collect::<Result<_>>()?;

@@ -1,0 +1,111 @@
+//! The DaemonSet is rolled over and over, under load: nothing may be lost.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::load::{Load, Outcome};
+use super::pods::{Cluster, NAMESPACE, Place, idle, server, service};
+use super::report::Row;
+use crate::progress::Step;
+
+const SECTION: &str = "Agents rolled under load";
+const DAEMON_SET: &str = "daemonset/sheetbend-agent";
+
+/// Same node, other node and Service, in every family.
+pub(super) fn destinations(cluster: &Cluster) -> Result<Vec<IpAddr>> {
+    let nodes = cluster.record.settings.node_names();
+    let [near, far, ..] = nodes.as_slice() else { bail!("two nodes are needed") };
+    for object in [server("near", near), server("far", far), service("servers"), idle("client", near)] {
+        cluster.apply(&object)?;
+    }
+    cluster.wait_ready("app")?;
+    let mut all = [cluster.addresses("near")?, cluster.addresses("far")?].concat();
+    let service = cluster.get(&["get", "service", "-n", NAMESPACE, "servers"])?;
+    for ip in service["spec"]["clusterIPs"].as_array().into_iter().flatten() {
+        all.push(ip.as_str().context("a cluster address")?.parse()?);
+    }
+    Ok(all)
+}
+
+/// Load before, during and after `times` rolls.
+pub(super) fn measure(cluster: &Cluster, times: u32, step: &mut Step) -> Result<Vec<Row>> {
+    let to = destinations(cluster)?;
+    let client = cluster.place(&cluster.record.settings.node_names()[0], "client")?;
+    step.note("a control run without rolls");
+    let control = Load::start(&client, &to)?;
+    std::thread::sleep(Duration::from_secs(5));
+    let control = control.end()?;
+    if lost(&control) > 0 {
+        bail!("something is lost without any roll: {}", losses(&control));
+    }
+    under_load(cluster, &client, &to, times, step)
+}
+
+/// Rolls all agents `times` times while `client` asks everybody in `to`.
+pub(super) fn under_load(
+    cluster: &Cluster,
+    client: &Place,
+    to: &[IpAddr],
+    times: u32,
+    step: &mut Step,
+) -> Result<Vec<Row>> {
+    let load = Load::start(client, to)?;
+    std::thread::sleep(Duration::from_secs(2));
+    let began = Instant::now();
+    let rolled = (1..=times).try_for_each(|time| {
+        step.note(&format!("roll {time} of {times}"));
+        cluster.ask(&["rollout", "restart", "-n", "kube-system", DAEMON_SET])?;
+        let wait = ["rollout", "status", "-n", "kube-system", DAEMON_SET, "--timeout=180s"];
+        cluster.ask(&wait).map(drop)
+    });
+    let each = began.elapsed().as_secs_f64() / f64::from(times.max(1));
+    std::thread::sleep(Duration::from_secs(2));
+    let outcome = load.end()?;
+    rolled?;
+    Ok(rows(&outcome, times, each))
+}
+
+fn lost(outcome: &Outcome) -> usize {
+    outcome.missing + outcome.broken.len() + outcome.failed.len()
+}
+
+fn losses(outcome: &Outcome) -> String {
+    let first = outcome.broken.iter().chain(&outcome.failed).next();
+    format!(
+        "{} datagrams, {} streams, {} requests{}",
+        outcome.missing,
+        outcome.broken.len(),
+        outcome.failed.len(),
+        first.map(|text| format!("; first: {text}")).unwrap_or_default()
+    )
+}
+
+fn rows(outcome: &Outcome, times: u32, each: f64) -> Vec<Row> {
+    let seconds = outcome.took.as_secs_f64();
+    let row = |what: &str, lost: usize, of: usize, note: String| {
+        Row::new(SECTION, what, format!("{lost} of {of}"), note).kept(lost == 0, "0")
+    };
+    let first = |all: &[String]| all.first().map(|text| format!("; first: {text}")).unwrap_or_default();
+    let rate = outcome.requests as f64 / seconds;
+    vec![
+        Row::new(
+            SECTION,
+            "rolls",
+            times.to_string(),
+            format!("{each:.1} s each, all nodes one after the other"),
+        ),
+        row("HTTP requests failed", outcome.failed.len(), outcome.requests, {
+            format!("a connection each, {rate:.0} a second{}", first(&outcome.failed))
+        }),
+        row("connections from before the first roll broken", outcome.broken.len(), outcome.streams, {
+            format!("{} answers over them{}", outcome.answers, first(&outcome.broken))
+        }),
+        row("numbered datagrams without an answer", outcome.missing, outcome.datagrams, {
+            format!("{:.0} a second each way", outcome.datagrams as f64 / seconds)
+        }),
+        Row::new(SECTION, "HTTP requests a second", format!("{rate:.0}"), String::new())
+            .kept(rate >= 200.0, "≥ 200"),
+    ]
+}

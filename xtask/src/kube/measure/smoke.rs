@@ -1,0 +1,69 @@
+//! What must work on every cluster, in a minute: pods on two nodes, a Service, a policy, an agent that is replaced.
+
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::json;
+
+use super::pods::{Cluster, NAMESPACE, Place};
+use super::rolls;
+use crate::progress::Step;
+
+const CONNECT: Duration = Duration::from_secs(1);
+/// How long a change of policy may take to show.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// All of it, in the namespace that is there.
+pub(super) fn run(cluster: &Cluster, step: &mut Step) -> Result<()> {
+    step.note("pods and a Service");
+    let to = rolls::destinations(cluster)?;
+    let client = cluster.place(&cluster.record.settings.node_names()[0], "client")?;
+    for ip in &to {
+        until(&client, *ip, true).with_context(|| format!("{ip} of {to:?}"))?;
+    }
+    step.note("a policy that denies");
+    cluster.apply(&json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "deny", "namespace": NAMESPACE},
+        "spec": {"podSelector": {"matchLabels": {"pod": "far"}}, "policyTypes": ["Ingress"]},
+    }))?;
+    for ip in cluster.addresses("far")? {
+        until(&client, ip, false).context("under a policy that denies")?;
+    }
+    for ip in cluster.addresses("near")? {
+        until(&client, ip, true).context("whom the policy does not select")?;
+    }
+    // Probes come from the node, which no policy keeps out.
+    std::thread::sleep(Duration::from_secs(3));
+    cluster.wait_ready("pod=far").context("the kubelet's probes under a policy that denies")?;
+    cluster.ask(&["delete", "networkpolicy", "-n", NAMESPACE, "deny"])?;
+    for ip in cluster.addresses("far")? {
+        until(&client, ip, true).context("after the policy")?;
+    }
+    step.note("an agent is replaced under load");
+    let rows = rolls::under_load(cluster, &client, &to, 1, step)?;
+    match rows.iter().find(|row| row.kept == Some(false) && row.target == "0") {
+        Some(row) => bail!("{}: {} ({})", row.what, row.value, row.note),
+        None => Ok(()),
+    }
+}
+
+/// Waits until `ip` is reached, or not any more.
+fn until(client: &Place, ip: IpAddr, reached: bool) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let to = SocketAddr::new(ip, 8080);
+        let outcome = client.run(|| Ok(TcpStream::connect_timeout(&to, CONNECT).map(drop)))?;
+        if outcome.is_ok() == reached {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            match outcome {
+                Ok(()) => bail!("{to} is still reached after {PATIENCE:?}"),
+                Err(error) => bail!("{to} is not reached after {PATIENCE:?}: {error}"),
+            }
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
