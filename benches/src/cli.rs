@@ -57,6 +57,8 @@ enum Section {
     FirstPacket,
     /// ADD and DEL.
     Cni,
+    /// Queries per second and latency of the cluster DNS.
+    Dns,
     /// Resident memory of agents.
     Memory,
 }
@@ -118,7 +120,7 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
 
 type Measure = fn(&Bench) -> Vec<Row>;
 
-fn sections() -> [(Section, Measure); 7] {
+fn sections() -> [(Section, Measure); 8] {
     [
         (Section::Traffic, section::traffic::measure),
         (Section::FirstPacket, section::first_packet::measure),
@@ -126,6 +128,7 @@ fn sections() -> [(Section, Measure); 7] {
         (Section::Compile, section::compile::measure),
         (Section::Tables, section::tables::measure),
         (Section::Cni, section::cni::measure),
+        (Section::Dns, section::dns::measure),
         (Section::Memory, section::memory::measure),
     ]
 }

@@ -2,6 +2,7 @@
 
 mod cli;
 mod contest;
+mod dns;
 mod kernel;
 mod machine;
 mod netns;

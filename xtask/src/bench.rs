@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::MISSING;
 use crate::demo;
+use crate::kube::coredns_for_bench;
 use crate::repo::Repo;
 use crate::setup::{self, Purpose};
 
@@ -53,9 +54,18 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
     }
     let mut command = Command::new(repo.target().join("release/sheetbend-bench"));
     command.current_dir(repo.root()).args(&args.arguments);
+    if measures_dns(&args.arguments) {
+        command.env("SHEETBEND_COREDNS", coredns_for_bench()?);
+    }
     if !args.dry_run {
         command.arg("--json").arg(repo.scratch("bench")?.join("rows.jsonl")).args(["--markdown", DOCUMENT]);
     }
     let error = command.exec();
     Err(error).context("cannot start sheetbend-bench")
+}
+
+/// Whether the sections named, of which none means all, include the cluster DNS.
+fn measures_dns(arguments: &[OsString]) -> bool {
+    let mut sections = arguments.iter().filter(|word| !word.to_string_lossy().starts_with('-')).peekable();
+    sections.peek().is_none() || sections.any(|word| word == "dns" || word == "all")
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sheetbend_model::state::{
     Algorithm, Endpoint, EndpointPort, EndpointSlice, Node, Service, ServicePort, ServiceType, Snapshot,
-    TargetPort,
+    TargetPort, TrafficPolicy,
 };
 use sheetbend_model::types::{Family, Labels, NodeName, ObjectKey, Port, Protocol};
 
@@ -53,10 +53,17 @@ impl Cluster {
             key: ObjectKey::new("bench", name(index)),
             service_type: ServiceType::ClusterIP,
             cluster_ips: vec![frontend(self.v6, index).ip()],
+            external_name: None,
+            external_ips: Vec::new(),
+            ingress_ips: Vec::new(),
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            health_check_node_port: None,
             ports: vec![ServicePort {
                 name: "".into(),
                 protocol: Protocol::Tcp,
                 port,
+                node_port: None,
                 target: TargetPort::Number(port),
             }],
             selector: Labels::from([("app".into(), name(index).into())]),
@@ -87,6 +94,7 @@ impl Cluster {
             ready: true,
             serving: true,
             terminating: false,
+            hostname: None,
             node: Some(NodeName::new("two")),
             pod: Some((ObjectKey::new("bench", format!("pod-{number}")), format!("uid-{number}").into())),
         }

@@ -12,8 +12,8 @@ use ipnet::IpNet;
 use sheetbend_apply::bpf::{Kernel, KernelConfig, PodLink};
 use sheetbend_ebpf_abi::{HOST_MAC, Hook, NodeConfig};
 use sheetbend_model::plan::{
-    Backend, Class, Dataplane, Frontend, LocalPod, Origin, Overlay, PolicyRef, PolicySet, Posture, Route,
-    RuleKey, ServiceEntry, Term,
+    Backend, Class, Dataplane, Frontend, LocalPod, Origin, Overlay, PolicyRef, PolicySet, Posture, Reach,
+    Route, RuleKey, Scope, ServiceEntry, Term,
 };
 use sheetbend_model::state::{Algorithm, AttachmentId, NetworkMode};
 use sheetbend_model::types::{
@@ -195,12 +195,14 @@ pub(crate) fn service(v6: bool, index: u32, endpoints: u32) -> anyhow::Result<(F
     let entry = ServiceEntry {
         service: ObjectKey::new("bench", format!("service-{index}")),
         port_name: "".into(),
+        reach: Reach::Inside,
+        only_remote: false,
         algorithm: Algorithm::Random,
         affinity_timeout: None,
         backends: backends.into(),
         draining: Arc::new([]),
     };
-    Ok((Frontend { network, addr: frontend(v6, index).ip(), protocol, port }, entry))
+    Ok((Frontend { network, addr: frontend(v6, index).ip(), protocol, port, scope: Scope::Inside }, entry))
 }
 
 /// Policies that all select pod 0 for egress: policy `i` allows class `i`, into which every n-th remote pod falls.

@@ -2,6 +2,7 @@
 
 pub(crate) mod cni;
 pub(crate) mod compile;
+pub(crate) mod dns;
 pub(crate) mod first_packet;
 pub(crate) mod memory;
 pub(crate) mod programs;

@@ -4,6 +4,7 @@ mod agent;
 mod completion;
 mod controller;
 mod debug;
+mod dns;
 mod install;
 mod lab;
 mod monitor;
@@ -46,6 +47,8 @@ enum Command {
     Controller(controller::Args),
     /// Remove everything that the agent put on this node.
     Uninstall(uninstall::Args),
+    /// Run the cluster DNS: the server that pods ask for names.
+    Dns(dns::Args),
     /// Print a completion script for a shell.
     Completion(completion::Args),
 }
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => agent::run(args),
         Command::Controller(args) => controller::run(&args),
         Command::Uninstall(args) => uninstall::run(&args),
+        Command::Dns(args) => dns::run(&args),
         Command::Completion(args) => completion::run::<Cli>(&args),
     }
 }

@@ -55,11 +55,11 @@ impl Compiler {
     /// A compiler that has seen nothing: its first update compiles everything.
     pub fn new(node: NodeName, config: NetworkConfig) -> Self {
         Self {
+            services: ServiceTables::new(node.clone()),
             node,
             config,
             snapshot: Snapshot::default(),
             policy: PolicyTables::default(),
-            services: ServiceTables::default(),
             routes: BTreeMap::new(),
             route_conditions: Vec::new(),
             overlay: Overlay::default(),

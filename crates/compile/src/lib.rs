@@ -8,6 +8,7 @@
 mod changes;
 mod compiler;
 pub mod ipam;
+pub mod names;
 mod overlay;
 mod policy;
 mod route;

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use sheetbend_intake::file::{Assigned, Cluster, Problem, Source, expand, parse, snapshot};
+use sheetbend_intake::file::{Assigned, Cluster, Object, Problem, Source, expand, parse, snapshot};
 use sheetbend_model::state::{Algorithm, Peer, PodPhase, PortMatch, Snapshot};
 use sheetbend_model::types::{NodeName, ObjectKey, Protocol};
 
@@ -129,6 +129,25 @@ fn endpoint_conditions_default_as_the_api_says() {
 }
 
 #[test]
+fn names_of_services_and_endpoints_are_kept() {
+    let service = |spec: &str| {
+        let text = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: s}}\nspec: {spec}");
+        read(&text).services[&key("s")].external_name.as_deref().map(str::to_owned)
+    };
+    let external = "{type: ExternalName, externalName: db.example.com.}";
+    assert_eq!(service(external).as_deref(), Some("db.example.com"));
+    assert_eq!(service("{externalName: db.example.com, ports: [{port: 80}]}"), None, "not its type");
+    let cluster = read(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+         metadata: {name: s, labels: {kubernetes.io/service-name: web}}\nendpoints:\n\
+         - {addresses: [10.0.0.1], hostname: web-0}\n- {addresses: [10.0.0.2]}\n",
+    );
+    let names: Vec<_> =
+        cluster.endpoint_slices[&key("s")].endpoints.iter().map(|each| each.hostname.as_deref()).collect();
+    assert_eq!(names, [Some("web-0"), None]);
+}
+
+#[test]
 fn manifests_put_together_have_each_address_once() {
     let service = |name: &str| {
         let text = format!(
@@ -145,4 +164,21 @@ fn manifests_put_together_have_each_address_once() {
         Cluster { nodes: vec![NodeName::new("n")], service_cidrs: Vec::new(), keep_addresses: false };
     let errors = expand(&both, &cluster, &Assigned::default()).unwrap_err();
     assert!(matches!(errors[0].problem, Problem::AddressClash { .. }), "{}", errors[0]);
+}
+
+#[test]
+fn a_statefulset_pod_is_a_host_of_its_service() {
+    let text = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: db}\nspec:\n  serviceName: db\n  \
+                selector: {matchLabels: {app: db}}\n  template:\n    metadata: {labels: {app: db}}\n    \
+                spec: {containers: [{name: c, image: x}]}\n";
+    let manifests = parse(&[Source { name: Path::new("x.yaml").into(), bytes: text.into() }]).unwrap();
+    let cluster =
+        Cluster { nodes: vec![NodeName::new("n")], service_cidrs: Vec::new(), keep_addresses: false };
+    let expanded = expand(&manifests, &cluster, &Assigned::default()).unwrap();
+    let spec = expanded
+        .objects
+        .values()
+        .find_map(|object| if let Object::Pod(pod) = object { pod.spec.clone() } else { None });
+    let spec = spec.unwrap();
+    assert_eq!((spec.hostname.as_deref(), spec.subdomain.as_deref()), (Some("db-0"), Some("db")));
 }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sheetbend_intake::kube::{Access, Reading, Waiting, Watched, client, watch};
+use sheetbend_intake::kube::{Access, Reading, Waiting, Watched, client, watch, watch_names};
 use sheetbend_model::state::Snapshot;
 use sheetbend_model::types::ObjectKey;
 use sheetbend_testkit::api_server::{ApiServer, Streaming};
@@ -234,4 +234,20 @@ async fn ten_thousand_pods_are_kept_trimmed() {
     let kept: usize =
         serde_json::to_vec(&reading.snapshot.pods.values().cloned().collect::<Vec<_>>()).unwrap().len();
     assert!(kept < 4 << 20, "{kept} bytes of pods are kept");
+}
+
+#[tokio::test]
+async fn the_watch_for_names_asks_for_no_pods() {
+    let server = cluster();
+    let access = Access { kubeconfig: kubeconfig(&server), api_server: None };
+    let mut watched = watch_names(client(&access).await.unwrap(), Waiting::default());
+    let reading = until(&mut watched, Option::is_some).await;
+    let Snapshot { namespaces, pods, services, endpoint_slices, .. } = &*reading.snapshot;
+    assert_eq!([namespaces.len(), services.len(), endpoint_slices.len(), pods.len()], [1, 1, 1, 0]);
+    let asked = server.requests();
+    for kind in ["/pods", "/nodes", "/networkpolicies"] {
+        assert!(!asked.iter().any(|request| request.contains(kind)), "{kind}: {asked:?}");
+    }
+    server.delete("services", "shop", "web");
+    until(&mut watched, |reading| reading.as_ref().is_some_and(|now| now.snapshot.services.is_empty())).await;
 }

@@ -7,13 +7,17 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use axum::{Json, Router};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use crate::drain::Drain;
 use crate::ready::Ready;
+
+/// What OpenMetrics 1.0 says that a scraper shall be told.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Makes the document of `/status`.
 pub type StatusFn = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
@@ -43,6 +47,24 @@ pub async fn serve(
     }
     let app = app.with_state(ready);
     axum::serve(listener, app).with_graceful_shutdown(async move { drain.requested().await }).await
+}
+
+/// Makes the document of `/metrics`, in the OpenMetrics text format.
+pub type MetricsFn = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// Serves `/livez`, `/readyz` and `/metrics` over TCP until dropped: for kubelet probes and Prometheus, which shall see
+/// that the process is ending.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve_tcp(listener: TcpListener, ready: Ready, metrics: MetricsFn) -> io::Result<()> {
+    let metrics = move || async move { ([(CONTENT_TYPE, OPEN_METRICS)], metrics()) };
+    let app = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(ready);
+    axum::serve(listener, app).await
 }
 
 async fn readyz(State(ready): State<Ready>) -> (StatusCode, String) {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use serde_json::{Value, json};
 
 use super::record::Record;
 use super::{build, enter, images};
@@ -33,11 +34,41 @@ pub(super) fn name_api_server(record: &Record, kubectl: &Path) -> Result<()> {
 pub(super) fn install(repo: &Repo, record: &Record, kubectl: &Path) -> Result<()> {
     load(repo, record, None)?;
     let step = Step::start(format!("kubectl apply -k {MANIFESTS}"));
-    let mut command = enter::kubectl(record, kubectl)?;
-    command.arg("apply").arg("-k").arg(repo.path(MANIFESTS));
-    let outcome = enter::output(command);
+    let outcome = overlay(repo, record).and_then(|overlay| {
+        let mut command = enter::kubectl(record, kubectl)?;
+        command.arg("apply").arg("-k").arg(overlay);
+        enter::output(command)
+    });
     step.end(if outcome.is_ok() { Mark::Done } else { Mark::Failed }, "");
     outcome.map(drop)
+}
+
+/// The manifests with the DNS addresses that this cluster's kubelets name.
+fn overlay(repo: &Repo, record: &Record) -> Result<PathBuf> {
+    let directory = super::record::directory(&record.settings.name).join("install");
+    std::fs::create_dir_all(&directory)?;
+    // kustomize takes bases by relative paths only.
+    let (from, to) = (directory.canonicalize()?, repo.path(MANIFESTS).canonicalize()?);
+    let up = "../".repeat(from.components().count() - 1);
+    let base = format!("{up}{}", to.strip_prefix("/")?.display());
+    let text = kustomization(&base, &record.settings.dns_service());
+    std::fs::write(directory.join("kustomization.yaml"), format!("{text:#}\n"))?;
+    Ok(directory)
+}
+
+/// `base` with these addresses of Service `kube-dns`.
+fn kustomization(base: &str, addresses: &[&str]) -> Value {
+    let policy = if addresses.len() > 1 { "RequireDualStack" } else { "SingleStack" };
+    let patch = json!([
+        {"op": "replace", "path": "/spec/clusterIP", "value": addresses[0]},
+        {"op": "add", "path": "/spec/clusterIPs", "value": addresses},
+        {"op": "replace", "path": "/spec/ipFamilyPolicy", "value": policy},
+    ]);
+    json!({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
+        "resources": [base],
+        "patches": [{"target": {"kind": "Service", "name": "kube-dns"}, "patch": patch.to_string()}],
+    })
 }
 
 /// Imports `archive`, or Sheetbend's own image, into every node.
@@ -50,4 +81,18 @@ pub(super) fn load(repo: &Repo, record: &Record, archive: Option<PathBuf>) -> Re
     let outcome = images::import(record, &build::ctr()?, &archive);
     step.end(if outcome.is_ok() { Mark::Done } else { Mark::Failed }, "");
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cluster_s_own_dns_addresses_are_installed() {
+        let text = kustomization("../../base", &["fd00:10:96::a"]).to_string();
+        assert!(text.contains("fd00:10:96::a") && text.contains("SingleStack"), "{text}");
+        assert!(
+            kustomization("b", &["10.96.0.10", "fd00:10:96::a"]).to_string().contains("RequireDualStack")
+        );
+    }
 }

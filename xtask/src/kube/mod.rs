@@ -35,6 +35,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Subcommand;
 
+pub(crate) use self::build::coredns_for_bench;
 use self::record::Record;
 use self::settings::{Family, Network};
 use crate::repo::Repo;

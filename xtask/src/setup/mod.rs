@@ -162,6 +162,15 @@ const THINGS: &[Thing] = &[
                   GOBIN=~/.cache/sheetbend/bin go install github.com/containernetworking/cni/cnitool@v1.3.0",
     },
     Thing {
+        name: "dig",
+        why: "asking the cluster DNS as strangers do",
+        purposes: TEST,
+        optional: false,
+        present: || program("dig"),
+        get: Some(|step| debian::install(&["bind9-dnsutils"], step)),
+        by_hand: "apt-get install bind9-dnsutils",
+    },
+    Thing {
         name: "cargo-deny",
         why: "licences, bans and sources of dependencies",
         purposes: TEST,

@@ -25,7 +25,7 @@ use super::Cluster;
 use super::cni::{NodeFacts, PodChange};
 use super::leaks::{Held, Question};
 use super::settings::SettingsFile;
-use super::view::View;
+use super::view::{Sockets, View};
 
 /// How long ADD waits for the pod's object and its policy.
 const POLICY_WAIT: Duration = Duration::from_secs(8);
@@ -50,6 +50,8 @@ pub(crate) struct CoreConfig {
     pub(crate) nat_ports: PortSpan,
     /// Gets `applied`: the generation of the objects that the kernel holds.
     pub(crate) run_dir: PathBuf,
+    /// `node.cgroup`.
+    pub(crate) cgroup: Option<PathBuf>,
 }
 
 /// Where the core tells others what became true.
@@ -86,6 +88,8 @@ pub(crate) struct Core {
     links: Option<NodeLinks>,
     /// Programs are on every device.
     attached: bool,
+    /// Why the node's processes do not reach Services by `node.cgroup`.
+    sockets: Option<String>,
     /// Something failed or may have drifted: the next round compares everything.
     stale: bool,
     applied: Option<String>,
@@ -113,6 +117,7 @@ impl Core {
             removed: Vec::new(),
             links: None,
             attached: false,
+            sockets: None,
             stale: true,
             applied: None,
             pods_changed: Instant::now(),
@@ -227,7 +232,9 @@ impl Core {
                 self.stale = true;
             }
         }
-        self.outputs.view.send_replace(Arc::new(View::new(&self.compiler, &self.kernel, !self.stale)));
+        let sockets = Sockets { cgroup: self.config.cgroup.clone(), error: self.sockets.clone() };
+        let view = View::new(&self.compiler, &self.kernel, !self.stale, sockets);
+        self.outputs.view.send_replace(Arc::new(view));
         self.answer();
     }
 
@@ -324,6 +331,15 @@ impl Core {
         self.kernel.attach_uplink(links.uplink.ifindex)?;
         if let Some(tunnel) = links.tunnel_ifindex {
             self.kernel.attach_tunnel(tunnel)?;
+        }
+        let sockets = match &self.config.cgroup {
+            Some(cgroup) => self.kernel.attach_cgroup(cgroup),
+            None => self.kernel.detach_cgroup(),
+        };
+        // Pods reach Services without it, and theirs must not wait.
+        self.sockets = sockets.err().map(|error| error.to_string());
+        if let Some(error) = &self.sockets {
+            error!("this node's own processes do not reach Services until the agent starts anew: {error}");
         }
         let facts = NodeFacts {
             pod_mtu: links.pod_mtu,

@@ -12,7 +12,7 @@ mod leaks;
 mod prerequisites;
 mod publish;
 mod settings;
-mod source;
+pub(crate) mod source;
 mod view;
 
 use std::collections::BTreeMap;
@@ -108,8 +108,12 @@ async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<()> {
         attached: kubernetes.is_some().then_some(attached),
         settings: SettingsFile::new(&config.node.state_dir),
     };
-    let core_config =
-        CoreConfig { node: node.clone(), nat_ports: config.nat_ports, run_dir: config.node.run_dir.clone() };
+    let core_config = CoreConfig {
+        node: node.clone(),
+        nat_ports: config.nat_ports,
+        run_dir: config.node.run_dir.clone(),
+        cgroup: config.node.cgroup.clone(),
+    };
     let compiler = Compiler::new(node.clone(), config.network.clone());
     let core = Core::new(core_config, outputs, compiler, kernel, restored);
     let api_clusters = clusters.clone();

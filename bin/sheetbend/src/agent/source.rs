@@ -95,17 +95,18 @@ async fn kubernetes(config: &Config, drain: &Drain) -> anyhow::Result<Source> {
     Ok(Source { clusters, kubernetes: Some(Kubernetes { client, watched, keeper: tokio::spawn(keep) }) })
 }
 
-fn map<T: Clone + Send + Sync + 'static>(
+/// The newest of `readings`, as `make` sees it.
+pub(crate) fn map<T: Clone + Send + Sync + 'static, U: Send + Sync + 'static>(
     mut readings: watch::Receiver<Option<T>>,
-    cluster: impl Fn(T) -> Cluster + Send + 'static,
-) -> watch::Receiver<Option<Cluster>> {
+    make: impl Fn(T) -> U + Send + 'static,
+) -> watch::Receiver<Option<U>> {
     let (sender, receiver) = watch::channel(None);
     tokio::spawn(async move {
         readings.mark_changed();
         while readings.changed().await.is_ok() {
             let reading = readings.borrow_and_update().clone();
             if let Some(reading) = reading
-                && sender.send(Some(cluster(reading))).is_err()
+                && sender.send(Some(make(reading))).is_err()
             {
                 return;
             }

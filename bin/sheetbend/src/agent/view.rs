@@ -1,6 +1,7 @@
 //! What the core shows of itself: names for events, and the document of `sheetbend status`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
@@ -9,6 +10,15 @@ use sheetbend_compile::Compiler;
 use sheetbend_model::plan::{Condition, Entry, EntryKey, LocalPod, Overlay, Posture, Step};
 use sheetbend_model::state::Snapshot;
 use sheetbend_model::types::AddrKey;
+
+/// How the node's own processes reach Services.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sockets {
+    /// `node.cgroup`.
+    pub(crate) cgroup: Option<PathBuf>,
+    /// Why they do not.
+    pub(crate) error: Option<String>,
+}
 
 /// The core after one round. Cheap: what is large is shared.
 #[derive(Debug, Default)]
@@ -23,12 +33,13 @@ pub(crate) struct View {
     overlay: Overlay,
     conditions: Vec<Condition>,
     pods: Vec<LocalPod>,
+    sockets: Sockets,
     /// Built when the first event of this state asks.
     owners: OnceLock<HashMap<AddrKey, Arc<str>>>,
 }
 
 impl View {
-    pub(crate) fn new(compiler: &Compiler, kernel: &Kernel, synced: bool) -> Self {
+    pub(crate) fn new(compiler: &Compiler, kernel: &Kernel, synced: bool, sockets: Sockets) -> Self {
         Self {
             snapshot: compiler.snapshot().clone(),
             names: kernel.names(),
@@ -37,6 +48,7 @@ impl View {
             overlay: compiler.overlay().clone(),
             conditions: compiler.conditions().into_iter().collect(),
             pods: compiler.pods().map(|(_, pod)| pod.clone()).collect(),
+            sockets,
             owners: OnceLock::new(),
         }
     }
@@ -72,6 +84,7 @@ impl View {
             },
             "pods": pods,
             "conditions": conditions,
+            "sockets": { "cgroup": self.sockets.cgroup, "error": self.sockets.error },
             "foreignRules": foreign,
             "counters": drops,
         })

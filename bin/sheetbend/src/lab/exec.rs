@@ -9,6 +9,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use super::command::Exec;
 use super::failure::{Failure, MISSING, NO_OBJECT, Outcome};
+use super::names::{resolv_conf, use_resolv_conf};
 use super::netns::{Netns, outside_path};
 use super::wire::{Request, ask};
 use super::{layout, state};
@@ -27,6 +28,10 @@ pub(crate) fn run(args: &Exec) -> Outcome<ExitCode> {
         return Err(Failure::new(NO_OBJECT, text));
     };
     let pid = file.supervisor.pid;
+    // A hostNetwork pod uses its node's names, as with `dnsPolicy: ClusterFirst`.
+    let is_node = status.nodes.iter().any(|node| node.netns == netns);
+    let namespace = args.pod.split_once('/').map(|(namespace, _)| namespace).filter(|_| !is_node);
+    let names = namespace.map_or(Ok(None), |namespace| resolv_conf(&dir, namespace))?;
     let netns = Netns::open(&outside_path(pid, &netns))?;
     let Some((program, arguments)) = args.command.split_first() else { return Ok(ExitCode::SUCCESS) };
     let ended = netns.run(|| -> anyhow::Result<_> {
@@ -37,6 +42,9 @@ pub(crate) fn run(args: &Exec) -> Outcome<ExitCode> {
         unshare(CloneFlags::CLONE_FS)?;
         setns(pids, CloneFlags::CLONE_NEWPID)?;
         setns(mounts, CloneFlags::CLONE_NEWNS).context("cannot enter the lab's mounts")?;
+        if let Some(names) = &names {
+            use_resolv_conf(names)?;
+        }
         let mut command = Command::new(program);
         command.args(arguments);
         if let Ok(directory) = directory {

@@ -59,6 +59,11 @@ pub(crate) fn service_cidrs() -> Vec<IpNet> {
     ["10.96.0.0/16", "fd00:10:96::/112"].iter().filter_map(|block| block.parse().ok()).collect()
 }
 
+/// Where pods ask for names: the address that `kube-dns` has by custom, one per family.
+pub(crate) fn dns_addresses() -> [IpAddr; 2] {
+    [Ipv4Addr::new(10, 96, 0, 10).into(), Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0xa).into()]
+}
+
 /// Name of the namespace of a node, of `world` or of `fabric`.
 pub(crate) fn node_netns(lab: &str, node: &str) -> String {
     format!("sb-{lab}-{node}")

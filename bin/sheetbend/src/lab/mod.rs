@@ -14,6 +14,7 @@ mod failure;
 mod launch;
 mod layout;
 mod matrix;
+mod names;
 mod netns;
 mod objects;
 mod owner;

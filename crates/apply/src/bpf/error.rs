@@ -74,6 +74,34 @@ pub enum BpfError {
         /// Why.
         source: io::Error,
     },
+    /// `node.cgroup` is no directory of cgroup v2.
+    #[error(
+        "node.cgroup {path} is no directory of a cgroup v2 file system; name the one that holds all processes of this \
+         node, as /sys/fs/cgroup"
+    )]
+    NoCgroup {
+        /// What was configured.
+        path: PathBuf,
+    },
+    /// Another instance's programs are there.
+    #[error(
+        "node.cgroup {path} has another instance's program {program}: each call would be translated twice; stop that \
+         agent, or give each its own directory"
+    )]
+    CgroupClaimed {
+        /// What was configured.
+        path: PathBuf,
+        /// The kernel's id of the program.
+        program: u32,
+    },
+    /// A program could not be put on the cgroup.
+    #[error("node.cgroup {path}: {source}; needs CAP_NET_ADMIN and CAP_BPF over that directory")]
+    Cgroup {
+        /// The directory, or the pin of a link to it.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A table is full.
     #[error(
         "table {table} holds its limit of {limit} entries; raise limits.{table} in the agent's configuration (a node's \

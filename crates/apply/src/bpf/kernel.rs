@@ -200,6 +200,7 @@ impl Kernel {
                 mode: before.mode,
                 node_ipv4: before.node_ipv4,
                 node_ipv6: before.node_ipv6,
+                netns: before.netns,
                 ..self.config
             };
             self.mode =
@@ -214,8 +215,8 @@ impl Kernel {
 
     /// Tells the programs other facts of the node (uplink, MTUs, ports); mode and addresses stay the overlay's.
     pub fn configure(&mut self, node: NodeConfig) -> Result<(), BpfError> {
-        let NodeConfig { mode, node_ipv4, node_ipv6, .. } = self.config;
-        self.config = NodeConfig { mode, node_ipv4, node_ipv6, ..node };
+        let NodeConfig { mode, node_ipv4, node_ipv6, netns, .. } = self.config;
+        self.config = NodeConfig { mode, node_ipv4, node_ipv6, netns, ..node };
         self.write_config()
     }
 

@@ -4,6 +4,7 @@
 //! <bpffs>/sheetbend/<instance>/v<LAYOUT_VERSION>/<MAP>      maps, kept over versions of the programs
 //!                              programs/<digest>/<program>  one version's programs, with its program array STAGES
 //!                              links/<ifindex>-<hook>       which program a device runs
+//!                              links/cgroup-<program>       the programs of the node's processes
 //! ```
 //! An unpinned program array is emptied when its last user space owner dies: so STAGES is pinned per version, last.
 
@@ -14,9 +15,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapInfo, ProgramArray};
-use aya::programs::{ProgramInfo, SchedClassifier};
+use aya::programs::{CgroupSockAddr, Program, ProgramInfo, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
-use sheetbend_ebpf_abi::{Hook, LAYOUT_VERSION, STAGE_PROGRAMS, names};
+use sheetbend_ebpf_abi::{Hook, LAYOUT_VERSION, SOCKET_PROGRAMS, STAGE_PROGRAMS, names};
 
 use super::error::BpfError;
 use super::object::{MapLayout, PINNED, ProgramObject};
@@ -72,6 +73,8 @@ pub(super) struct Version {
     pub(super) directory: PathBuf,
     /// Hook → program.
     pub(super) hooks: BTreeMap<Hook, HookProgram>,
+    /// Name → program for sockets.
+    pub(super) sockets: BTreeMap<&'static str, HookProgram>,
 }
 
 /// Refuses pinned maps that `object` cannot use. (aya takes whatever is pinned under the name.)
@@ -174,10 +177,19 @@ fn load(
     }
     let mut ebpf = loader.load(object.bytes()).map_err(|error| load_error("maps", &error))?;
     for name in &object.programs {
-        let program = classifier(&mut ebpf, name)?;
-        program.load().map_err(|error| load_error(name, &error))?;
         let path = directory.join(name);
-        program.pin(&path).map_err(|error| pin_error(&path, io::Error::other(error)))?;
+        let pinned = match ebpf.program_mut(name) {
+            Some(Program::CgroupSockAddr(program)) => {
+                program.load().map_err(|error| load_error(name, &error))?;
+                CgroupSockAddr::pin(program, &path)
+            }
+            _ => {
+                let program = classifier(&mut ebpf, name)?;
+                program.load().map_err(|error| load_error(name, &error))?;
+                program.pin(&path)
+            }
+        };
+        pinned.map_err(|error| pin_error(&path, io::Error::other(error)))?;
     }
     let stages = ebpf.take_map(names::STAGES);
     let stages = stages.ok_or_else(|| BpfError::Object { reason: "it has no map STAGES".into() })?;
@@ -197,14 +209,17 @@ fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassif
 }
 
 fn open_version(directory: PathBuf) -> Result<Version, BpfError> {
-    let mut hooks = BTreeMap::new();
-    for hook in Hook::ALL {
-        let path = directory.join(hook.name());
-        let info = ProgramInfo::from_pin(&path).map_err(|error| load_error(hook.name(), &error))?;
+    let open = |name: &str| -> Result<HookProgram, BpfError> {
+        let path = directory.join(name);
+        let info = ProgramInfo::from_pin(&path).map_err(|error| load_error(name, &error))?;
         let fd = sys::open_pin(&path).map_err(|source| pin_error(&path, source))?;
-        hooks.insert(hook, HookProgram { fd, id: info.id() });
-    }
-    Ok(Version { directory, hooks })
+        Ok(HookProgram { fd, id: info.id() })
+    };
+    let hooks = Hook::ALL.into_iter().map(|hook| Ok((hook, open(hook.name())?)));
+    let hooks = hooks.collect::<Result<_, BpfError>>()?;
+    let sockets = SOCKET_PROGRAMS.iter().map(|(name, _)| Ok((*name, open(name)?)));
+    let sockets = sockets.collect::<Result<_, BpfError>>()?;
+    Ok(Version { directory, hooks, sockets })
 }
 
 impl Version {
@@ -219,6 +234,7 @@ impl Version {
                 self.replace(hook, &link, &info)?;
             }
         }
+        self.replace_sockets(pins)?;
         Ok(())
     }
 

@@ -20,6 +20,7 @@ mod routes;
 mod rows;
 mod services;
 mod slots;
+mod sockets;
 mod sweep;
 mod symbols;
 mod sys;

@@ -18,7 +18,7 @@ struct Aligned<T: ?Sized>(T);
 static EMBEDDED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../ebpf/object/sheetbend.o"));
 
 /// Maps that are pinned once per layout version: (name, what its entries come from).
-pub(super) const PINNED: [(&str, &str); 21] = [
+pub(super) const PINNED: [(&str, &str); 22] = [
     (names::CONFIG, "the node"),
     (names::POLICY_EPOCH, "the node"),
     (names::PODS, "pods of this node"),
@@ -31,6 +31,7 @@ pub(super) const PINNED: [(&str, &str); 21] = [
     (names::SLOTS, "ready endpoints of Services"),
     (names::BACKENDS, "endpoints of Services"),
     (names::AFFINITY, "clients with session affinity"),
+    (names::SOCKETS, "sockets of processes that use Services"),
     (names::ROUND_ROBIN, "round-robin Services"),
     (names::CT, "flows"),
     (names::CT_NEW, "half-open flows"),
@@ -134,7 +135,8 @@ mod tests {
         assert_eq!(sizes(abi::names::SLOTS), (4, 4));
         assert_eq!(sizes(abi::names::CT), (size_of::<abi::CtKey>(), size_of::<abi::CtEntry>()));
         assert_eq!(sizes(abi::names::SYMBOLS), (size_of::<abi::SymbolKey>(), 16));
-        for name in abi::Hook::ALL.map(abi::Hook::name).iter().chain(&abi::STAGE_PROGRAMS) {
+        let sockets = abi::SOCKET_PROGRAMS.map(|(name, _)| name);
+        for name in abi::Hook::ALL.map(abi::Hook::name).iter().chain(&abi::STAGE_PROGRAMS).chain(&sockets) {
             assert!(object.programs.iter().any(|program| program == name), "program {name}");
         }
     }

@@ -79,6 +79,8 @@ plain!(
     abi::SnatKey,
     abi::SnatValue,
     abi::SymbolKey,
+    abi::SocketKey,
+    abi::SocketValue,
     Lpm<abi::PrefixKey>,
     Lpm<abi::RuleKey>,
 );
@@ -91,7 +93,7 @@ mod tests {
     #[test]
     fn no_padding() {
         let sizes = [
-            (size_of::<abi::NodeConfig>(), 5 * 4 + 3 * 2 + 2 + 32),
+            (size_of::<abi::NodeConfig>(), 5 * 4 + 3 * 2 + 2 + 32 + 8),
             (size_of::<abi::PodEntry>(), 4 * 4 + 32 + 8),
             (size_of::<abi::ClassKey>(), 20),
             (size_of::<abi::RuleValue>(), 8),
@@ -108,6 +110,8 @@ mod tests {
             (size_of::<abi::SnatKey>(), 32 + 4 + 4),
             (size_of::<abi::SnatValue>(), 8 + 4 + 4 + 16),
             (size_of::<abi::SymbolKey>(), 8),
+            (size_of::<abi::SocketKey>(), 8 + 16 + 2 + 2 + 4),
+            (size_of::<abi::SocketValue>(), 16 + 8 + 2 + 6),
             (size_of::<Lpm<abi::PrefixKey>>(), 24),
             (size_of::<Lpm<abi::RuleKey>>(), 16),
         ];

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sheetbend_ebpf_abi as abi;
 use sheetbend_ebpf_abi::{ClassKey, PrefixKey};
-use sheetbend_model::plan::{Backend, Frontend, LocalPod, Overlay, Posture, Route, RuleKey, ServiceEntry};
+use sheetbend_model::plan::{
+    Backend, Frontend, LocalPod, Overlay, Posture, Reach, Route, RuleKey, Scope, ServiceEntry,
+};
 use sheetbend_model::state::{Algorithm, NetworkMode};
 use sheetbend_model::types::{AddrKey, BlockKey, Direction, Mac, NetworkId, Port, Protocol};
 
@@ -159,7 +161,10 @@ pub(super) fn service_key(frontend: &Frontend) -> abi::ServiceKey {
         addr: addr(frontend.addr),
         port: frontend.port.get(),
         protocol: frontend.protocol.number(),
-        scope: 0,
+        scope: match frontend.scope {
+            Scope::Inside => abi::SCOPE_INSIDE,
+            Scope::Outside => abi::SCOPE_OUTSIDE,
+        },
     }
 }
 
@@ -167,12 +172,13 @@ pub(super) fn service_key(frontend: &Frontend) -> abi::ServiceKey {
 pub(super) fn service_key_back(key: &abi::ServiceKey) -> Option<Frontend> {
     let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == key.protocol)?;
     let port = Port::new(key.port).ok()?;
-    (key.scope == 0).then(|| Frontend {
-        network: NetworkId(key.network),
-        addr: addr_back(key.addr),
-        protocol,
-        port,
-    })
+    let scope = match key.scope {
+        abi::SCOPE_INSIDE => Scope::Inside,
+        abi::SCOPE_OUTSIDE => Scope::Outside,
+        _ => return None,
+    };
+    let network = NetworkId(key.network);
+    Some(Frontend { network, addr: addr_back(key.addr), protocol, port, scope })
 }
 
 /// A Service's row; `service` is its number, `first_slot` where its backends begin.
@@ -186,7 +192,13 @@ pub(super) fn service(entry: &ServiceEntry, service: u32, first_slot: u32) -> ab
             Algorithm::Random => abi::ALGORITHM_RANDOM,
             Algorithm::RoundRobin => abi::ALGORITHM_ROUND_ROBIN,
         },
-        pad: [0; 3],
+        flags: match entry.reach {
+            Reach::Inside => 0,
+            Reach::EveryNode => abi::SERVICE_OUTSIDE,
+            Reach::ThisNode => abi::SERVICE_OUTSIDE | abi::SERVICE_THIS_NODE,
+            Reach::Apart => abi::SERVICE_OUTSIDE | abi::SERVICE_THIS_NODE | abi::SERVICE_APART,
+        } | if entry.only_remote { abi::SERVICE_SILENT } else { 0 },
+        pad: [0; 2],
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use sha2::{Digest as _, Sha256};
 use sheetbend_ebpf_abi::SymbolKind;
-use sheetbend_model::plan::{Backend, Class, Frontend, Origin, PolicySet, ServiceEntry, Term};
+use sheetbend_model::plan::{Backend, Class, Frontend, Origin, PolicySet, Scope, ServiceEntry, Term};
 use sheetbend_model::types::{Direction, ObjectKey};
 
 /// The first 16 bytes of the SHA-256 of a symbol's content. Equal content has equal digests in every version of this
@@ -109,6 +109,10 @@ pub(super) fn service(frontend: &Frontend, entry: &ServiceEntry) -> Digest {
     content.number(frontend.port.get().into());
     content.object(&entry.service);
     content.text(&entry.port_name);
+    match frontend.scope {
+        Scope::Inside => {}
+        Scope::Outside => content.number(1),
+    }
     content.digest()
 }
 

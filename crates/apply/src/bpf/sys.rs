@@ -97,6 +97,16 @@ pub(super) struct LinkInfo {
     rest: [u64; 8],
 }
 
+impl LinkInfo {
+    /// The directory of a link on a cgroup: its inode number.
+    pub(super) fn cgroup_id(&self) -> u64 {
+        // The union's first member of this type is 64 bits wide.
+        let [a, b, c, d] = self.ifindex.to_ne_bytes();
+        let [e, f, g, h] = self.attach_type.to_ne_bytes();
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
 /// Where a batch read goes on: the kernel's opaque position, at most a whole key.
 pub(super) struct Cursor(Option<Vec<u8>>);
 
@@ -148,11 +158,64 @@ pub(super) fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
-/// Makes a TCX link of `program` on a device of the caller's network namespace, behind what is there already.
-pub(super) fn link_create(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32) -> io::Result<OwnedFd> {
+/// Makes a link of `program`: TCX on the device `target` of the caller's network namespace, behind what is there already,
+/// or on the cgroup that the descriptor `target` names.
+pub(super) fn link_create(program: BorrowedFd<'_>, target: u32, attach_type: u32) -> io::Result<OwnedFd> {
     let mut attr =
-        LinkCreate { prog_fd: raw(program), target_ifindex: ifindex, attach_type, ..LinkCreate::default() };
+        LinkCreate { prog_fd: raw(program), target_ifindex: target, attach_type, ..LinkCreate::default() };
     bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr).map(new_fd)
+}
+
+/// `union bpf_attr` for `BPF_PROG_QUERY`.
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    pad: u32,
+}
+
+/// `BPF_F_QUERY_EFFECTIVE`: those of the directories above too.
+const QUERY_EFFECTIVE: u32 = 1;
+
+/// Ids of the programs that run for the processes of a cgroup, at most 64.
+pub(super) fn effective_programs(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0u32; 64];
+    let mut attr = Query {
+        target_fd: raw(cgroup),
+        attach_type,
+        query_flags: QUERY_EFFECTIVE,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_cnt: ids.len() as u32,
+        ..Query::default()
+    };
+    bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    ids.truncate(attr.prog_cnt as usize);
+    Ok(ids)
+}
+
+/// `SO_NETNS_COOKIE` (asm-generic/socket.h).
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// The cookie of a socket's network namespace.
+pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: `cookie` has the length that is named, and lives until the call returns.
+    let failed = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &mut length,
+        )
+    };
+    if failed != 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }
 
 /// Replaces the program of a link; each packet sees the old one or the new one.

@@ -1,10 +1,12 @@
 //! What a probe through real sockets should see: the lab's matrix compares with this.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use sheetbend_model::state::{Pod, Snapshot};
+use sheetbend_model::state::{Pod, Service, Snapshot, TrafficPolicy};
 use sheetbend_model::types::{Direction, Family, NodeName, ObjectKey};
 
+use crate::service::{At, Candidate, Found};
 use crate::{Decision, Flow, L4, networkpolicy, pod_at, service};
 
 /// Somebody who sends or answers.
@@ -46,6 +48,8 @@ pub enum Expected {
         /// Whose policy denies: egress of the source, else ingress of the destination.
         direction: Direction,
     },
+    /// No answer, and a drop that is not of a policy: a traffic policy Local leaves no endpoint.
+    Drop,
     /// RST or ICMP: nobody listens, the Service has no endpoints, or no pod has the address.
     Refuse,
     /// A Service whose backends differ: each flow sees one of these, by the backend chosen.
@@ -59,27 +63,84 @@ pub enum Expected {
 pub fn expect(snapshot: &Snapshot, probe: &Probe, listens: &dyn Fn(&End, L4, u16) -> bool) -> Expected {
     let family = Family::of(probe.destination.to_canonical());
     let Some(source) = Sender::of(snapshot, &probe.source, family) else { return Expected::Unspecified };
-    let frontend = probe
-        .protocol
-        .protocol()
-        .and_then(|protocol| service(snapshot, probe.destination, protocol, probe.port));
-    let Some((_, candidates)) = frontend else {
+    let Some(entry) = frontend(snapshot, &source, probe) else {
         return direct(snapshot, &source, (probe.destination, None, probe.port), probe.protocol, listens);
     };
-    if source.pod.is_none() {
+    if source.pod.is_none() && source.node.is_some() {
         return Expected::Unspecified;
     }
-    let outcomes = candidates
+    if entry.found.is_dropped {
+        return Expected::Drop;
+    }
+    let outcomes = entry
+        .found
+        .candidates
         .iter()
         .map(|candidate| {
+            let sender = entry.masquerader(snapshot, candidate, family).unwrap_or(source);
             let to = (candidate.addr, candidate.pod.as_ref(), candidate.port.get());
-            direct(snapshot, &source, to, probe.protocol, listens)
+            direct(snapshot, &sender, to, probe.protocol, listens)
         })
         .collect();
     merge(outcomes)
 }
 
+/// What a probe finds at the address of a Service or node.
+struct Entry<'a> {
+    found: Found,
+    /// The node that translates, unless it is the client's own.
+    elsewhere: Option<&'a NodeName>,
+}
+
+impl<'a> Entry<'a> {
+    /// The node in place of the client: towards a backend on another node than the one that translates.
+    fn masquerader(
+        &self,
+        snapshot: &'a Snapshot,
+        candidate: &Candidate,
+        family: Family,
+    ) -> Option<Sender<'a>> {
+        let node = self.elsewhere?;
+        let pod = candidate.pod.as_ref().and_then(|key| snapshot.pods.get(key));
+        let is_here = pod.is_some_and(|pod| pod.node.as_ref() == Some(node));
+        if is_here { None } else { Sender::of_node(snapshot, node, family) }
+    }
+}
+
+/// What the probe's address leads to. The client's own node translates cluster and external addresses, and every node's
+/// address as long as it means the same everywhere; else the node whose address it is does.
+fn frontend<'a>(snapshot: &'a Snapshot, source: &Sender<'a>, probe: &Probe) -> Option<Entry<'a>> {
+    let protocol = probe.protocol.protocol()?;
+    let addr = probe.destination.to_canonical();
+    let any = match Family::of(addr) {
+        Family::IPv4 => IpAddr::from([0; 4]),
+        Family::IPv6 => IpAddr::from([0; 16]),
+    };
+    let of = |at, addr| service(snapshot, at, addr, protocol, probe.port);
+    let client = source.node.or_else(|| snapshot.pods.get(source.pod?)?.node.as_ref());
+    let owner = snapshot.nodes.values().find(|node| node.addresses.contains(&addr)).map(|node| &node.name);
+    let inside = |found| Entry { found, elsewhere: None };
+    let Some(node) = owner else {
+        return client.and_then(|client| of(At::ClientNode(client), addr)).map(inside);
+    };
+    if client == Some(node) {
+        let at = At::ClientNode(node);
+        return of(at, addr).or_else(|| of(at, any)).map(inside);
+    }
+    let entry = of(At::Entry(node), addr).or_else(|| of(At::Entry(node), any));
+    let Some(client) = client else { return entry.map(|found| Entry { found, elsewhere: Some(node) }) };
+    // A node port with externalTrafficPolicy Cluster means the same at each node, so the client's own translates it.
+    let everywhere = of(At::ClientNode(client), any)
+        .filter(|found| snapshot.services.get(&found.owner).is_some_and(is_same_everywhere));
+    everywhere.map(inside).or_else(|| entry.map(|found| Entry { found, elsewhere: Some(node) }))
+}
+
+fn is_same_everywhere(service: &Arc<Service>) -> bool {
+    service.external_policy == TrafficPolicy::Cluster
+}
+
 /// Who sends, with what address, and whose node's stack makes the packet.
+#[derive(Clone, Copy)]
 struct Sender<'a> {
     pod: Option<&'a ObjectKey>,
     node: Option<&'a NodeName>,
@@ -172,6 +233,7 @@ fn merge(outcomes: Vec<Expected>) -> Expected {
         match outcome {
             Expected::Allow { by } => answering.extend(by),
             other @ (Expected::Deny { .. }
+            | Expected::Drop
             | Expected::Refuse
             | Expected::OneOf(_)
             | Expected::Unspecified) => {

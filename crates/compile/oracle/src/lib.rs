@@ -4,12 +4,14 @@
 //! the two disagree, one of them is wrong.
 
 mod expect;
+mod names;
 mod policy;
 mod service;
 
 pub use expect::{End, Expected, Probe, expect};
+pub use names::{pointers, records};
 pub use policy::{Allowed, Decision, Flow, Judgement, networkpolicy, pod_at};
-pub use service::{Candidate, service};
+pub use service::{At, Candidate, Found, service};
 
 use std::fmt;
 

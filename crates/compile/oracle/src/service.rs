@@ -1,9 +1,11 @@
-//! Services, read literally.
+//! Services and host ports, read literally.
 
 use std::net::IpAddr;
 
-use sheetbend_model::state::{Endpoint, EndpointSlice, Service, ServicePort, ServiceType, Snapshot};
-use sheetbend_model::types::{Family, ObjectKey, Port, Protocol};
+use sheetbend_model::state::{
+    ContainerPort, Endpoint, EndpointSlice, Pod, Service, ServicePort, ServiceType, Snapshot, TrafficPolicy,
+};
+use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, Protocol};
 
 /// A backend that a new flow may be sent to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,42 +18,133 @@ pub struct Candidate {
     pub pod: Option<ObjectKey>,
 }
 
-/// The Service and the backends behind (addr, protocol, port), sorted: the ready ones, else those that are terminating
-/// and still serve. `None` = no Service has this frontend; an empty list = refused.
-pub fn service(
-    snapshot: &Snapshot,
-    addr: IpAddr,
-    protocol: Protocol,
-    port: u16,
-) -> Option<(ObjectKey, Vec<Candidate>)> {
-    let (service, service_port) = owner(snapshot, addr.to_canonical(), protocol, port)?;
-    let endpoints = endpoints(snapshot, service, service_port, Family::of(addr.to_canonical()));
-    let ready = candidates(&endpoints, |endpoint| endpoint.ready);
-    let chosen = if ready.is_empty() {
-        candidates(&endpoints, |endpoint| endpoint.serving && endpoint.terminating)
-    } else {
-        ready
-    };
-    Some((service.key.clone(), chosen))
+/// Who translates a packet, and for whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At<'a> {
+    /// The node of the client, which is one of its pods or processes.
+    ClientNode(&'a NodeName),
+    /// A node that the packet came to from elsewhere.
+    Entry(&'a NodeName),
 }
 
-/// The least key wins a frontend that two Services claim, and within it the first port.
-fn owner(
+impl<'a> At<'a> {
+    fn node(self) -> &'a NodeName {
+        match self {
+            At::ClientNode(node) | At::Entry(node) => node,
+        }
+    }
+}
+
+/// What an (address, protocol, port) leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The Service; of a host port the Pod.
+    pub owner: ObjectKey,
+    /// Sorted. Empty = refused, or dropped.
+    pub candidates: Vec<Candidate>,
+    /// There are none only because of a traffic policy Local: dropped, not refused.
+    pub is_dropped: bool,
+}
+
+/// The Service, or host port, that somebody at `at` finds behind (addr, protocol, port), and its backends: the ready
+/// ones, else those that are terminating and still serve; with a traffic policy Local, among those on the node. An
+/// unspecified `addr` is any address of that node. `None` = none of them.
+pub fn service(
     snapshot: &Snapshot,
+    at: At<'_>,
     addr: IpAddr,
     protocol: Protocol,
     port: u16,
-) -> Option<(&Service, &ServicePort)> {
+) -> Option<Found> {
+    let addr = addr.to_canonical();
+    let Some((service, service_port, is_cluster_address)) = owner(snapshot, at, addr, protocol, port) else {
+        return host_port(snapshot, at.node(), addr, protocol, port);
+    };
+    let endpoints = endpoints(snapshot, service, service_port, Family::of(addr));
+    let is_local = match at {
+        At::ClientNode(_) => is_cluster_address && service.internal_policy == TrafficPolicy::Local,
+        At::Entry(_) => service.external_policy == TrafficPolicy::Local,
+    };
+    let all = chosen(&endpoints);
+    let here = |(endpoint, ..): &(&Endpoint, IpAddr, Port)| endpoint.node.as_ref() == Some(at.node());
+    let candidates =
+        if is_local { chosen(&endpoints.into_iter().filter(here).collect::<Vec<_>>()) } else { all.clone() };
+    let is_dropped = candidates.is_empty() && !all.is_empty();
+    Some(Found { owner: service.key.clone(), candidates, is_dropped })
+}
+
+fn chosen(endpoints: &[(&Endpoint, IpAddr, Port)]) -> Vec<Candidate> {
+    let ready = candidates(endpoints, |endpoint| endpoint.ready);
+    if ready.is_empty() {
+        candidates(endpoints, |endpoint| endpoint.serving && endpoint.terminating)
+    } else {
+        ready
+    }
+}
+
+/// The least key wins a frontend that two Services claim, and within it the first port. Also whether it is a cluster
+/// address.
+fn owner<'a>(
+    snapshot: &'a Snapshot,
+    at: At<'_>,
+    addr: IpAddr,
+    protocol: Protocol,
+    port: u16,
+) -> Option<(&'a Service, &'a ServicePort, bool)> {
     for service in snapshot.services.values() {
-        if service.service_type == ServiceType::ExternalName
-            || !service.cluster_ips.iter().any(|own| own.to_canonical() == addr)
-        {
+        if service.service_type == ServiceType::ExternalName {
             continue;
         }
-        for service_port in &service.ports {
-            if service_port.protocol == protocol && service_port.port.get() == port {
-                return Some((service, service_port));
+        let has = |all: &[IpAddr]| all.iter().any(|own| own.to_canonical() == addr);
+        let has_family =
+            service.cluster_ips.iter().any(|own| Family::of(own.to_canonical()) == Family::of(addr));
+        let is_balanced = service.service_type == ServiceType::LoadBalancer;
+        let is_cluster_address = has(&service.cluster_ips) && !addr.is_unspecified();
+        let is_external = has_family
+            && !is_cluster_address
+            && !addr.is_unspecified()
+            && (has(&service.external_ips) || is_balanced && has(&service.ingress_ips));
+        let is_node_port = has_family
+            && addr.is_unspecified()
+            && (is_balanced || service.service_type == ServiceType::NodePort);
+        for service_port in service.ports.iter().filter(|own| own.protocol == protocol) {
+            let by_port = service_port.port.get() == port;
+            let by_node_port = service_port.node_port.is_some_and(|own| own.get() == port);
+            // A cluster address is for the cluster; what came from elsewhere finds only what is published.
+            let inside = matches!(at, At::ClientNode(_));
+            if by_port && (inside && is_cluster_address || is_external) || by_node_port && is_node_port {
+                return Some((service, service_port, is_cluster_address));
             }
+        }
+    }
+    None
+}
+
+/// The pod of `node` with this host port: the least key wins.
+fn host_port(
+    snapshot: &Snapshot,
+    node: &NodeName,
+    addr: IpAddr,
+    protocol: Protocol,
+    port: u16,
+) -> Option<Found> {
+    let family = Family::of(addr);
+    let matches = |own: &ContainerPort| {
+        let is_addr = match own.host_ip.map(|ip| ip.to_canonical()) {
+            None => addr.is_unspecified(),
+            Some(ip) => ip == addr,
+        };
+        let can = own.protocol != Protocol::Sctp || own.host_port == Some(own.port);
+        own.protocol == protocol && own.host_port.is_some_and(|own| own.get() == port) && is_addr && can
+    };
+    let is_here =
+        |pod: &Pod| !pod.host_network && !pod.phase.is_terminal() && pod.node.as_ref() == Some(node);
+    for pod in snapshot.pods.values().filter(|pod| is_here(pod)) {
+        let Some(own) = pod.address(family) else { continue };
+        if let Some(found) = pod.ports.iter().find(|own| matches(own)) {
+            let candidate =
+                Candidate { addr: own.to_canonical(), port: found.port, pod: Some(pod.key.clone()) };
+            return Some(Found { owner: pod.key.clone(), candidates: vec![candidate], is_dropped: false });
         }
     }
     None

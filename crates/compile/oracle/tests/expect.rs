@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sheetbend_model::state::{
     Endpoint, EndpointPort, EndpointSlice, IpBlock, LabelSelector, NetworkPolicy, Node, Peer, Pod, PodPhase,
-    PolicyPort, PolicyRule, PortMatch, Service, ServicePort, Snapshot, TargetPort,
+    PolicyPort, PolicyRule, PortMatch, Service, ServicePort, Snapshot, TargetPort, TrafficPolicy,
 };
 use sheetbend_model::types::{Direction, Family, NetworkId, NodeName, ObjectKey, Port, Protocol};
 use sheetbend_oracle::{End, Expected, L4, Probe, expect};
@@ -86,10 +86,17 @@ fn add_service(cluster: &mut Snapshot, endpoints: &[(u8, &str)]) {
         key: key("cart"),
         service_type: Default::default(),
         cluster_ips: vec![addr("10.96.0.1"), addr("fd96::1")],
+        external_name: None,
+        external_ips: Vec::new(),
+        ingress_ips: Vec::new(),
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        health_check_node_port: None,
         ports: vec![ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,
             port: port(80),
+            node_port: None,
             target: TargetPort::Number(port(80)),
         }],
         selector: Default::default(),
@@ -105,6 +112,7 @@ fn add_service(cluster: &mut Snapshot, endpoints: &[(u8, &str)]) {
             ready: true,
             serving: true,
             terminating: false,
+            hostname: None,
             node: None,
             pod: Some((key(name), (*name).into())),
         };

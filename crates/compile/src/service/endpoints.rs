@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sheetbend_model::plan::Backend;
 use sheetbend_model::state::{Endpoint, EndpointSlice, ServicePort, Snapshot};
-use sheetbend_model::types::{Family, NetworkId, Port, Protocol};
+use sheetbend_model::types::{Family, NetworkId, NodeName, Port, Protocol};
 
 /// Backends of one frontend, sorted.
 #[derive(Debug, Default)]
@@ -14,22 +14,27 @@ pub(super) struct Backends {
     pub(super) chosen: Vec<Backend>,
     /// They keep the flows they have.
     pub(super) draining: Vec<Backend>,
+    /// None is chosen, but without the restriction to one node there would be.
+    pub(super) only_remote: bool,
 }
 
 /// The better of what several slices say of one endpoint.
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
+    here: bool,
     ready: bool,
     serving: bool,
     terminating: bool,
 }
 
-/// Chooses the ready endpoints, else those that are terminating and still serve (KEP-1669).
+/// Chooses the ready endpoints, else those that are terminating and still serve (KEP-1669); with `only`, among those
+/// on that node (KEP-2086).
 pub(super) fn backends<'a>(
     snapshot: &Snapshot,
     slices: impl Iterator<Item = &'a EndpointSlice>,
     port: &ServicePort,
     family: Family,
+    only: Option<&NodeName>,
 ) -> Backends {
     let mut states: BTreeMap<Backend, State> = BTreeMap::new();
     for slice in slices.filter(|slice| slice.family == family) {
@@ -40,16 +45,20 @@ pub(super) fn backends<'a>(
                 }
                 let Some(backend) = backend(endpoint, port.protocol, number, family) else { continue };
                 let state = states.entry(backend).or_default();
+                state.here |= only.is_none() || endpoint.node.as_ref() == only;
                 state.ready |= endpoint.ready;
                 state.serving |= endpoint.serving;
                 state.terminating |= endpoint.terminating;
             }
         }
     }
-    let any_ready = states.values().any(|state| state.ready);
+    let any_ready = states.values().any(|state| state.here && state.ready);
     let mut backends = Backends::default();
+    let mut any_elsewhere = false;
     for (backend, state) in states {
-        let chosen = if any_ready { state.ready } else { state.serving && state.terminating };
+        let usable = if any_ready { state.ready } else { state.serving && state.terminating };
+        let chosen = usable && state.here;
+        any_elsewhere |= !state.here && (state.ready || state.serving && state.terminating);
         // An endpoint that is merely not ready keeps its connections; a datagram goes elsewhere at once.
         let keeps = state.serving || port.protocol != Protocol::Udp;
         if chosen {
@@ -58,6 +67,7 @@ pub(super) fn backends<'a>(
             backends.draining.push(backend);
         }
     }
+    backends.only_remote = backends.chosen.is_empty() && any_elsewhere;
     backends
 }
 

@@ -1,24 +1,30 @@
 //! Services: frontends and the backends behind them.
 
 mod endpoints;
+mod frontends;
+mod host_ports;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use sheetbend_model::plan::{Condition, Dataplane, Entry, EntryKey, Frontend, ServiceEntry, Step};
-use sheetbend_model::state::{EndpointSlice, Service, ServicePort, ServiceType, Snapshot};
-use sheetbend_model::types::{Family, NetworkId, ObjectKey, Protocol};
+use sheetbend_model::plan::{Condition, Dataplane, Entry, EntryKey, Frontend, Scope, ServiceEntry, Step};
+use sheetbend_model::state::{EndpointSlice, Service, ServicePort, Snapshot, TrafficPolicy};
+use sheetbend_model::types::{Family, NodeName, ObjectKey, Protocol};
 
 use crate::changes::{Changes, in_namespace};
 use crate::compiler::Counters;
+use host_ports::HostPorts;
 
 /// Which Services and slices belong together, and who has which frontend.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ServiceTables {
+    /// Whose local endpoints and host ports count.
+    node: NodeName,
     /// Service → names of its slices, sorted.
     slices: HashMap<ObjectKey, Vec<Arc<str>>>,
     /// Frontend → Services that claim it, sorted; the first has it.
     claims: HashMap<Frontend, Vec<ObjectKey>>,
+    host_ports: HostPorts,
     conditions: BTreeMap<ObjectKey, Vec<Condition>>,
 }
 
@@ -42,6 +48,17 @@ impl Delta {
 }
 
 impl ServiceTables {
+    /// Nothing yet, as seen from `node`.
+    pub(crate) fn new(node: NodeName) -> Self {
+        Self {
+            host_ports: HostPorts::new(node.clone()),
+            node,
+            slices: HashMap::new(),
+            claims: HashMap::new(),
+            conditions: BTreeMap::new(),
+        }
+    }
+
     /// Moves the tables from `old` to `next`.
     pub(crate) fn update(
         &mut self,
@@ -52,14 +69,17 @@ impl ServiceTables {
     ) -> Delta {
         let mut delta = Delta::default();
         let dirty = dirty(old, next, changes);
-        if dirty.is_empty() {
+        let mut frontends = self.host_ports.touched(changes);
+        if dirty.is_empty() && frontends.is_empty() {
             return delta;
         }
         counters.services += dirty.len() as u64;
-        let mut frontends = BTreeSet::new();
         for key in &dirty {
-            frontends.extend(old.services.get(key).into_iter().flat_map(|service| frontends_of(service)));
-            frontends.extend(next.services.get(key).into_iter().flat_map(|service| frontends_of(service)));
+            frontends
+                .extend(old.services.get(key).into_iter().flat_map(|service| frontends::of_service(service)));
+            frontends.extend(
+                next.services.get(key).into_iter().flat_map(|service| frontends::of_service(service)),
+            );
         }
         for frontend in &frontends {
             if let Some(entry) = self.entry(old, frontend) {
@@ -67,6 +87,7 @@ impl ServiceTables {
             }
         }
         self.index(old, next, changes, &dirty);
+        self.host_ports.update(changes);
         let mut contested: BTreeSet<ObjectKey> = dirty;
         for frontend in &frontends {
             if let Some(entry) = self.entry(next, frontend) {
@@ -89,13 +110,14 @@ impl ServiceTables {
                 self.conditions.insert(key, conditions);
             }
         }
+        self.host_ports.judge(next, &frontends, |frontend| self.claims.get(frontend)?.first());
         delta
     }
 
     /// Writes the table out whole.
     pub(crate) fn write(&self, snapshot: &Snapshot, dataplane: &mut Dataplane) {
         for (key, service) in &snapshot.services {
-            for frontend in frontends_of(service) {
+            for frontend in frontends::of_service(service) {
                 if self.claims.get(&frontend).and_then(|claims| claims.first()) == Some(key)
                     && let Some(entry) = self.entry(snapshot, &frontend)
                 {
@@ -103,10 +125,15 @@ impl ServiceTables {
                 }
             }
         }
+        for frontend in self.host_ports.frontends() {
+            if let Some(entry) = self.entry(snapshot, frontend) {
+                dataplane.services.insert(*frontend, entry);
+            }
+        }
     }
 
     pub(crate) fn conditions(&self) -> impl Iterator<Item = &Condition> {
-        self.conditions.values().flatten()
+        self.conditions.values().flatten().chain(self.host_ports.conditions())
     }
 
     fn index(&mut self, old: &Snapshot, next: &Snapshot, changes: &Changes<'_>, dirty: &BTreeSet<ObjectKey>) {
@@ -127,7 +154,9 @@ impl ServiceTables {
             }
         }
         for key in dirty {
-            for frontend in old.services.get(key).into_iter().flat_map(|service| frontends_of(service)) {
+            for frontend in
+                old.services.get(key).into_iter().flat_map(|service| frontends::of_service(service))
+            {
                 if let Some(claims) = self.claims.get_mut(&frontend) {
                     claims.retain(|other| other != key);
                     if claims.is_empty() {
@@ -135,7 +164,9 @@ impl ServiceTables {
                     }
                 }
             }
-            for frontend in next.services.get(key).into_iter().flat_map(|service| frontends_of(service)) {
+            for frontend in
+                next.services.get(key).into_iter().flat_map(|service| frontends::of_service(service))
+            {
                 let claims = self.claims.entry(frontend).or_default();
                 if let Err(index) = claims.binary_search(key) {
                     claims.insert(index, key.clone());
@@ -144,18 +175,21 @@ impl ServiceTables {
         }
     }
 
-    /// The Service that has `frontend`, compiled.
+    /// The Service, or else the host port, that has `frontend`, compiled.
     fn entry(&self, snapshot: &Snapshot, frontend: &Frontend) -> Option<ServiceEntry> {
-        let service = snapshot.services.get(self.claims.get(frontend)?.first()?)?;
-        let port = service
-            .ports
-            .iter()
-            .find(|port| port.protocol == frontend.protocol && port.port == frontend.port)?;
-        let backends =
-            endpoints::backends(snapshot, self.slices_of(snapshot, service), port, Family::of(frontend.addr));
+        let Some(owner) = self.claims.get(frontend).and_then(|claims| claims.first()) else {
+            return self.host_ports.entry(snapshot, frontend);
+        };
+        let service = snapshot.services.get(owner)?;
+        let (port, meaning) = frontends::port_of(service, frontend)?;
+        let only = (meaning.policy == TrafficPolicy::Local).then_some(&self.node);
+        let slices = self.slices_of(snapshot, service);
+        let backends = endpoints::backends(snapshot, slices, port, Family::of(frontend.addr), only);
         Some(ServiceEntry {
             service: service.key.clone(),
             port_name: port.name.clone(),
+            reach: meaning.reach,
+            only_remote: backends.only_remote,
             algorithm: service.algorithm,
             affinity_timeout: service.affinity_timeout,
             backends: backends.chosen.into(),
@@ -192,7 +226,7 @@ impl ServiceTables {
                 ),
             );
         }
-        for frontend in frontends_of(service) {
+        for frontend in frontends::of_service(service).into_iter().filter(|own| own.scope == Scope::Inside) {
             if let Some(owner) = self.claims.get(&frontend).and_then(|claims| claims.first())
                 && *owner != service.key
             {
@@ -224,21 +258,6 @@ fn sctp_message(port: &ServicePort) -> String {
 fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
     let name = slice.service.clone()?;
     Some(ObjectKey { namespace: slice.key.namespace.clone(), name })
-}
-
-fn frontends_of(service: &Service) -> impl Iterator<Item = Frontend> {
-    let addresses = match service.service_type {
-        ServiceType::ExternalName => &[][..],
-        ServiceType::ClusterIP | ServiceType::NodePort | ServiceType::LoadBalancer => &service.cluster_ips,
-    };
-    addresses.iter().flat_map(|addr| {
-        service.ports.iter().map(|port| Frontend {
-            network: NetworkId::default(),
-            addr: addr.to_canonical(),
-            protocol: port.protocol,
-            port: port.port,
-        })
-    })
 }
 
 /// Services that changed, whose slices changed, or with an endpoint whose pod ended or came back.

@@ -13,6 +13,7 @@
 mod atomicity;
 mod counters;
 mod kernel;
+mod names;
 mod sequences;
 mod services;
 mod verdicts;

@@ -1,63 +1,117 @@
-//! The Service table says what Services and EndpointSlices say.
+//! The Service table says what Services, EndpointSlices and host ports say.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use proptest::prelude::*;
 use sheetbend_compile::compile;
-use sheetbend_model::plan::Frontend;
-use sheetbend_model::state::NetworkConfig;
+use sheetbend_model::plan::{Frontend, Reach, Scope};
+use sheetbend_model::state::{NetworkConfig, Snapshot};
 use sheetbend_model::types::{Family, NetworkId, Protocol};
-use sheetbend_oracle::service;
+use sheetbend_oracle::{At, service};
 use sheetbend_testkit::generators::cluster::cluster;
 use sheetbend_testkit::generators::pools;
-use sheetbend_testkit::generators::services::cluster_address;
+use sheetbend_testkit::generators::services::{cluster_address, external_address};
 
 use crate::runner;
 
+/// How often each kind was met.
+#[derive(Debug, Default)]
+struct Seen {
+    frontends: usize,
+    several_backends: usize,
+    draining: usize,
+    node_ports: usize,
+    external: usize,
+    apart: usize,
+    dropped: usize,
+    host_ports: usize,
+}
+
 #[test]
 fn every_frontend_has_the_backends_that_the_objects_say() {
-    let mut seen = [0usize; 3];
-    let seen_cell = std::cell::RefCell::new(&mut seen);
-    runner("services", 800)
+    let mut seen = Seen::default();
+    let cell = std::cell::RefCell::new(&mut seen);
+    runner("services", 1200)
         .run(&cluster(), |cluster| {
             let tables = compile(&cluster, &pools::node(), &NetworkConfig::default());
             let mut matched = 0;
             for frontend in frontends() {
-                let wanted = service(&cluster, frontend.addr, frontend.protocol, frontend.port.get());
+                let node = pools::node();
+                let at = match frontend.scope {
+                    Scope::Inside => At::ClientNode(&node),
+                    Scope::Outside => At::Entry(&node),
+                };
+                let wanted = service(&cluster, at, frontend.addr, frontend.protocol, frontend.port.get());
                 let found = tables.services.get(&frontend);
-                prop_assert_eq!(found.is_some(), wanted.is_some(), "{}", frontend);
-                let (Some(found), Some((owner, candidates))) = (found, wanted) else { continue };
+                if frontend.scope == Scope::Outside {
+                    // Without a row of its own, a client elsewhere finds what is published inside.
+                    let inside = tables.services.get(&Frontend { scope: Scope::Inside, ..frontend });
+                    let inside = inside.filter(|entry| entry.reach != Reach::Inside);
+                    prop_assert_eq!(found.or(inside).is_some(), wanted.is_some(), "{}", frontend);
+                    let apart = inside.is_some_and(|entry| entry.reach == Reach::Apart);
+                    prop_assert_eq!(apart, found.is_some(), "{}", frontend);
+                } else {
+                    prop_assert_eq!(found.is_some(), wanted.is_some(), "{}", frontend);
+                }
+                let (Some(found), Some(wanted)) = (found, wanted) else { continue };
                 matched += 1;
-                prop_assert_eq!(&found.service, &owner);
+                prop_assert_eq!(&found.service, &wanted.owner);
+                prop_assert_eq!(found.only_remote, wanted.is_dropped, "{}", frontend);
                 let chosen: BTreeSet<_> = found.backends.iter().map(|b| (b.addr, b.port)).collect();
-                let wanted: BTreeSet<_> = candidates.iter().map(|c| (c.addr, c.port)).collect();
-                prop_assert_eq!(&chosen, &wanted, "{}", frontend);
+                let candidates: BTreeSet<_> = wanted.candidates.iter().map(|c| (c.addr, c.port)).collect();
+                prop_assert_eq!(&chosen, &candidates, "{}", frontend);
                 prop_assert!(found.draining.iter().all(|backend| !found.backends.contains(backend)));
                 prop_assert!(found.backends.is_sorted() && found.draining.is_sorted());
-                let mut seen = seen_cell.borrow_mut();
-                seen[0] += 1;
-                seen[1] += usize::from(chosen.len() > 1);
-                seen[2] += usize::from(!found.draining.is_empty());
+                let mut seen = cell.borrow_mut();
+                seen.frontends += 1;
+                seen.several_backends += usize::from(chosen.len() > 1);
+                seen.draining += usize::from(!found.draining.is_empty());
+                seen.node_ports += usize::from(frontend.addr.is_unspecified());
+                seen.external += usize::from(found.reach == Reach::EveryNode);
+                seen.apart += usize::from(frontend.scope == Scope::Outside);
+                seen.dropped += usize::from(found.only_remote);
+                seen.host_ports += usize::from(is_host_port(&cluster, found));
             }
             prop_assert_eq!(matched, tables.services.len(), "a row that no Service has");
             Ok(())
         })
         .unwrap();
-    eprintln!("frontends, with several backends, with draining ones: {seen:?}");
-    assert!(seen.iter().all(|count| *count >= 50), "{seen:?}");
+    eprintln!("{seen:?}");
+    let Seen { frontends, several_backends, draining, node_ports, external, apart, dropped, host_ports } =
+        seen;
+    let all = [frontends, several_backends, draining, node_ports, external, apart, dropped, host_ports];
+    assert!(all.iter().all(|count| *count >= 50), "{all:?}");
+}
+
+fn is_host_port(cluster: &Snapshot, entry: &sheetbend_model::plan::ServiceEntry) -> bool {
+    entry.reach == Reach::ThisNode && cluster.pods.contains_key(&entry.service)
 }
 
 fn frontends() -> Vec<Frontend> {
     let mut frontends = Vec::new();
-    for family in Family::ALL {
-        for number in 0..pools::SERVICES {
-            for protocol in Protocol::ALL {
-                for port in pools::PORTS {
-                    let addr = cluster_address(number, family);
-                    let port = pools::port(port);
-                    frontends.push(Frontend { network: NetworkId::default(), addr, protocol, port });
+    let mut add = |addr: IpAddr, ports: &[u16]| {
+        for protocol in Protocol::ALL {
+            for port in ports {
+                for scope in [Scope::Inside, Scope::Outside] {
+                    let (network, port) = (NetworkId::default(), pools::port(*port));
+                    frontends.push(Frontend { network, addr, protocol, port, scope });
                 }
             }
+        }
+    };
+    for family in Family::ALL {
+        let any = match family {
+            Family::IPv4 => IpAddr::from([0; 4]),
+            Family::IPv6 => IpAddr::from([0; 16]),
+        };
+        add(any, &pools::NODE_PORTS);
+        add(pools::node_address(0, family), &pools::NODE_PORTS);
+        for number in 0..pools::SERVICES {
+            add(cluster_address(number, family), &pools::PORTS);
+        }
+        for number in 0..2 + pools::SERVICES {
+            add(external_address(number, family), &pools::PORTS);
         }
     }
     frontends

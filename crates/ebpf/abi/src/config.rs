@@ -58,6 +58,9 @@ pub struct NodeConfig {
     pub node_ipv4: Addr,
     /// This node's IPv6 address on the uplink, or [`crate::NO_ADDR`].
     pub node_ipv6: Addr,
+    /// Cookie of the node's network namespace (`SO_NETNS_COOKIE`), native order; 0 = not known. Only there does a
+    /// loopback address lead to node ports.
+    pub netns: [u8; 8],
 }
 
 /// Ethernet address of the tunnel device of the node whose VTEP is `vtep`: nobody needs to announce it.

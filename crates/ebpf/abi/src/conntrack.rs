@@ -42,6 +42,9 @@ pub const CT_HAIRPIN: u32 = 64;
 pub const CT_MASQUERADED: u32 = 128;
 /// `CtEntry::flags`: begun by this node's own stack, which always reaches its pods; so do the replies.
 pub const CT_FROM_NODE: u32 = 256;
+/// `CtEntry::flags`: the initiator is elsewhere and used a Service of this node; replies get `frontend` as their source
+/// before they leave the node.
+pub const CT_OUTSIDE: u32 = 512;
 
 /// A flow that is not TCP begins anew after this silence, seconds, even when no sweep has freed it.
 pub const CT_IDLE_SECONDS: u64 = 180;
@@ -133,7 +136,7 @@ pub struct SnatKey {
     pub pad: [u8; 3],
 }
 
-/// Value of `SNAT`.
+/// Value of `SNAT`: a pod of this node, or a client elsewhere of a node port whose backend is on another node.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnatValue {
@@ -141,11 +144,11 @@ pub struct SnatValue {
     pub last_seen: u64,
     /// Network number of the pod.
     pub network: u32,
-    /// The pod's port or ICMP identifier.
+    /// The pod's or client's port or ICMP identifier.
     pub port: u16,
     /// Zero.
     pub pad: u16,
-    /// The pod's address.
+    /// The pod's or client's address.
     pub addr: Addr,
 }
 

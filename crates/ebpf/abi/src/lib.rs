@@ -20,11 +20,11 @@ pub use config::{
 };
 pub use conntrack::{
     CT_FIN_INITIATOR, CT_FIN_RESPONDER, CT_FROM_NODE, CT_HAIRPIN, CT_IDLE_SECONDS, CT_INITIATOR_IS_HIGH,
-    CT_MASQUERADED, CT_REPLIED, CT_RST, CT_SERVICE, CtEntry, CtKey, FragmentKey, FragmentValue,
+    CT_MASQUERADED, CT_OUTSIDE, CT_REPLIED, CT_RST, CT_SERVICE, CtEntry, CtKey, FragmentKey, FragmentValue,
     ServiceFlowKey, ServiceFlowValue, SnatKey, SnatValue,
 };
 pub use event::{Event, EventKind, FLOW_STAGE_EGRESS, FLOW_STAGE_INGRESS, Hook};
-pub use maps::{LAYOUT_VERSION, STAGE_PROGRAMS, limits, names};
+pub use maps::{LAYOUT_VERSION, SOCKET_PROGRAMS, STAGE_PROGRAMS, limits, names};
 pub use policy::{
     ClassKey, DIRECTION_EGRESS, DIRECTION_INGRESS, POD_ISOLATED_EGRESS, POD_ISOLATED_INGRESS, POD_READY,
     PodEntry, PrefixKey, ROUTE_LOCAL, ROUTE_NO_MASQUERADE, ROUTE_NODE, ROUTE_NODE_ADDRESS, ROUTE_UNOWNED,
@@ -33,7 +33,9 @@ pub use policy::{
 pub use reason::{Reason, Verdict};
 pub use service::{
     ALGORITHM_RANDOM, ALGORITHM_ROUND_ROBIN, AffinityKey, AffinityValue, BACKEND_DRAINING, BackendEntry,
-    CounterKey, CounterValue, ServiceEntry, ServiceKey, SymbolKey, SymbolKind,
+    CounterKey, CounterValue, SCOPE_INSIDE, SCOPE_OUTSIDE, SERVICE_APART, SERVICE_OUTSIDE, SERVICE_SILENT,
+    SERVICE_THIS_NODE, SOCKET_BACKEND, SOCKET_FRONTEND, ServiceEntry, ServiceKey, SocketKey, SocketValue,
+    SymbolKey, SymbolKind,
 };
 
 /// An address in network order, IPv4 mapped.

@@ -29,6 +29,8 @@ pub mod names {
     pub const BACKENDS: &str = "BACKENDS";
     /// LRU hash: [`crate::AffinityKey`] → [`crate::AffinityValue`].
     pub const AFFINITY: &str = "AFFINITY";
+    /// LRU hash: [`crate::SocketKey`] → [`crate::SocketValue`].
+    pub const SOCKETS: &str = "SOCKETS";
     /// LRU per-CPU hash: `u32` Service → `u32` next slot offset.
     pub const ROUND_ROBIN: &str = "ROUND_ROBIN";
     /// LRU hash: [`crate::CtKey`] → [`crate::CtEntry`], flows seen both ways.
@@ -52,7 +54,7 @@ pub mod names {
 }
 
 /// Names of the programs that [`names::STAGES`] calls; the position is the slot.
-pub const STAGE_PROGRAMS: [&str; 8] = [
+pub const STAGE_PROGRAMS: [&str; 13] = [
     "stage_service",
     "stage_flow",
     "stage_deliver",
@@ -61,6 +63,23 @@ pub const STAGE_PROGRAMS: [&str; 8] = [
     "stage_snat",
     "stage_world",
     "stage_fragment",
+    "stage_outside",
+    "stage_answer",
+    "stage_arrive",
+    "stage_depart",
+    "stage_icmp_flow",
+];
+
+/// Names of the programs at a cgroup, in the order of their attach types (`enum bpf_attach_type`).
+pub const SOCKET_PROGRAMS: [(&str, u32); 8] = [
+    ("sock_connect4", 10),
+    ("sock_connect6", 11),
+    ("sock_sendmsg4", 14),
+    ("sock_sendmsg6", 15),
+    ("sock_recvmsg4", 19),
+    ("sock_recvmsg6", 20),
+    ("sock_getpeername4", 29),
+    ("sock_getpeername6", 30),
 ];
 
 /// Documented limits: entries each map may hold.
@@ -83,6 +102,8 @@ pub mod limits {
     pub const BACKENDS: u32 = 1_048_576;
     /// Clients remembered for session affinity.
     pub const AFFINITY: u32 = 65_536;
+    /// Sockets of processes that use Services.
+    pub const SOCKETS: u32 = 65_536;
     /// Round-robin Services.
     pub const ROUND_ROBIN: u32 = 65_536;
     /// Flows seen both ways.

@@ -68,5 +68,7 @@ reasons! {
     FragmentUnknown = 28, Drop, "fragment_unknown", "A later fragment arrived without its first.";
     PodGone = 29, Refuse, "pod_gone", "The pod at the other end of this connection was removed.";
     UnsupportedProtocol = 30, Drop, "unsupported_protocol", "Neither IPv4, IPv6 nor ARP.";
+    NoLocalEndpoints = 32, Drop, "no_local_endpoints", "The Service wants endpoints of this node, and all are on others.";
+    TooBig = 33, Drop, "too_big", "It came to a node port and does not fit the way to the endpoint's node.";
     MapFull = 31, Drop, "map_full", "A table of the kernel is full; see sheetbend status.";
 }

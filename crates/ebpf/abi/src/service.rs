@@ -8,15 +8,29 @@ use crate::Addr;
 pub struct ServiceKey {
     /// Network number.
     pub network: u32,
-    /// Frontend address.
+    /// Frontend address; `::ffff:0.0.0.0` and `::` stand for every address of the node.
     pub addr: Addr,
     /// Frontend port.
     pub port: u16,
     /// IANA protocol number.
     pub protocol: u8,
-    /// 0 = cluster-wide; room for node-local scopes of later Services.
+    /// `SCOPE_*`.
     pub scope: u8,
 }
+
+/// `ServiceKey::scope`: pods and processes of this node; clients elsewhere with [`SERVICE_OUTSIDE`].
+pub const SCOPE_INSIDE: u8 = 0;
+/// `ServiceKey::scope`: clients elsewhere, where the entry inside has [`SERVICE_APART`].
+pub const SCOPE_OUTSIDE: u8 = 1;
+
+/// `ServiceEntry::flags`: clients elsewhere may use it.
+pub const SERVICE_OUTSIDE: u8 = 1;
+/// `ServiceEntry::flags`: at another node's address it is that node's matter.
+pub const SERVICE_THIS_NODE: u8 = 2;
+/// `ServiceEntry::flags`: clients elsewhere have the entry of [`SCOPE_OUTSIDE`].
+pub const SERVICE_APART: u8 = 4;
+/// `ServiceEntry::flags`: without a slot, packets are dropped and not refused.
+pub const SERVICE_SILENT: u8 = 8;
 
 /// `ServiceEntry::algorithm`.
 pub const ALGORITHM_RANDOM: u8 = 0;
@@ -38,8 +52,10 @@ pub struct ServiceEntry {
     pub affinity_seconds: u32,
     /// `ALGORITHM_*`.
     pub algorithm: u8,
+    /// `SERVICE_*`.
+    pub flags: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
 }
 
 /// `BackendEntry::flags`: serves what it has, is in no slot.
@@ -69,8 +85,48 @@ pub struct AffinityKey {
     pub service: u32,
     /// Network number of the client.
     pub network: u32,
-    /// Client address.
+    /// Client address. For a process's socket, which has none yet when it asks: `ff00::` and the cookie of its network
+    /// namespace in the last 8 bytes, native order; nobody sends from a multicast address.
     pub client: Addr,
+}
+
+/// `SocketKey::kind`: by backend; the value says what the process asked for.
+pub const SOCKET_BACKEND: u8 = 1;
+/// `SocketKey::kind`: by Service address; the value says which backend its datagrams go to.
+pub const SOCKET_FRONTEND: u8 = 2;
+
+/// Key of LRU hash `SOCKETS`: a process's socket and one end of its way to a Service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketKey {
+    /// The socket's cookie, unique while the kernel runs.
+    pub cookie: u64,
+    /// The end's address.
+    pub addr: Addr,
+    /// The end's port.
+    pub port: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// `SOCKET_*`.
+    pub kind: u8,
+    /// Zero.
+    pub pad: [u8; 4],
+}
+
+/// Value of LRU hash `SOCKETS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketValue {
+    /// The Service address.
+    pub frontend: Addr,
+    /// Number of the Service port.
+    pub service: u32,
+    /// Backend number.
+    pub backend: u32,
+    /// The Service port.
+    pub port: u16,
+    /// Zero.
+    pub pad: [u8; 6],
 }
 
 /// Value of LRU hash `AFFINITY`.

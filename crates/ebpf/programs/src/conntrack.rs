@@ -5,15 +5,15 @@
 use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_coarse_ns};
 use sheetbend_ebpf_abi::{
     CT_FIN_INITIATOR, CT_FIN_RESPONDER, CT_FROM_NODE, CT_HAIRPIN, CT_IDLE_SECONDS, CT_INITIATOR_IS_HIGH,
-    CT_REPLIED, CT_RST, CT_SERVICE, CtEntry, NO_ADDR, PodEntry, Reason,
+    CT_OUTSIDE, CT_REPLIED, CT_RST, CT_SERVICE, CtEntry, NO_ADDR, PodEntry, Reason,
 };
 
 use crate::{
     maps::{CT, CT_NEW},
     next_hop,
     packet::{
-        ECHO, ECHO_REQUEST, HAIRPIN, Ip, NEW, Packet, REPLY, SERVICE, SYN_OR_END, TCP, TCP_ACK, TCP_FIN,
-        TCP_RST, TCP_SYN, is_hairpin, put, same, words,
+        ECHO, ECHO_REQUEST, HAIRPIN, Ip, NEW, OUTSIDE, Packet, REPLY, SERVICE, SYN_OR_END, TCP, TCP_ACK,
+        TCP_FIN, TCP_RST, TCP_SYN, is_hairpin, put, same, words,
     },
     policy::{self, RECEIVER, SENDER},
 };
@@ -130,6 +130,9 @@ pub fn note_translation(packet: &mut Packet, entry: &CtEntry, from_initiator: bo
         return;
     }
     packet.flags |= REPLY;
+    if entry.flags & CT_OUTSIDE != 0 {
+        packet.flags |= OUTSIDE;
+    }
     packet.client_port = packet.dst_port;
     if entry.flags & CT_SERVICE != 0 {
         packet.flags |= SERVICE;
@@ -179,6 +182,9 @@ pub fn established(packet: &mut Packet) -> Option<Known> {
     make_key(packet);
     let entry = find_replied(packet)?;
     let from_initiator = is_from_initiator(packet, entry);
+    if !from_initiator && entry.flags & CT_OUTSIDE != 0 {
+        return None; // It leaves under the frontend.
+    }
     let (sender_epoch, receiver_epoch) = if from_initiator {
         (entry.egress_epoch, entry.ingress_epoch)
     } else {
@@ -204,6 +210,8 @@ pub enum Ends<'a> {
     Both(&'a PodEntry, &'a PodEntry),
     /// None: the node's own stack sends.
     FromNode,
+    /// None: it goes through this node, or to the node itself.
+    Transit,
 }
 
 /// Finds the flow, judges each end that was not judged under the epoch in force, and keeps the outcome. Sets
@@ -273,7 +281,7 @@ fn judge(
         Ends::Sender(pod) => (Some(pod), None),
         Ends::Receiver(pod) => (None, Some(pod)),
         Ends::Both(sender, receiver) => (Some(sender), Some(receiver)),
-        Ends::FromNode => (None, None),
+        Ends::FromNode | Ends::Transit => (None, None),
     };
     if let Some(pod) = sender
         && !sender_done
@@ -342,6 +350,7 @@ fn note_epochs(entry: &mut CtEntry, ends: Ends<'_>, from_initiator: bool, epoch:
         Ends::Sender(_) => (true, false),
         Ends::Receiver(_) | Ends::FromNode => (false, true),
         Ends::Both(..) => (true, true),
+        Ends::Transit => (false, false),
     };
     let (egress, ingress) = if from_initiator { (sender, receiver) } else { (receiver, sender) };
     if egress {
@@ -373,7 +382,7 @@ fn note_close(tcp_flags: u8, entry: &mut CtEntry, from_initiator: bool) {
 
 #[inline(always)]
 fn note_service(packet: &Packet, entry: &mut CtEntry) {
-    entry.flags |= CT_SERVICE;
+    entry.flags |= if packet.has(OUTSIDE) { CT_SERVICE | CT_OUTSIDE } else { CT_SERVICE };
     entry.backend = packet.backend;
     put(&mut entry.frontend, &packet.frontend);
     entry.frontend_port = packet.frontend_port;

@@ -2,8 +2,8 @@
 
 use aya_ebpf::programs::TcContext;
 use sheetbend_ebpf_abi::{
-    MODE_HOST_GW, NodeConfig, PodEntry, ROUTE_LOCAL, ROUTE_NO_MASQUERADE, ROUTE_NODE, ROUTE_NODE_ADDRESS,
-    ROUTE_UNOWNED, Reason, RouteEntry,
+    MODE_HOST_GW, MODE_VXLAN, NodeConfig, PodEntry, ROUTE_LOCAL, ROUTE_NO_MASQUERADE, ROUTE_NODE,
+    ROUTE_NODE_ADDRESS, ROUTE_UNOWNED, Reason, RouteEntry,
 };
 
 use crate::{
@@ -11,9 +11,10 @@ use crate::{
     deliver::{self, is_simple, pod, to_stack},
     event,
     maps::{CONFIG, ROUTES},
-    next_hop, node,
-    packet::{Ip, Packet, TCP, UDP, is_hairpin},
+    next_hop, node, outside,
+    packet::{DROP, Ip, OUTSIDE, Packet, TCP, UDP, is_hairpin},
     policy::PrefixWords,
+    stage,
 };
 
 /// What the whole node shares.
@@ -106,7 +107,16 @@ pub fn forward(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
                 return Ok(to_stack(ctx));
             }
             event::forwarded(packet, Reason::ToNode);
+            if packet.has(OUTSIDE) {
+                outside::name_frontend(ctx, packet)?;
+            }
             node::send(ctx, packet, config, route)
+        }
+        (ROUTE_NODE_ADDRESS, _)
+            if config.mode == MODE_VXLAN && is_simple(packet, config.pod_mtu) && !packet.has(OUTSIDE) =>
+        {
+            stage::call(ctx, stage::OUTSIDE);
+            Ok(DROP)
         }
         (ROUTE_NODE_ADDRESS | ROUTE_NO_MASQUERADE, _) => {
             event::forwarded(packet, Reason::ToStack);

@@ -121,7 +121,8 @@ pub fn from_tunnel(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> 
         return Err(Reason::TunnelSpoofed);
     }
     let Some(ifindex) = deliver::local(packet.network, &packet.dst) else {
-        return without_pod(ctx, packet);
+        stage::call(ctx, stage::OUTSIDE);
+        return Ok(DROP);
     };
     packet.to = ifindex;
     if let Some(slot) = detour(packet) {

@@ -6,19 +6,25 @@ use aya_ebpf::{
     helpers::generated::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes},
     programs::TcContext,
 };
-use sheetbend_ebpf_abi::{CT_HAIRPIN, CT_MASQUERADED, CT_SERVICE, CtEntry, Hook, Reason};
+use sheetbend_ebpf_abi::{
+    CT_HAIRPIN, CT_MASQUERADED, CT_OUTSIDE, CT_SERVICE, CtEntry, Hook, NO_ADDR, Reason, ServiceFlowKey,
+};
 
 use crate::{
     conntrack,
     deliver::{self, pod, to_stack},
     forward::{config, route},
-    link,
-    maps::SNAT,
-    packet::{DROP, ICMP, ICMPV6, Ip, MAPPED, OWN, PASS, Packet, SCTP, TCP, UDP, is_hairpin, same, words},
+    hook, link,
+    maps::{SERVICE_FLOWS, SNAT},
+    outside,
+    packet::{
+        DROP, ICMP, ICMPV6, Ip, MAPPED, OUTSIDE, OWN, PASS, Packet, SCTP, TCP, UDP, is_hairpin, put, same,
+        words,
+    },
     parse::load,
     refuse::fold,
     rewrite::{self, End, difference},
-    snat, stage,
+    service, snat, stage,
     uplink::{check_origin, node_address},
 };
 
@@ -37,7 +43,8 @@ struct Quoted {
     protocol: u8,
 }
 
-/// Goes on with an ICMP error at any hook.
+/// Goes on with an ICMP error at any hook: to the uplink it leaves; elsewhere what a translation of ours has put into
+/// the quoted packet is undone first.
 ///
 /// # Errors
 /// The reasons of the hook for an error about an untracked packet.
@@ -48,12 +55,18 @@ pub fn error(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     if hook == Hook::ToUplink as u32 {
         return leave(ctx, packet, &mut quoted);
     }
-    if hook == Hook::FromUplink as u32 {
+    if hook == Hook::FromUplink as u32 || hook == Hook::FromTunnel as u32 && packet.to == 0 {
         let config = config()?;
         if same(&packet.dst, &node_address(packet, config)) {
-            if !undo_masquerade(ctx, packet, &mut quoted)? {
-                return Ok(PASS);
+            if !undo_masquerade(ctx, packet, &mut quoted)? && !undo_service(ctx, packet, &mut quoted)? {
+                return if hook == Hook::FromUplink as u32 {
+                    Ok(PASS)
+                } else {
+                    hook::without_pod(ctx, packet)
+                };
             }
+        } else if hook == Hook::FromTunnel as u32 {
+            return hook::without_pod(ctx, packet);
         } else {
             match deliver::local(packet.network, &packet.dst) {
                 Some(ifindex) => packet.to = ifindex,
@@ -64,8 +77,22 @@ pub fn error(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
             }
         }
     }
+    stage::call(ctx, stage::ICMP_FLOW);
+    Ok(DROP)
+}
+
+/// Goes on with an ICMP error that names the ends of a flow.
+///
+/// # Errors
+/// The reasons of the hook for an error about an untracked packet.
+#[inline(always)]
+pub fn tracked(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
+    let Some(mut quoted) = quoted(ctx, packet) else { return untracked(ctx, packet) };
     let Some((entry, from_initiator)) = flow(packet, &quoted) else { return untracked(ctx, packet) };
-    if hook == Hook::FromPod as u32 {
+    if packet.has(OUTSIDE) {
+        return to_client(ctx, packet, &mut quoted, entry, from_initiator);
+    }
+    if packet.hook == Hook::FromPod as u32 {
         let sender = pod(packet.from)?;
         let own = if packet.is_v6() { words(&sender.ipv6) } else { words(&sender.ipv4) };
         if !same(&quoted.dst, &own) {
@@ -108,6 +135,9 @@ fn untracked(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     }
     if packet.has(OWN) {
         return Ok(PASS);
+    }
+    if packet.to == 0 {
+        return hook::without_pod(ctx, packet);
     }
     stage::call(ctx, stage::DELIVER);
     Ok(DROP)
@@ -154,6 +184,10 @@ fn arrive(
 #[inline(always)]
 fn leave(ctx: &TcContext, packet: &mut Packet, quoted: &mut Quoted) -> Result<i32, Reason> {
     let Some((entry, from_initiator)) = flow(packet, quoted) else { return untracked(ctx, packet) };
+    if from_initiator && entry.flags & CT_OUTSIDE != 0 {
+        to_frontend(ctx, packet, quoted, entry)?;
+        return Ok(PASS);
+    }
     if from_initiator || entry.flags & CT_MASQUERADED == 0 {
         return Ok(PASS);
     }
@@ -180,13 +214,83 @@ fn undo_masquerade(ctx: &TcContext, packet: &mut Packet, quoted: &mut Quoted) ->
     let Some(value) = (unsafe { SNAT.get(&key) }).copied() else { return Ok(false) };
     let ip = words(&value.addr);
     packet.network = value.network;
-    packet.to = deliver::local(packet.network, &ip).ok_or(Reason::NoSuchPod)?;
+    match deliver::local(packet.network, &ip) {
+        Some(ifindex) => packet.to = ifindex,
+        None => packet.flags |= OUTSIDE,
+    }
     rewrite::replace(ctx, packet, End::Destination, ip, 0)?;
     replace_quoted(ctx, packet, quoted, End::Source, ip, value.port)?;
-    if matches!(quoted.protocol, ICMP | ICMPV6) {
-        quoted.dst_port = value.port;
+    Ok(true)
+}
+
+/// Gives an error about an answer of a pod to a client elsewhere that pod as its destination, inside and outside: the
+/// client and the routers on its side know the frontend only.
+#[inline(always)]
+fn undo_service(ctx: &TcContext, packet: &mut Packet, quoted: &mut Quoted) -> Result<bool, Reason> {
+    if !same(&quoted.src, &packet.dst) {
+        return Ok(false);
+    }
+    let mut key = ServiceFlowKey {
+        network: packet.network,
+        client: NO_ADDR,
+        frontend: NO_ADDR,
+        client_port: quoted.dst_port,
+        frontend_port: quoted.src_port,
+        protocol: quoted.protocol,
+        pad: [0; 3],
+    };
+    put(&mut key.client, &quoted.dst);
+    put(&mut key.frontend, &quoted.src);
+    // SAFETY: copied at once; a racing writer writes whole words.
+    let found = unsafe { SERVICE_FLOWS.get(&key) }.map(|flow| (flow.backend, flow.source_port));
+    let Some((number, source_port)) = found else { return Ok(false) };
+    let Some(backend) = service::backend(number) else { return Ok(false) };
+    let ip = words(&backend.addr);
+    let Some(ifindex) = deliver::local(packet.network, &ip) else { return Ok(false) };
+    packet.to = ifindex;
+    rewrite::replace(ctx, packet, End::Destination, ip, 0)?;
+    replace_quoted(ctx, packet, quoted, End::Source, ip, backend.port)?;
+    if source_port != quoted.dst_port {
+        let ip = quoted.dst;
+        replace_quoted(ctx, packet, quoted, End::Destination, ip, source_port)?;
     }
     Ok(true)
+}
+
+/// An error about a client's packet to a backend on another node goes back to the client.
+#[inline(always)]
+fn to_client(
+    ctx: &TcContext,
+    packet: &mut Packet,
+    quoted: &mut Quoted,
+    entry: &CtEntry,
+    from_initiator: bool,
+) -> Result<i32, Reason> {
+    if !from_initiator || entry.flags & CT_OUTSIDE == 0 || packet.ttl <= 1 {
+        return Ok(DROP);
+    }
+    to_frontend(ctx, packet, quoted, entry)?;
+    outside::by_routes(ctx, packet, config()?)
+}
+
+/// An error about a client's packet names the frontend, which is all that the client knows.
+#[inline(always)]
+fn to_frontend(
+    ctx: &TcContext,
+    packet: &mut Packet,
+    quoted: &mut Quoted,
+    entry: &CtEntry,
+) -> Result<(), Reason> {
+    let (frontend, port) = (words(&entry.frontend), entry.frontend_port);
+    if same(&packet.src, &quoted.dst) {
+        rewrite::replace(ctx, packet, End::Source, frontend, 0)?;
+    }
+    replace_quoted(ctx, packet, quoted, End::Destination, frontend, port)?;
+    if entry.client_port != quoted.src_port {
+        let (ip, port) = (quoted.src, entry.client_port);
+        replace_quoted(ctx, packet, quoted, End::Source, ip, port)?;
+    }
+    Ok(())
 }
 
 /// The quoted packet's flow, and whether its initiator sent that packet.

@@ -1,4 +1,5 @@
-//! Kernel programs of Sheetbend: one classifier per hook, and the stages they call.
+//! Kernel programs of Sheetbend: one classifier per hook, the stages they call, and one program per kind of call on
+//! sockets.
 #![no_std]
 #![no_main]
 
@@ -13,6 +14,7 @@ mod link;
 mod maps;
 mod next_hop;
 mod node;
+mod outside;
 mod packet;
 mod parse;
 mod policy;
@@ -20,111 +22,111 @@ mod refuse;
 mod rewrite;
 mod service;
 mod snat;
+mod socket;
 mod stage;
 mod uplink;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
-use sheetbend_ebpf_abi::{Hook, Reason};
+use aya_ebpf::{
+    macros::{cgroup_sock_addr, classifier},
+    programs::{SockAddrContext, TcContext},
+};
+use sheetbend_ebpf_abi::Hook;
 
-use crate::packet::{DROP, PASS, Packet};
+use crate::packet::{DROP, PASS};
 
-/// Runs one hook on a packet that has just arrived.
-#[inline(always)]
-fn enter(
-    ctx: &TcContext,
-    hook: Hook,
-    run: impl FnOnce(&TcContext, &mut Packet) -> Result<i32, Reason>,
-) -> i32 {
-    let Some(packet) = packet::arrived(ctx, hook) else { return DROP };
-    let outcome = run(ctx, packet);
-    event::conclude(ctx, packet, outcome)
+/// Programs of hooks: each runs on a packet that has just arrived, `but` some let pass what is ours already.
+// Not a function that takes one: what is passed on is not always inlined, and only a whole program may tail-call.
+macro_rules! hooks {
+    ($($name:ident = $hook:ident, $run:path $(, but $passes:path)?;)*) => {$(
+        #[classifier]
+        #[inline(always)]
+        pub fn $name(ctx: TcContext) -> i32 {
+            $(if $passes(&ctx) {
+                return PASS;
+            })?
+            let Some(packet) = packet::arrived(&ctx, Hook::$hook) else { return DROP };
+            let outcome = $run(&ctx, packet);
+            event::conclude(&ctx, packet, outcome)
+        }
+    )*};
 }
 
-/// Runs one stage on the packet under way.
-#[inline(always)]
-fn go_on(ctx: &TcContext, run: impl FnOnce(&TcContext, &mut Packet) -> Result<i32, Reason>) -> i32 {
-    let Some(packet) = packet::current() else { return DROP };
-    let outcome = run(ctx, packet);
-    event::conclude(ctx, packet, outcome)
+/// Programs of stages: each goes on with the packet under way.
+macro_rules! stages {
+    ($($name:ident = $run:path;)*) => {$(
+        #[classifier]
+        #[inline(always)]
+        pub fn $name(ctx: TcContext) -> i32 {
+            let Some(packet) = packet::current() else { return DROP };
+            let outcome = $run(&ctx, packet);
+            event::conclude(&ctx, packet, outcome)
+        }
+    )*};
 }
 
-#[classifier]
-pub fn from_pod(ctx: TcContext) -> i32 {
-    enter(&ctx, Hook::FromPod, hook::from_pod)
+hooks! {
+    from_pod = FromPod, hook::from_pod;
+    to_pod = ToPod, hook::to_pod, but packet::is_ours;
+    from_uplink = FromUplink, uplink::from_uplink;
+    to_uplink = ToUplink, uplink::to_uplink, but packet::is_ours;
+    from_tunnel = FromTunnel, hook::from_tunnel;
+    to_tunnel = ToTunnel, hook::to_tunnel, but packet::is_ours;
 }
 
-#[classifier]
-pub fn to_pod(ctx: TcContext) -> i32 {
-    if packet::is_ours(&ctx) {
-        return PASS;
-    }
-    enter(&ctx, Hook::ToPod, hook::to_pod)
+stages! {
+    stage_service = service::service;
+    stage_flow = forward::forward;
+    stage_deliver = hook::receive;
+    stage_refuse = refuse::refuse;
+    stage_snat = snat::masquerade;
+    stage_world = uplink::receive;
+    stage_fragment = fragment::fragment;
+    stage_outside = outside::outside;
+    stage_answer = outside::answer;
+    stage_arrive = outside::arrive;
+    stage_depart = outside::depart;
+    stage_icmp_error = icmp::error;
+    stage_icmp_flow = icmp::tracked;
 }
 
-#[classifier]
-pub fn from_uplink(ctx: TcContext) -> i32 {
-    enter(&ctx, Hook::FromUplink, uplink::from_uplink)
+#[cgroup_sock_addr(connect4)]
+pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
+    socket::connect(&ctx, false)
 }
 
-#[classifier]
-pub fn to_uplink(ctx: TcContext) -> i32 {
-    if packet::is_ours(&ctx) {
-        return PASS;
-    }
-    enter(&ctx, Hook::ToUplink, uplink::to_uplink)
+#[cgroup_sock_addr(connect6)]
+pub fn sock_connect6(ctx: SockAddrContext) -> i32 {
+    socket::connect(&ctx, true)
 }
 
-#[classifier]
-pub fn from_tunnel(ctx: TcContext) -> i32 {
-    enter(&ctx, Hook::FromTunnel, hook::from_tunnel)
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sock_sendmsg4(ctx: SockAddrContext) -> i32 {
+    socket::send(&ctx, false)
 }
 
-#[classifier]
-pub fn to_tunnel(ctx: TcContext) -> i32 {
-    if packet::is_ours(&ctx) {
-        return PASS;
-    }
-    enter(&ctx, Hook::ToTunnel, hook::to_tunnel)
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sock_sendmsg6(ctx: SockAddrContext) -> i32 {
+    socket::send(&ctx, true)
 }
 
-#[classifier]
-pub fn stage_service(ctx: TcContext) -> i32 {
-    go_on(&ctx, service::service)
+#[cgroup_sock_addr(recvmsg4)]
+pub fn sock_recvmsg4(ctx: SockAddrContext) -> i32 {
+    socket::peer(&ctx, false)
 }
 
-#[classifier]
-pub fn stage_flow(ctx: TcContext) -> i32 {
-    go_on(&ctx, forward::forward)
+#[cgroup_sock_addr(recvmsg6)]
+pub fn sock_recvmsg6(ctx: SockAddrContext) -> i32 {
+    socket::peer(&ctx, true)
 }
 
-#[classifier]
-pub fn stage_deliver(ctx: TcContext) -> i32 {
-    go_on(&ctx, hook::receive)
+#[cgroup_sock_addr(getpeername4)]
+pub fn sock_getpeername4(ctx: SockAddrContext) -> i32 {
+    socket::peer(&ctx, false)
 }
 
-#[classifier]
-pub fn stage_refuse(ctx: TcContext) -> i32 {
-    go_on(&ctx, refuse::refuse)
-}
-
-#[classifier]
-pub fn stage_snat(ctx: TcContext) -> i32 {
-    go_on(&ctx, snat::masquerade)
-}
-
-#[classifier]
-pub fn stage_world(ctx: TcContext) -> i32 {
-    go_on(&ctx, uplink::receive)
-}
-
-#[classifier]
-pub fn stage_fragment(ctx: TcContext) -> i32 {
-    go_on(&ctx, fragment::fragment)
-}
-
-#[classifier]
-pub fn stage_icmp_error(ctx: TcContext) -> i32 {
-    go_on(&ctx, icmp::error)
+#[cgroup_sock_addr(getpeername6)]
+pub fn sock_getpeername6(ctx: SockAddrContext) -> i32 {
+    socket::peer(&ctx, true)
 }
 
 #[unsafe(link_section = "license")]

@@ -15,7 +15,7 @@ use sheetbend_ebpf_abi::{
     AffinityKey, AffinityValue, BackendEntry, ClassKey, CounterKey, CounterValue, CtEntry, CtKey,
     FragmentKey, FragmentValue, NodeConfig, PodEntry, PrefixKey, RouteEntry, RuleKey, RuleValue,
     STAGE_PROGRAMS, ServiceEntry, ServiceFlowKey, ServiceFlowValue, ServiceKey, SnatKey, SnatValue,
-    SymbolKey, limits,
+    SocketKey, SocketValue, SymbolKey, limits,
 };
 
 use crate::packet::{Mac, Packet};
@@ -44,6 +44,8 @@ pub static SLOTS: HashMap<u32, u32> = HashMap::pinned(limits::SLOTS, BPF_F_NO_PR
 pub static BACKENDS: HashMap<u32, BackendEntry> = HashMap::pinned(limits::BACKENDS, BPF_F_NO_PREALLOC);
 #[map]
 pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::pinned(limits::AFFINITY, 0);
+#[map]
+pub static SOCKETS: LruHashMap<SocketKey, SocketValue> = LruHashMap::pinned(limits::SOCKETS, 0);
 #[map]
 pub static ROUND_ROBIN: LruPerCpuHashMap<u32, u32> = LruPerCpuHashMap::pinned(limits::ROUND_ROBIN, 0);
 #[map]

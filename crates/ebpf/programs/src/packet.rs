@@ -96,6 +96,9 @@ pub const HAIRPIN: u32 = 512;
 /// The node's own stack made the packet.
 pub const OWN: u32 = 2048;
 
+/// The flow's initiator is elsewhere and uses a Service of this node.
+pub const OUTSIDE: u32 = 1 << 16;
+
 /// What a pod's policy said about the packet.
 #[repr(C)]
 #[derive(Clone, Copy)]

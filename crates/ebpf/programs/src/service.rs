@@ -3,13 +3,18 @@
 use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_get_prandom_u32, programs::TcContext};
 use sheetbend_ebpf_abi::{
     ALGORITHM_ROUND_ROBIN, AffinityKey, AffinityValue, BACKEND_DRAINING, BackendEntry, CT_IDLE_SECONDS,
-    NO_ADDR, Reason, ServiceEntry, ServiceFlowKey, ServiceFlowValue, ServiceKey,
+    NO_ADDR, ROUTE_NODE_ADDRESS, Reason, SCOPE_INSIDE, SERVICE_SILENT, SERVICE_THIS_NODE, ServiceEntry,
+    ServiceFlowKey, ServiceFlowValue, ServiceKey,
 };
 
 use crate::{
     conntrack::{self, SECOND, now},
+    forward::route,
     maps::{AFFINITY, BACKENDS, ROUND_ROBIN, SERVICE_FLOWS, SERVICES, SLOTS},
-    packet::{DROP, HAIRPIN, Packet, SERVICE, TCP, TCP_ACK, TCP_SYN, hairpin, put, same, words},
+    outside,
+    packet::{
+        DROP, HAIRPIN, Ip, MAPPED, OUTSIDE, Packet, SERVICE, TCP, TCP_ACK, TCP_SYN, hairpin, put, same, words,
+    },
     rewrite::{self, End},
     stage,
 };
@@ -25,26 +30,52 @@ const FIRST_DRAWN: u16 = 0x8000;
 /// [`Reason::NoEndpoints`], [`Reason::BackendGone`].
 #[inline(always)]
 pub fn service(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
-    if packet.has_ports() {
-        let mut key = ServiceKey {
-            network: packet.network,
-            addr: NO_ADDR,
-            port: packet.dst_port,
-            protocol: packet.protocol,
-            scope: 0,
-        };
-        put(&mut key.addr, &packet.dst);
-        // SAFETY: not preallocated, so that the value is whole until the program ends.
-        if let Some(entry) = unsafe { SERVICES.get(&key) } {
-            translate(ctx, packet, entry)?;
-        }
+    if packet.has_ports()
+        && let Some(entry) = inside(ctx, packet)
+    {
+        translate(ctx, packet, entry)?;
     }
     stage::call(ctx, stage::FLOW);
     Ok(DROP)
 }
 
+/// The entry of a frontend.
 #[inline(always)]
-fn translate(ctx: &TcContext, packet: &mut Packet, entry: &ServiceEntry) -> Result<(), Reason> {
+pub fn find(network: u32, addr: &Ip, port: u16, protocol: u8, scope: u8) -> Option<&'static ServiceEntry> {
+    let mut key = ServiceKey { network, addr: NO_ADDR, port, protocol, scope };
+    put(&mut key.addr, addr);
+    // SAFETY: not preallocated, so that the value is whole until the program ends.
+    unsafe { SERVICES.get(&key) }
+}
+
+/// What stands for every address of the node: `::ffff:0.0.0.0` or `::`.
+#[inline(always)]
+pub fn any_address(v4: bool) -> Ip {
+    [0, 0, if v4 { MAPPED } else { 0 }, 0]
+}
+
+/// The Service that a pod's packet is for: by its own address, or by a node's. Another node's address means the same as
+/// long as the Service has the same backends there.
+#[inline(always)]
+fn inside(ctx: &TcContext, packet: &Packet) -> Option<&'static ServiceEntry> {
+    let (network, port, protocol) = (packet.network, packet.dst_port, packet.protocol);
+    if let Some(entry) = find(network, &packet.dst, port, protocol, SCOPE_INSIDE) {
+        return Some(entry);
+    }
+    let entry = find(network, &any_address(!packet.is_v6()), port, protocol, SCOPE_INSIDE)?;
+    let kind = route(network, &packet.dst).map_or(0, |route| route.kind);
+    if kind == ROUTE_NODE_ADDRESS && entry.flags & SERVICE_THIS_NODE == 0 {
+        return Some(entry);
+    }
+    outside::is_own(ctx, packet).then_some(entry)
+}
+
+/// Sends the packet to a backend of `entry`.
+///
+/// # Errors
+/// [`Reason::NoEndpoints`], [`Reason::NoLocalEndpoints`], [`Reason::BackendGone`], [`Reason::SnatExhausted`].
+#[inline(always)]
+pub fn translate(ctx: &TcContext, packet: &mut Packet, entry: &ServiceEntry) -> Result<(), Reason> {
     packet.frontend = packet.dst;
     packet.frontend_port = packet.dst_port;
     packet.client_port = packet.src_port;
@@ -65,7 +96,7 @@ fn translate(ctx: &TcContext, packet: &mut Packet, entry: &ServiceEntry) -> Resu
     let (number, backend, source_port) = match kept {
         Some(found) => found,
         None => {
-            let (number, backend) = choose(packet, entry, now)?;
+            let (number, backend) = choose(entry, packet.network, &packet.src, now)?;
             let source_port = free_port(packet, backend, now)?;
             let value = ServiceFlowValue {
                 last_seen: now,
@@ -81,7 +112,7 @@ fn translate(ctx: &TcContext, packet: &mut Packet, entry: &ServiceEntry) -> Resu
     packet.backend = number;
     let (ip, port) = (words(&backend.addr), backend.port);
     let mut source = packet.src;
-    if same(&ip, &packet.src) {
+    if same(&ip, &packet.src) && !packet.has(OUTSIDE) {
         // The pod itself: it would drop a packet from its own address.
         source = hairpin(packet.is_v6());
         packet.flags |= HAIRPIN;
@@ -102,7 +133,7 @@ fn free_port(packet: &mut Packet, backend: &BackendEntry, now: u64) -> Result<u1
     let (src, dst, src_port, dst_port) = (packet.src, packet.dst, packet.src_port, packet.dst_port);
     packet.dst = words(&backend.addr);
     packet.dst_port = backend.port;
-    if same(&packet.dst, &src) {
+    if same(&packet.dst, &src) && !packet.has(OUTSIDE) {
         packet.src = hairpin(packet.is_v6());
     }
     let mut found = Err(Reason::SnatExhausted);
@@ -161,7 +192,7 @@ fn is_live(packet: &mut Packet, backend: &BackendEntry, source_port: u16) -> boo
     packet.dst = words(&backend.addr);
     packet.dst_port = backend.port;
     packet.src_port = source_port;
-    if same(&packet.dst, &src) {
+    if same(&packet.dst, &src) && !packet.has(OUTSIDE) {
         packet.src = hairpin(packet.is_v6());
     }
     conntrack::make_key(packet);
@@ -170,7 +201,7 @@ fn is_live(packet: &mut Packet, backend: &BackendEntry, source_port: u16) -> boo
 }
 
 #[inline(always)]
-fn backend(number: u32) -> Option<&'static BackendEntry> {
+pub fn backend(number: u32) -> Option<&'static BackendEntry> {
     // SAFETY: not preallocated, so that the value is whole until the program ends.
     unsafe { BACKENDS.get(&number) }
 }
@@ -178,17 +209,23 @@ fn backend(number: u32) -> Option<&'static BackendEntry> {
 /// A backend for a new flow: the client's own, by affinity, or the algorithm's.
 ///
 /// # Errors
-/// [`Reason::NoEndpoints`].
+/// [`Reason::NoEndpoints`], [`Reason::NoLocalEndpoints`].
 #[inline(always)]
-fn choose(packet: &Packet, entry: &ServiceEntry, now: u64) -> Result<(u32, &'static BackendEntry), Reason> {
+pub fn choose(
+    entry: &ServiceEntry,
+    network: u32,
+    client: &Ip,
+    now: u64,
+) -> Result<(u32, &'static BackendEntry), Reason> {
     if entry.count == 0 {
-        return Err(Reason::NoEndpoints);
+        let silent = entry.flags & SERVICE_SILENT != 0;
+        return Err(if silent { Reason::NoLocalEndpoints } else { Reason::NoEndpoints });
     }
     if entry.affinity_seconds == 0 {
         return pick(entry).ok_or(Reason::NoEndpoints);
     }
-    let mut key = AffinityKey { service: entry.service, network: packet.network, client: NO_ADDR };
-    put(&mut key.client, &packet.src);
+    let mut key = AffinityKey { service: entry.service, network, client: NO_ADDR };
+    put(&mut key.client, client);
     // SAFETY: the value is read at once; a racing writer writes whole words.
     let last = unsafe { AFFINITY.get(&key) }.map(|value| (value.last_used, value.backend));
     let remembered = match last {

@@ -8,6 +8,7 @@ use crate::{
     deliver,
     forward::config,
     maps::SNAT,
+    outside,
     packet::{ICMP, ICMPV6, Ip, PASS, Packet, SCTP, TCP, UDP, put, same, words},
     rewrite::{self, End},
     uplink::node_address,
@@ -32,7 +33,7 @@ pub fn masquerade(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     let mut kept = None;
     if let Some(entry) = &entry {
         if !conntrack::is_from_initiator(packet, entry) {
-            return Ok(PASS);
+            return outside::restore(ctx, packet, entry);
         }
         if entry.flags & CT_MASQUERADED != 0 && claim(packet, &node, entry.nat_port) {
             kept = Some(entry.nat_port);
@@ -145,10 +146,11 @@ fn hash(packet: &Packet) -> u32 {
     hash ^ hash >> 16
 }
 
-/// Gives a reply to a masqueraded flow the pod's own destination, and `packet.to`. `false`: it is the node's own.
+/// Gives a reply to a masqueraded flow its own destination, and `packet.to`, which is 0 where that is no pod of this
+/// node. `false`: it is the node's own.
 ///
 /// # Errors
-/// [`Reason::NoSuchPod`].
+/// [`Reason::Malformed`].
 #[inline(always)]
 pub fn translate_back(ctx: &TcContext, packet: &mut Packet, config: &NodeConfig) -> Result<bool, Reason> {
     let fixed = !matches!(packet.protocol, TCP | UDP | ICMP | ICMPV6);
@@ -169,6 +171,6 @@ pub fn translate_back(ctx: &TcContext, packet: &mut Packet, config: &NodeConfig)
     if matches!(packet.protocol, ICMP | ICMPV6) {
         packet.src_port = port;
     }
-    packet.to = deliver::local(packet.network, &ip).ok_or(Reason::NoSuchPod)?;
+    packet.to = deliver::local(packet.network, &ip).unwrap_or(0);
     Ok(true)
 }

@@ -12,6 +12,11 @@ pub const REFUSE: u32 = 4;
 pub const SNAT: u32 = 5;
 pub const WORLD: u32 = 6;
 pub const FRAGMENT: u32 = 7;
+pub const OUTSIDE: u32 = 8;
+pub const ANSWER: u32 = 9;
+pub const ARRIVE: u32 = 10;
+pub const DEPART: u32 = 11;
+pub const ICMP_FLOW: u32 = 12;
 
 /// Goes on in another stage; returns only when that stage is missing, and then the packet must be dropped.
 #[inline(always)]

@@ -12,7 +12,7 @@ use crate::{
     conntrack,
     deliver::{self, is_simple, pod, to_stack},
     forward::{config, route},
-    hook, link, next_hop, node,
+    hook, link, next_hop, node, outside,
     packet::{
         DROP, ETHERNET, FIRST_FRAGMENT, ICMP_ERROR, Ip, LATER_FRAGMENT, Mac, PASS, Packet, UDP, same, words,
     },
@@ -58,7 +58,7 @@ pub fn from_uplink(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> 
             Some(ifindex) => packet.to = ifindex,
             None => {
                 let kind = route(packet.network, &packet.dst).map_or(0, |route| route.kind);
-                if kind != ROUTE_LOCAL {
+                if kind != ROUTE_LOCAL && outside::entry(ctx, packet).is_none() {
                     return Ok(PASS);
                 }
             }
@@ -105,11 +105,15 @@ fn established(ctx: &TcContext, packet: &mut Packet) -> Option<Result<i32, Reaso
 pub fn receive(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     let config = config()?;
     if same(&packet.dst, &node_address(packet, config)) {
-        return if snat::translate_back(ctx, packet, config)? {
-            deliver::deliver(ctx, packet)
-        } else {
-            Ok(PASS)
-        };
+        if snat::translate_back(ctx, packet, config)? {
+            if packet.to != 0 {
+                return deliver::deliver(ctx, packet);
+            }
+            stage::call(ctx, stage::ANSWER);
+            return Ok(DROP);
+        }
+        stage::call(ctx, stage::OUTSIDE);
+        return Ok(DROP);
     }
     if packet.to == 0 {
         packet.to = deliver::local(packet.network, &packet.dst).unwrap_or(0);
@@ -117,7 +121,10 @@ pub fn receive(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     if packet.to == 0 {
         return match route(packet.network, &packet.dst) {
             Some(route) if route.kind == ROUTE_LOCAL => hook::without_pod(ctx, packet),
-            _ => Ok(PASS),
+            _ => {
+                stage::call(ctx, stage::OUTSIDE);
+                Ok(DROP)
+            }
         };
     }
     if !check_origin(ctx, packet, config)? {
@@ -172,10 +179,16 @@ pub fn to_uplink(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
         stage::call(ctx, stage::ICMP_ERROR);
         return Ok(DROP);
     }
-    let Some(ifindex) = deliver::local(packet.network, &packet.src) else { return Ok(PASS) };
+    let Some(ifindex) = deliver::local(packet.network, &packet.src) else {
+        return outside::restore_own(ctx, packet);
+    };
     packet.from = ifindex;
     if let Some(route) = route(packet.network, &packet.dst) {
-        return if route.kind == ROUTE_UNOWNED { Err(Reason::Unreachable) } else { Ok(PASS) };
+        return if route.kind == ROUTE_UNOWNED {
+            Err(Reason::Unreachable)
+        } else {
+            outside::restore_found(ctx, packet)
+        };
     }
     if packet.has(FIRST_FRAGMENT | LATER_FRAGMENT) {
         stage::call(ctx, stage::FRAGMENT);

@@ -88,6 +88,8 @@ pub(crate) fn container_ports(spec: &core::PodSpec) -> Vec<ContainerPort> {
                 name: port.name.as_deref().filter(|name| !name.is_empty()).map(Arc::from),
                 port: Port::try_from(port.container_port).ok()?,
                 protocol: protocol_of(port.protocol.as_deref()),
+                host_port: port.host_port.and_then(|number| Port::try_from(number).ok()),
+                host_ip: port.host_ip.as_ref().and_then(|text| text.parse().ok()),
             })
         })
         .collect()

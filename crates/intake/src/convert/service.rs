@@ -7,6 +7,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sheetbend_model::state::{
     Algorithm, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceType, TargetPort,
+    TrafficPolicy,
 };
 use sheetbend_model::types::{Family, NodeName, ObjectKey, Port};
 
@@ -36,6 +37,12 @@ pub(super) fn service(service: &core::Service, key: ObjectKey) -> Service {
         key,
         service_type,
         cluster_ips: if service_type == ServiceType::ExternalName { Vec::new() } else { cluster_ips(&spec) },
+        external_name: external_name(service_type, &spec),
+        external_ips: spec.external_ips.iter().flatten().filter_map(|text| text.parse().ok()).collect(),
+        ingress_ips: ingress_ips(service.status.as_ref()),
+        internal_policy: traffic_policy(spec.internal_traffic_policy.as_deref()),
+        external_policy: traffic_policy(spec.external_traffic_policy.as_deref()),
+        health_check_node_port: spec.health_check_node_port.and_then(|number| Port::try_from(number).ok()),
         ports: spec.ports.iter().flatten().filter_map(service_port).collect(),
         selector: super::labels(spec.selector.as_ref()),
         affinity_timeout: affinity(&spec),
@@ -50,6 +57,27 @@ pub(crate) fn cluster_ips(spec: &core::ServiceSpec) -> Vec<std::net::IpAddr> {
     let all = spec.cluster_ips.as_deref().unwrap_or_default();
     let one = spec.cluster_ip.as_ref().filter(|_| all.is_empty());
     all.iter().chain(one).filter_map(|text| text.parse().ok()).collect()
+}
+
+/// A dot at the end says what is so anyway: the name is absolute.
+fn external_name(service_type: ServiceType, spec: &core::ServiceSpec) -> Option<Arc<str>> {
+    let name = spec.external_name.as_deref().filter(|_| service_type == ServiceType::ExternalName)?;
+    let name = name.trim_end_matches('.');
+    (!name.is_empty()).then(|| name.to_ascii_lowercase().into())
+}
+
+/// Addresses of the load balancer whose packets arrive with that destination: ipMode VIP, the default (KEP-1860).
+fn ingress_ips(status: Option<&core::ServiceStatus>) -> Vec<std::net::IpAddr> {
+    let balancer = status.and_then(|status| status.load_balancer.as_ref());
+    let ingress = balancer.into_iter().flat_map(|balancer| balancer.ingress.iter().flatten());
+    ingress
+        .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
+        .filter_map(|ingress| ingress.ip.as_ref()?.parse().ok())
+        .collect()
+}
+
+fn traffic_policy(word: Option<&str>) -> TrafficPolicy {
+    if word == Some("Local") { TrafficPolicy::Local } else { TrafficPolicy::Cluster }
 }
 
 fn affinity(spec: &core::ServiceSpec) -> Option<u32> {
@@ -70,6 +98,7 @@ fn service_port(port: &core::ServicePort) -> Option<ServicePort> {
         name: port.name.as_deref().unwrap_or_default().into(),
         protocol: protocol_of(port.protocol.as_deref()),
         port: number,
+        node_port: port.node_port.and_then(|number| Port::try_from(number).ok()),
         target,
     })
 }
@@ -109,6 +138,7 @@ fn endpoint(endpoint: &discovery::Endpoint, namespace: &Arc<str>) -> Endpoint {
         ready,
         serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(ready),
         terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
+        hostname: endpoint.hostname.as_deref().filter(|name| !name.is_empty()).map(Arc::from),
         node: endpoint.node_name.as_deref().map(NodeName::new),
         pod: super::pod_reference(endpoint.target_ref.as_ref(), namespace),
     }

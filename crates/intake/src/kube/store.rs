@@ -9,9 +9,9 @@ use super::closed;
 use crate::convert::Part;
 use crate::file::{Kind, Object, ObjectId, Problem, problems};
 
-/// The kinds that are watched.
-pub(super) const KINDS: [Kind; 6] =
-    [Kind::Node, Kind::Namespace, Kind::Pod, Kind::Service, Kind::EndpointSlice, Kind::NetworkPolicy];
+/// The kinds that an agent watches.
+pub(super) const KINDS: &[Kind] =
+    &[Kind::Node, Kind::Namespace, Kind::Pod, Kind::Service, Kind::EndpointSlice, Kind::NetworkPolicy];
 
 /// Objects between two looks through what they share.
 const SWEEP_EVERY: usize = 16_384;
@@ -34,8 +34,9 @@ pub(super) enum Change {
 }
 
 /// What is known of the cluster.
-#[derive(Default)]
 pub(super) struct Store {
+    /// What is watched.
+    kinds: &'static [Kind],
     snapshot: Snapshot,
     /// Kind that is being listed → what the list named so far.
     listing: BTreeMap<Kind, BTreeSet<ObjectId>>,
@@ -47,9 +48,17 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Begins with what an earlier process knew. It stays until a whole list does not name it.
-    pub(super) fn new(snapshot: Snapshot) -> Self {
-        Self { snapshot, ..Self::default() }
+    /// Of `kinds`; begins with what an earlier process knew. It stays until a whole list does not name it.
+    pub(super) fn new(kinds: &'static [Kind], snapshot: Snapshot) -> Self {
+        Self {
+            kinds,
+            snapshot,
+            listing: BTreeMap::new(),
+            synced: BTreeSet::new(),
+            problems: BTreeMap::new(),
+            sharing: Sharing::default(),
+            arrived: 0,
+        }
     }
 
     /// The cluster as known now; attachments are empty.
@@ -59,12 +68,12 @@ impl Store {
 
     /// Whether every kind was listed whole at least once.
     pub(super) fn is_synced(&self) -> bool {
-        self.synced.len() == KINDS.len()
+        self.synced.len() == self.kinds.len()
     }
 
     /// Kinds that were never listed whole.
     pub(super) fn missing(&self) -> impl Iterator<Item = Kind> + '_ {
-        KINDS.into_iter().filter(|kind| !self.synced.contains(kind))
+        self.kinds.iter().copied().filter(|kind| !self.synced.contains(kind))
     }
 
     /// What the API server should have refused, by object.

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::{Value, json};
+use sheetbend_model::state::Snapshot;
 use sheetbend_model::types::ObjectKey;
 
 use super::follow::trimmed;
@@ -31,7 +32,7 @@ fn key(name: &str) -> ObjectKey {
 
 #[test]
 fn what_a_whole_list_does_not_name_is_gone_and_nothing_sooner() {
-    let mut store = Store::default();
+    let mut store = Store::new(KINDS, Snapshot::default());
     let labels = json!({"app": "web"});
     store.take(Change::Put(pod("kept", &labels)));
     store.take(Change::Put(pod("lost", &labels)));
@@ -46,7 +47,7 @@ fn what_a_whole_list_does_not_name_is_gone_and_nothing_sooner() {
     let names: Vec<String> = store.snapshot().pods.keys().map(ToString::to_string).collect();
     assert_eq!(names, ["shop/kept", "shop/new"]);
     assert!(!store.is_synced());
-    KINDS.into_iter().for_each(|kind| {
+    KINDS.iter().copied().for_each(|kind| {
         store.take(Change::Begin(kind));
         store.take(Change::End(kind));
     });
@@ -56,7 +57,7 @@ fn what_a_whole_list_does_not_name_is_gone_and_nothing_sooner() {
 
 #[test]
 fn the_same_content_shares_memory() {
-    let mut store = Store::default();
+    let mut store = Store::new(KINDS, Snapshot::default());
     for name in ["a", "b", "c"] {
         store.take(Change::Put(pod(name, &json!({"app": "web"}))));
     }
@@ -69,7 +70,7 @@ fn the_same_content_shares_memory() {
 
 #[test]
 fn a_found_pod_never_wins_over_a_watched_one() {
-    let mut store = Store::default();
+    let mut store = Store::new(KINDS, Snapshot::default());
     store.take(Change::Put(pod("a", &json!({"version": "new"}))));
     store.take(Change::Found(pod("a", &json!({"version": "old"}))));
     store.take(Change::Found(pod("b", &json!({}))));
@@ -102,7 +103,7 @@ fn a_broken_policy_isolates_and_allows_nothing() {
         ),
     ];
     for (spec, every_pod, ingress, egress) in cases {
-        let mut store = Store::default();
+        let mut store = Store::new(KINDS, Snapshot::default());
         let object = policy(&spec);
         let id = object.id();
         store.take(Change::Put(object));
@@ -121,7 +122,7 @@ fn a_broken_policy_isolates_and_allows_nothing() {
 
 #[test]
 fn what_add_published_counts_until_the_kubelet_says_more() {
-    let mut store = Store::default();
+    let mut store = Store::new(KINDS, Snapshot::default());
     let annotated = |status: Value| -> Object {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": "a", "namespace": "shop",

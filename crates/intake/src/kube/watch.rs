@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::follow::{chain, follow, trimmed};
-use super::store::{Change, Store};
+use super::store::{Change, KINDS, Store};
 use crate::file::{Kind, ObjectId, Problem};
 
 /// Changes that wait for the task; watches wait when it is full.
@@ -58,15 +58,29 @@ pub struct Waiting {
     pub grace: Option<Duration>,
 }
 
+/// What the cluster's names are made of. Pods, of which there are many, are none of it.
+const NAMED: &[Kind] = &[Kind::Namespace, Kind::Service, Kind::EndpointSlice];
+
 /// Watches the cluster. Must be called in a tokio runtime.
 pub fn watch(client: Client, waiting: Waiting) -> Watched {
+    watch_kinds(client, waiting, KINDS)
+}
+
+/// Watches what the cluster's names are made of: Namespaces, Services and EndpointSlices. Must be called in a tokio
+/// runtime.
+pub fn watch_names(client: Client, waiting: Waiting) -> Watched {
+    watch_kinds(client, waiting, NAMED)
+}
+
+fn watch_kinds(client: Client, waiting: Waiting, kinds: &'static [Kind]) -> Watched {
     let (readings, readings_out) = watch::channel(None);
     let (problems, problems_out) = watch::channel(Arc::default());
     let (lookups_in, lookups) = mpsc::channel(64);
     let has_last_good = waiting.last_good.is_some();
     let task = Task {
         client,
-        store: Store::new(waiting.last_good.unwrap_or_default()),
+        kinds,
+        store: Store::new(kinds, waiting.last_good.unwrap_or_default()),
         grace: has_last_good.then(|| Instant::now() + waiting.grace.unwrap_or(GRACE)),
         readings,
         problems,
@@ -77,6 +91,7 @@ pub fn watch(client: Client, waiting: Waiting) -> Watched {
 
 struct Task {
     client: Client,
+    kinds: &'static [Kind],
     store: Store,
     /// When the last good Snapshot counts; `None` when there is none or it was used.
     grace: Option<Instant>,
@@ -87,7 +102,7 @@ struct Task {
 impl Task {
     async fn run(mut self, mut lookups: mpsc::Receiver<ObjectKey>) {
         let (sender, mut changes) = mpsc::channel(QUEUE);
-        tokio::spawn(follow_all(self.client.clone(), sender.clone()));
+        tokio::spawn(follow_all(self.client.clone(), self.kinds, sender.clone()));
         let mut batch = Vec::with_capacity(QUEUE);
         loop {
             let grace = self.grace;
@@ -171,11 +186,13 @@ fn same(a: &Snapshot, b: &Snapshot) -> bool {
         && a.policies.ptr_eq(&b.policies)
 }
 
-async fn follow_all(client: Client, changes: mpsc::Sender<Change>) {
+async fn follow_all(client: Client, kinds: &'static [Kind], changes: mpsc::Sender<Change>) {
     let Some(streaming) = streams(&client, &changes).await else { return };
     macro_rules! follow {
         ($($kind:ident),*) => { $(
-            tokio::spawn(follow::<$kind>(client.clone(), Kind::$kind, streaming, changes.clone()));
+            if kinds.contains(&Kind::$kind) {
+                tokio::spawn(follow::<$kind>(client.clone(), Kind::$kind, streaming, changes.clone()));
+            }
         )* };
     }
     follow!(Node, Namespace, Pod, Service, EndpointSlice, NetworkPolicy);

@@ -9,9 +9,11 @@ mod dataplane;
 mod diff;
 mod policy_set;
 mod service;
+mod zone;
 
 pub use class::{Class, Term};
 pub use dataplane::{Condition, Dataplane, LocalPod, Origin, Overlay, Posture, Route, RuleKey};
 pub use diff::{Entry, EntryKey, Plan, Step, diff};
 pub use policy_set::{PolicyRef, PolicySet};
-pub use service::{Backend, Frontend, ServiceEntry};
+pub use service::{Backend, Frontend, Reach, Scope, ServiceEntry};
+pub use zone::{Record, Zone, ZoneKey, dashed};

@@ -7,26 +7,58 @@ use std::sync::Arc;
 use crate::state::Algorithm;
 use crate::types::{NetworkId, ObjectKey, Port, Protocol};
 
-/// What a client connects to: (network, address, protocol, port).
+/// Which clients a frontend is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// Pods and processes of this node. Clients elsewhere too, where [`Reach`] lets them.
+    #[default]
+    Inside,
+    /// Clients elsewhere, where they have other backends than those inside ([`Reach::Apart`]).
+    Outside,
+}
+
+/// What a client connects to: (network, address, protocol, port, scope).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Frontend {
     /// The network.
     pub network: NetworkId,
-    /// A cluster address.
+    /// A cluster, load balancer or external address; a node's own one of a host port; or the unspecified address
+    /// (`0.0.0.0`, `::`), which stands for every address of the node.
     pub addr: IpAddr,
     /// The protocol.
     pub protocol: Protocol,
-    /// The Service port.
+    /// The Service port, node port or host port.
     pub port: Port,
+    /// For whom.
+    pub scope: Scope,
 }
 
 impl fmt::Display for Frontend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.addr {
-            IpAddr::V4(addr) => write!(f, "{addr}:{}/{}", self.port, self.protocol),
-            IpAddr::V6(addr) => write!(f, "[{addr}]:{}/{}", self.port, self.protocol),
+            IpAddr::V4(addr) => write!(f, "{addr}:{}/{}", self.port, self.protocol)?,
+            IpAddr::V6(addr) => write!(f, "[{addr}]:{}/{}", self.port, self.protocol)?,
+        }
+        match self.scope {
+            Scope::Inside => Ok(()),
+            Scope::Outside => f.write_str(" from outside"),
         }
     }
+}
+
+/// From where a frontend is reached, and what it means at another node's address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reach {
+    /// Pods and processes of this node only: a cluster address.
+    #[default]
+    Inside,
+    /// Clients elsewhere too, and at every node's address it means the same: node ports, external addresses.
+    EveryNode,
+    /// Clients elsewhere too, but each node has its own: host ports.
+    ThisNode,
+    /// As [`Reach::ThisNode`], and clients elsewhere have their own frontend, [`Scope::Outside`]:
+    /// externalTrafficPolicy Local.
+    Apart,
 }
 
 /// Where a Service's packets go. Two pods that had the same address one after the other are two backends.
@@ -56,10 +88,15 @@ impl fmt::Display for Backend {
 /// One frontend's Service port: who it is and which backends new flows choose from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceEntry {
-    /// The Service.
+    /// The Service; of a host port the Pod.
     pub service: ObjectKey,
     /// The Service port's name, empty for the only one.
     pub port_name: Arc<str>,
+    /// From where it is reached.
+    pub reach: Reach,
+    /// Endpoints exist, but a traffic policy Local leaves none: a packet is dropped, not refused, as the API's other
+    /// implementations do.
+    pub only_remote: bool,
     /// How a backend is chosen.
     pub algorithm: Algorithm,
     /// Session affinity by client address, seconds; `None` = off.

@@ -21,6 +21,7 @@ pub use policy::{IpBlock, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortMatch
 pub use selector::{LabelSelector, Operator, Requirement};
 pub use service::{
     Algorithm, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceType, TargetPort,
+    TrafficPolicy,
 };
 pub use sharing::Sharing;
 pub use snapshot::Snapshot;

@@ -39,6 +39,11 @@ pub struct ContainerPort {
     pub port: Port,
     /// The protocol.
     pub protocol: Protocol,
+    /// `hostPort`: the port of the pod's node that leads here.
+    pub host_port: Option<Port>,
+    /// `hostIP`: the only address of the node with that port; `None` for any. `0.0.0.0` and `::` are any of their
+    /// family.
+    pub host_ip: Option<IpAddr>,
 }
 
 /// A Pod (core/v1).

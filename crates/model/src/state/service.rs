@@ -14,9 +14,9 @@ pub enum ServiceType {
     /// Reached by its cluster addresses.
     #[default]
     ClusterIP,
-    /// As ClusterIP here; node ports come later.
+    /// As ClusterIP, and by its node ports at every address of every node.
     NodePort,
-    /// As ClusterIP here; load balancer addresses come later.
+    /// As NodePort, and by the addresses that a load balancer gave it.
     LoadBalancer,
     /// A DNS name only.
     ExternalName,
@@ -41,6 +41,16 @@ impl fmt::Display for Algorithm {
     }
 }
 
+/// `spec.internalTrafficPolicy` or `spec.externalTrafficPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TrafficPolicy {
+    /// Endpoints of every node.
+    #[default]
+    Cluster,
+    /// Endpoints of the node that the packet came to.
+    Local,
+}
+
 /// A Service (core/v1).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
@@ -50,6 +60,18 @@ pub struct Service {
     pub service_type: ServiceType,
     /// `spec.clusterIPs`; empty for headless Services.
     pub cluster_ips: Vec<IpAddr>,
+    /// `spec.externalName` of an ExternalName Service: a domain name, without a dot at its end.
+    pub external_name: Option<Arc<str>>,
+    /// `spec.externalIPs`.
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip` with ipMode VIP (KEP-1860): packets arrive with that destination.
+    pub ingress_ips: Vec<IpAddr>,
+    /// `spec.internalTrafficPolicy`: of the cluster addresses.
+    pub internal_policy: TrafficPolicy,
+    /// `spec.externalTrafficPolicy`: of node ports, external and load balancer addresses, for clients elsewhere.
+    pub external_policy: TrafficPolicy,
+    /// `spec.healthCheckNodePort`: where each node tells load balancers whether it has endpoints.
+    pub health_check_node_port: Option<Port>,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
     /// `spec.selector`; empty when somebody else makes the EndpointSlices.
@@ -73,6 +95,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// The port on the cluster address.
     pub port: Port,
+    /// The port on every node's addresses; `None` where the Service has none.
+    pub node_port: Option<Port>,
     /// `targetPort`, as whoever builds EndpointSlices resolves it.
     pub target: TargetPort,
 }
@@ -123,6 +147,8 @@ pub struct Endpoint {
     pub serving: bool,
     /// `conditions.terminating`, false where absent.
     pub terminating: bool,
+    /// `hostname`: a label that the endpoint's name in the Service's domain begins with.
+    pub hostname: Option<Arc<str>>,
     /// `nodeName`.
     pub node: Option<NodeName>,
     /// `targetRef` to a Pod: its key and uid.

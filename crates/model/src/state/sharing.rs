@@ -107,6 +107,8 @@ mod tests {
             name: Some("http".into()),
             port: Port::new(80).unwrap(),
             protocol: Protocol::Tcp,
+            host_port: None,
+            host_ip: None,
         };
         Pod {
             key: ObjectKey::new("shop", name),

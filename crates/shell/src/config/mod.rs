@@ -3,6 +3,7 @@
 //! Every key has one name: `network.mode` in the file (nested), `SHEETBEND_NETWORK_MODE` in the environment,
 //! `--set network.mode=…` (or a flag of its own) on the command line.
 
+mod dns;
 mod kubernetes;
 mod source;
 mod yaml;
@@ -14,6 +15,7 @@ use serde::Serialize;
 use sheetbend_model::state::{NetworkConfig, NetworkMode};
 
 use crate::log::LogFormat;
+pub use dns::DnsConfig;
 pub use kubernetes::{ClusterPoolConfig, CniConfig, KubernetesConfig};
 pub use source::{ConfigError, ConfigErrors, Sources};
 
@@ -47,6 +49,11 @@ pub const KEYS: &[Key] = &[
     Key { name: "node.runDir", default: "/run/sheetbend", help: "Sockets; gone after a reboot." },
     Key { name: "node.stateDir", default: "/var/lib/sheetbend", help: "Leases and attachments." },
     Key { name: "node.bpffs", default: "/sys/fs/bpf", help: "Where the BPF file system is mounted." },
+    Key {
+        name: "node.cgroup",
+        default: "none",
+        help: "cgroup v2 directory of all processes of this node, as /sys/fs/cgroup: they reach Services.",
+    },
     Key {
         name: "intake.objects",
         default: "none",
@@ -94,6 +101,56 @@ pub const KEYS: &[Key] = &[
         default: "64",
         help: "Prefix length of a Node's part of an IPv6 pool, 1 to 126, at most 16 longer than the pool's.",
     },
+    Key {
+        name: "dns.zone",
+        default: "cluster.local",
+        help: "The cluster's DNS zone, at most 57 characters.",
+    },
+    Key {
+        name: "dns.listen",
+        default: "[0.0.0.0, ::]",
+        help: "Addresses on which `sheetbend dns` answers, with a port where it is not 53.",
+    },
+    Key {
+        name: "dns.ttl",
+        default: "5",
+        help: "Seconds for which clients may keep the cluster's names, and that a name does not exist.",
+    },
+    Key {
+        name: "dns.upstreams",
+        default: "those of /etc/resolv.conf",
+        help: "Servers for the names of other zones, or none.",
+    },
+    Key {
+        name: "dns.stubDomains",
+        default: "[]",
+        help: "Servers for the names of one domain: DOMAIN=SERVER; a domain may be given several times.",
+    },
+    Key {
+        name: "dns.hosts",
+        default: "[]",
+        help: "Fixed entries, as in a hosts file: ADDRESS NAME..., which win over every zone.",
+    },
+    Key {
+        name: "dns.cacheEntries",
+        default: "10000",
+        help: "Answers of other servers that are remembered, at most; 0 remembers none.",
+    },
+    Key {
+        name: "dns.workers",
+        default: "one per CPU, at most 4",
+        help: "Threads that answer by UDP on each address.",
+    },
+    Key {
+        name: "dns.drain",
+        default: "5",
+        help: "Seconds for which a process that ends still answers, while others learn of its end.",
+    },
+    Key {
+        name: "dns.admin",
+        default: "none",
+        help: "Address and port for /livez, /readyz and /metrics of `sheetbend dns` over HTTP.",
+    },
     Key { name: "log.level", default: "info", help: "Filter, such as info or sheetbend_apply=debug,info." },
     Key { name: "log.format", default: "text", help: "text or json." },
 ];
@@ -118,6 +175,8 @@ pub struct Config {
     pub nat_ports: PortSpan,
     /// `ipam.reuseDelay`, seconds.
     pub reuse_delay: u64,
+    /// `dns.*`.
+    pub dns: DnsConfig,
     /// `log.level`.
     pub log_level: String,
     /// `log.format`.
@@ -140,6 +199,8 @@ pub struct NodeConfig {
     pub state_dir: PathBuf,
     /// `node.bpffs`.
     pub bpffs: PathBuf,
+    /// `node.cgroup`; without it the node's processes do not reach Services.
+    pub cgroup: Option<PathBuf>,
 }
 
 /// An inclusive span of ports, 1024..=65535.
@@ -187,6 +248,7 @@ impl Config {
                 run_dir: sources.text("node.runDir", absolute_path).unwrap_or(defaults.node.run_dir),
                 state_dir: sources.text("node.stateDir", absolute_path).unwrap_or(defaults.node.state_dir),
                 bpffs: sources.text("node.bpffs", absolute_path).unwrap_or(defaults.node.bpffs),
+                cgroup: sources.text("node.cgroup", absolute_path),
             },
             objects: sources.text("intake.objects", absolute_path),
             kubernetes: KubernetesConfig::load(&mut sources),
@@ -194,6 +256,7 @@ impl Config {
             cluster_pool: ClusterPoolConfig::load(&mut sources),
             nat_ports: sources.text("nat.ports", PortSpan::parse).unwrap_or(defaults.nat_ports),
             reuse_delay: sources.text("ipam.reuseDelay", str::parse::<u64>).unwrap_or(defaults.reuse_delay),
+            dns: DnsConfig::load(&mut sources),
             log_level: sources.text("log.level", non_empty).unwrap_or(defaults.log_level),
             log_format: sources.text("log.format", log_format).unwrap_or_default(),
         };
@@ -212,6 +275,7 @@ impl Default for Config {
                 run_dir: "/run/sheetbend".into(),
                 state_dir: "/var/lib/sheetbend".into(),
                 bpffs: "/sys/fs/bpf".into(),
+                cgroup: None,
             },
             objects: None,
             kubernetes: KubernetesConfig::default(),
@@ -219,6 +283,7 @@ impl Default for Config {
             cluster_pool: ClusterPoolConfig::default(),
             nat_ports: PortSpan { first: 40_000, last: 59_999 },
             reuse_delay: 30,
+            dns: DnsConfig::default(),
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
         }

@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sheetbend_model::state::{
     Algorithm, Attachment, AttachmentId, ContainerPort, Endpoint, EndpointPort, EndpointSlice, IpBlock,
     LabelSelector, Namespace, NetworkPolicy, Node, Peer, Pod, PodPhase, PolicyPort, PolicyRule, PortMatch,
-    Service, ServicePort, ServiceType, Snapshot, TargetPort,
+    Service, ServicePort, ServiceType, Snapshot, TargetPort, TrafficPolicy,
 };
 use sheetbend_model::types::{
     Family, Labels, Mac, NetworkId, NodeName, ObjectKey, Port, PortRange, Protocol,
@@ -133,6 +133,8 @@ pub fn pod(size: &Size, index: usize, generation: usize) -> Pod {
             name: Some("http".into()),
             port: port(8080 + (index % 2) as u16),
             protocol: Protocol::Tcp,
+            host_port: None,
+            host_ip: None,
         }]),
     }
 }
@@ -223,10 +225,17 @@ pub fn services(count: usize, endpoints: usize) -> Snapshot {
             key: key.clone(),
             service_type: ServiceType::ClusterIP,
             cluster_ips: vec![Ipv4Addr::from(0x0a60_0000 + 10 + index as u32).into()],
+            external_name: None,
+            external_ips: Vec::new(),
+            ingress_ips: Vec::new(),
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            health_check_node_port: None,
             ports: vec![ServicePort {
                 name: "".into(),
                 protocol: Protocol::Tcp,
                 port: port(80),
+                node_port: None,
                 target: TargetPort::Number(port(8080)),
             }],
             selector: Labels::new(),
@@ -260,6 +269,7 @@ pub fn endpoint_slice(index: usize, numbers: std::ops::Range<usize>) -> Endpoint
                 ready: true,
                 serving: true,
                 terminating: false,
+                hostname: None,
                 node: None,
                 pod: Some((
                     ObjectKey::new(service.namespace.clone(), format!("pod-{number:06}")),

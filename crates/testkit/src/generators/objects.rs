@@ -1,6 +1,7 @@
 //! Random objects.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -11,8 +12,8 @@ use sheetbend_model::state::{
 use sheetbend_model::types::{Family, Labels, NetworkId, NodeName, Port, Protocol};
 
 use super::pools::{
-    LABEL_KEYS, LABEL_VALUES, NAMESPACES, NODES, PODS, POLICIES, PORT_NAMES, PORTS, blocks, excepts,
-    pod_address, pod_key, policy_key, port, range, text,
+    LABEL_KEYS, LABEL_VALUES, NAMESPACES, NODE_PORTS, NODES, PODS, POLICIES, PORT_NAMES, PORTS, blocks,
+    excepts, node_address, pod_address, pod_key, policy_key, port, range, text,
 };
 
 fn one_of(pool: &'static [&'static str]) -> impl Strategy<Value = Arc<str>> {
@@ -60,6 +61,11 @@ pub fn selector() -> impl Strategy<Value = LabelSelector> {
     })
 }
 
+/// A node port or host port of the pool.
+pub fn node_port_number() -> impl Strategy<Value = Port> {
+    prop::sample::select(&NODE_PORTS[..]).prop_map(port)
+}
+
 /// A namespace of the pool, by its number.
 pub fn namespace(index: usize) -> impl Strategy<Value = Namespace> {
     labels().prop_map(move |mut labels| {
@@ -69,9 +75,23 @@ pub fn namespace(index: usize) -> impl Strategy<Value = Namespace> {
 }
 
 fn container_ports() -> impl Strategy<Value = Vec<ContainerPort>> {
-    let port = (prop::option::weighted(0.9, one_of(&PORT_NAMES)), port_number(), protocol());
+    let host_ip = prop_oneof![
+        4 => Just(None),
+        1 => Just(Some(node_address(0, Family::IPv4))),
+        1 => Just(Some(node_address(0, Family::IPv6))),
+        1 => Just(Some(IpAddr::from([0; 4]))),
+    ];
+    let host = (prop::option::weighted(0.2, node_port_number()), host_ip);
+    let port = (prop::option::weighted(0.9, one_of(&PORT_NAMES)), port_number(), protocol(), host);
     prop::collection::vec(port, 1..=5).prop_map(|ports| {
-        let ports = ports.into_iter().map(|(name, port, protocol)| ContainerPort { name, port, protocol });
+        let ports = ports.into_iter().map(|(name, port, protocol, (host_port, host_ip))| ContainerPort {
+            name,
+            // An SCTP port that can be a host port has its own number.
+            port: host_port.filter(|_| protocol == Protocol::Sctp).unwrap_or(port),
+            protocol,
+            host_port,
+            host_ip,
+        });
         ports.collect()
     })
 }
@@ -125,7 +145,7 @@ pub fn pod(index: u8) -> impl Strategy<Value = RandomPod> {
                 node: Some(NodeName::new(NODES[place])),
                 network: NetworkId::default(),
                 addresses: match (host, silent) {
-                    (true, _) => families.iter().map(|f| super::pools::node_address(place, *f)).collect(),
+                    (true, _) => families.iter().map(|f| node_address(place, *f)).collect(),
                     (false, true) => Vec::new(),
                     (false, false) => own,
                 },

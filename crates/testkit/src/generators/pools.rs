@@ -18,6 +18,8 @@ pub const LABEL_VALUES: [&str; 3] = ["api", "db", "web"];
 pub const PORT_NAMES: [&str; 2] = ["dns", "http"];
 /// Port numbers.
 pub const PORTS: [u16; 5] = [53, 80, 443, 8080, 9000];
+/// Node ports and host ports.
+pub const NODE_PORTS: [u16; 4] = [30_000, 30_080, 31_000, 32_767];
 /// Number of pods that a random cluster may have.
 pub const PODS: u8 = 12;
 /// Number of policies that a random cluster may have.

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use sheetbend_model::state::{
     Algorithm, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceType, TargetPort,
+    TrafficPolicy,
 };
-use sheetbend_model::types::{Family, Labels, ObjectKey, Protocol};
+use sheetbend_model::types::{Family, Labels, NodeName, ObjectKey, Protocol};
 
-use super::objects::{port_number, protocol};
-use super::pools::{NAMESPACES, PODS, pod_address, pod_key, service_key, text};
+use super::objects::{node_port_number, port_number, protocol};
+use super::pools::{NAMESPACES, NODES, PODS, SERVICES, pod_address, pod_key, service_key, text};
 
 /// A cluster address of the pool; a few are claimed by several Services.
 pub fn cluster_address(number: u8, family: Family) -> IpAddr {
@@ -20,13 +21,22 @@ pub fn cluster_address(number: u8, family: Family) -> IpAddr {
     }
 }
 
+/// An external or load balancer address of the pool; the first two are claimed by several Services.
+pub fn external_address(number: u8, family: Family) -> IpAddr {
+    match family {
+        Family::IPv4 => IpAddr::from([192, 0, 2, 200 + number]),
+        Family::IPv6 => IpAddr::from([0x2001, 0xdb8, 0xe, 0, 0, 0, 0, 200 + u16::from(number)]),
+    }
+}
+
 /// Service number `index`. Its ports are named `p0`, `p1`; neighbours sometimes claim the same address.
 pub fn service(index: u8) -> impl Strategy<Value = Service> {
-    let port = (protocol(), port_number(), port_number());
+    let port = (protocol(), port_number(), port_number(), prop::option::weighted(0.7, node_port_number()));
     let ports = prop::collection::vec(port, 1..=2);
     let service_type = prop_oneof![
         8 => Just(ServiceType::ClusterIP),
-        1 => Just(ServiceType::NodePort),
+        5 => Just(ServiceType::NodePort),
+        3 => Just(ServiceType::LoadBalancer),
         1 => Just(ServiceType::ExternalName),
     ];
     let families = prop_oneof![
@@ -37,20 +47,44 @@ pub fn service(index: u8) -> impl Strategy<Value = Service> {
     let algorithm = prop_oneof![Just(Algorithm::Random), Just(Algorithm::RoundRobin)];
     let odd =
         (prop::bool::weighted(0.2), prop::bool::weighted(0.2), prop::option::weighted(0.3, 1..=86_400u32));
-    (ports, service_type, families, algorithm, odd).prop_map(
-        move |(ports, service_type, families, algorithm, (shared, unknown, affinity_timeout))| Service {
+    let policy = || prop_oneof![2 => Just(TrafficPolicy::Cluster), 1 => Just(TrafficPolicy::Local)];
+    let outside = (policy(), policy(), prop::bool::weighted(0.3), prop::bool::weighted(0.3));
+    (ports, service_type, families, algorithm, odd, outside).prop_map(
+        move |(
+            ports,
+            service_type,
+            families,
+            algorithm,
+            (shared, unknown, affinity_timeout),
+            (internal_policy, external_policy, has_external, has_ingress),
+        )| Service {
             key: service_key(index),
             service_type,
             cluster_ips: families
                 .iter()
                 .map(|family| cluster_address(if shared { 0 } else { index }, *family))
                 .collect(),
+            external_name: external_name(service_type, index),
+            external_ips: Family::ALL
+                .into_iter()
+                .filter(|_| has_external)
+                .map(|family| external_address(index % 2, family))
+                .collect(),
+            ingress_ips: Family::ALL
+                .into_iter()
+                .filter(|_| has_ingress)
+                .map(|family| external_address(2 + index, family))
+                .collect(),
+            internal_policy,
+            external_policy,
+            health_check_node_port: None,
             ports: (0u8..)
                 .zip(ports)
-                .map(|(number, (protocol, port, target))| ServicePort {
+                .map(|(number, (protocol, port, target, node_port))| ServicePort {
                     name: format!("p{number}").into(),
                     protocol,
                     port,
+                    node_port,
                     target: TargetPort::Number(if protocol == Protocol::Sctp { port } else { target }),
                 })
                 .collect(),
@@ -61,6 +95,16 @@ pub fn service(index: u8) -> impl Strategy<Value = Service> {
             unknown_algorithm: unknown.then(|| text("fastest")),
         },
     )
+}
+
+/// The first Service names a host of the world, the others one that may be a Service of the cluster.
+fn external_name(service_type: ServiceType, index: u8) -> Option<Arc<str>> {
+    let other = service_key((index + 1) % SERVICES);
+    let name = match index {
+        0 => "www.example.com".to_owned(),
+        _ => format!("{}.{}.svc.cluster.local", other.name, other.namespace),
+    };
+    (service_type == ServiceType::ExternalName).then(|| name.into())
 }
 
 fn endpoint(service: u8, family: Family) -> impl Strategy<Value = Endpoint> {
@@ -74,13 +118,16 @@ fn endpoint(service: u8, family: Family) -> impl Strategy<Value = Endpoint> {
     let namespaces = NAMESPACES.len() as u8;
     let own = (0..PODS / namespaces).prop_map(move |number| number * namespaces + service % namespaces);
     let pod = prop_oneof![8 => own, 1 => 0..PODS];
-    (pod, state, 0..2usize, prop::bool::weighted(0.9)).prop_map(
-        move |(pod, (ready, serving, terminating), place, is_pod)| Endpoint {
+    // Two endpoints sometimes share a host name.
+    let hostname = prop::option::weighted(0.4, prop::sample::select(&["first", "second"][..]));
+    (pod, state, 0..2usize, prop::bool::weighted(0.9), hostname).prop_map(
+        move |(pod, (ready, serving, terminating), place, is_pod, hostname)| Endpoint {
             addresses: vec![pod_address(place, pod, family)],
             ready,
             serving,
             terminating,
-            node: None,
+            hostname: hostname.map(text),
+            node: Some(NodeName::new(NODES[place])),
             pod: is_pod.then(|| (pod_key(pod), Arc::from(format!("uid-{pod}")))),
         },
     )

@@ -8,8 +8,8 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use sheetbend_model::plan::{
-    Backend, Class, Dataplane, Frontend, LocalPod, Origin, Overlay, PolicyRef, PolicySet, Posture, Route,
-    RuleKey, ServiceEntry, Term,
+    Backend, Class, Dataplane, Frontend, LocalPod, Origin, Overlay, PolicyRef, PolicySet, Posture, Reach,
+    Route, RuleKey, Scope, ServiceEntry, Term,
 };
 use sheetbend_model::state::{Algorithm, AttachmentId, NetworkMode};
 use sheetbend_model::types::{
@@ -109,6 +109,7 @@ fn service() -> impl Strategy<Value = (Frontend, ServiceEntry)> {
                 addr: addr(if n % 2 == 0 { "10.96.0.1" } else { "fd00::1" }),
                 protocol: Protocol::Tcp,
                 port: port(80 + n / 2),
+                scope: if n % 3 == 0 { Scope::Outside } else { Scope::Inside },
             };
             let of = |draining: bool| -> Vec<Backend> {
                 let drawn =
@@ -119,6 +120,8 @@ fn service() -> impl Strategy<Value = (Frontend, ServiceEntry)> {
             let entry = ServiceEntry {
                 service: ObjectKey::new("a", "service"),
                 port_name: "".into(),
+                reach: [Reach::Inside, Reach::EveryNode, Reach::ThisNode, Reach::Apart][usize::from(n)],
+                only_remote: in_turn,
                 algorithm: if in_turn { Algorithm::RoundRobin } else { Algorithm::Random },
                 affinity_timeout: affinity,
                 backends: of(false).into(),

@@ -1,10 +1,11 @@
 //! Pins, layouts and links over the life of several agents.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use sheetbend_apply::bpf::{BpfError, Kernel, KernelConfig, Link};
-use sheetbend_ebpf_abi::{Hook, LAYOUT_VERSION};
+use sheetbend_ebpf_abi::{Hook, LAYOUT_VERSION, SOCKET_PROGRAMS};
 use sheetbend_model::plan::Dataplane;
 
 use super::{Place, links};
@@ -97,6 +98,72 @@ pub(super) fn link_replacement_keeps_the_link(place: &Place) -> anyhow::Result<(
     kernel.sweep()?;
     let left = kernel.links()?;
     ensure!(left.len() == 2 && left.iter().all(|link| link.ifindex == uplink), "{left:?}");
+    Ok(())
+}
+
+/// A directory of a cgroup v2 file system, removed with the value.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new() -> anyhow::Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let root =
+            mount.filter(|words| words.get(2) == Some(&"cgroup2")).find_map(|words| words.get(1).copied());
+        let root = PathBuf::from(root.context("a cgroup v2 file system must be mounted")?);
+        let path = root.join(format!("sheetbend-apply-{}", std::process::id()));
+        fs::create_dir(&path).with_context(|| path.display().to_string())?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Nothing runs in it; what cannot be removed is seen by whoever makes it anew.
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+pub(super) fn programs_of_sockets_outlive_the_agent(place: &Place) -> anyhow::Result<()> {
+    let cgroup = Cgroup::new()?;
+    let want = Dataplane::default();
+    let mut kernel = place.open("sockets")?;
+    kernel.sync(&want, &links)?;
+    kernel.attach_cgroup(&cgroup.0)?;
+    let first = kernel.socket_links()?;
+    ensure!(first.len() == SOCKET_PROGRAMS.len(), "{first:?}");
+    drop(kernel);
+
+    // The same version again, and then another: the links stay, and run the other's programs.
+    let mut kernel = place.open("sockets")?;
+    kernel.sync(&want, &links)?;
+    kernel.attach_cgroup(&cgroup.0)?;
+    ensure!(kernel.socket_links()? == first, "{:?} was {first:?}", kernel.socket_links()?);
+    drop(kernel);
+    let object = other_version()?;
+    let config = KernelConfig { object: Some(object.path().to_owned()), ..place.config("sockets") };
+    let mut kernel = Kernel::open(config)?;
+    kernel.sync(&want, &links)?;
+    let second = kernel.socket_links()?;
+    let is_replaced = |(old, new): (&(u32, u32), &(u32, u32))| old.0 == new.0 && old.1 != new.1;
+    ensure!(first.iter().zip(&second).all(is_replaced), "{second:?} was {first:?}");
+
+    // Another instance may not translate the same calls once more.
+    let mut other = place.open("sockets-other")?;
+    match other.attach_cgroup(&cgroup.0) {
+        Err(error @ BpfError::CgroupClaimed { .. }) => {
+            ensure!(error.to_string().contains("another instance"), "{error}");
+        }
+        taken => anyhow::bail!("a directory that another instance claims: {taken:?}"),
+    }
+    match other.attach_cgroup(place.bpffs()) {
+        Err(BpfError::NoCgroup { .. }) => {}
+        taken => anyhow::bail!("no cgroup: {taken:?}"),
+    }
+    kernel.detach_cgroup()?;
+    ensure!(kernel.socket_links()?.is_empty());
+    other.attach_cgroup(&cgroup.0)?;
+    other.detach_cgroup()?;
     Ok(())
 }
 

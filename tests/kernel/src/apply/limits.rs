@@ -3,7 +3,8 @@
 use anyhow::{Context, ensure};
 use sheetbend_apply::bpf::{BpfError, Kernel, KernelConfig, Report};
 use sheetbend_model::plan::{
-    Backend, Class, Dataplane, Frontend, Origin, PolicyRef, PolicySet, RuleKey, ServiceEntry, Term, diff,
+    Backend, Class, Dataplane, Frontend, Origin, PolicyRef, PolicySet, Reach, RuleKey, Scope, ServiceEntry,
+    Term, diff,
 };
 use sheetbend_model::state::Algorithm;
 use sheetbend_model::types::{
@@ -90,10 +91,13 @@ pub(super) fn a_missing_exception_closes_the_block(place: &Place) -> anyhow::Res
 pub(super) fn a_full_slot_table_keeps_the_old_backends(place: &Place) -> anyhow::Result<()> {
     let port = Port::new(80)?;
     let addr = "10.96.0.1".parse()?;
-    let frontend = Frontend { network: NetworkId::default(), addr, protocol: Protocol::Tcp, port };
+    let frontend =
+        Frontend { network: NetworkId::default(), addr, protocol: Protocol::Tcp, port, scope: Scope::Inside };
     let entry = |count: u8| ServiceEntry {
         service: ObjectKey::new("a", "web"),
         port_name: "".into(),
+        reach: Reach::Inside,
+        only_remote: false,
         algorithm: Algorithm::Random,
         affinity_timeout: None,
         backends: (1..=count)

@@ -22,6 +22,7 @@ pub fn cases() -> &'static [(&'static str, Case)] {
         ("a_pinned_map_of_another_layout_is_refused", life::a_pinned_map_of_another_layout_is_refused),
         ("no_bpffs_is_refused", life::no_bpffs_is_refused),
         ("link_replacement_keeps_the_link", life::link_replacement_keeps_the_link),
+        ("programs_of_sockets_outlive_the_agent", life::programs_of_sockets_outlive_the_agent),
         ("links_of_gone_devices_are_removed", life::links_of_gone_devices_are_removed),
         ("filters_become_links", moves::filters_become_links),
         ("filters_of_others_stay", moves::filters_of_others_stay),

@@ -43,7 +43,8 @@ impl Place {
 
     /// A configuration for `instance` with small tables of flows, which the kernel allocates at once.
     pub fn config(&self, instance: &str) -> KernelConfig {
-        let small = ["CT", "CT_NEW", "SERVICE_FLOWS", "SNAT", "AFFINITY", "ROUND_ROBIN", "FRAGMENTS"];
+        let small =
+            ["CT", "CT_NEW", "SERVICE_FLOWS", "SNAT", "AFFINITY", "ROUND_ROBIN", "SOCKETS", "FRAGMENTS"];
         let mut limits: BTreeMap<String, u32> = small.map(|name| (name.to_owned(), 1_024)).into();
         limits.extend(["SYMBOLS", "SLOTS", "BACKENDS"].map(|name| (name.to_owned(), 16_384)));
         KernelConfig {

@@ -15,7 +15,7 @@ use sheetbend_apply::store::{FAIL_POINT_VARIABLE, boot_id};
 use super::Netns;
 
 /// How long an agent may take to start.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 /// The agent's name for its pins.
 const INSTANCE: &str = "test";
 
@@ -64,6 +64,8 @@ pub struct AgentNode {
     pins: PathBuf,
     agent: Option<Child>,
     kubernetes: bool,
+    /// `key=value` of its configuration.
+    settings: Vec<String>,
 }
 
 impl AgentNode {
@@ -77,7 +79,15 @@ impl AgentNode {
         fs::create_dir(&pins)?;
         let none: Option<&str> = None;
         nix::mount::mount(Some("bpf"), &pins, Some("bpf"), nix::mount::MsFlags::empty(), none)?;
-        let node = Self { netns, _other: other, directory, pins, agent: None, kubernetes: false };
+        let node = Self {
+            netns,
+            _other: other,
+            directory,
+            pins,
+            agent: None,
+            kubernetes: false,
+            settings: Vec::new(),
+        };
         fs::create_dir(node.path("objects"))?;
         let object = json!({
             "apiVersion": "v1", "kind": "Node", "metadata": { "name": "a" },
@@ -100,6 +110,20 @@ impl AgentNode {
         fs::write(self.path("kubeconfig"), config.to_string())?;
         self.kubernetes = true;
         Ok(())
+    }
+
+    /// Agents that start from now on have this setting.
+    pub fn set(&mut self, key: &str, value: &Path) {
+        self.settings.push(format!("--set={key}={}", value.display()));
+    }
+
+    /// What `sheetbend status` says.
+    pub fn status(&self) -> Result<Value> {
+        let mut command = Command::new(program("sheetbend")?);
+        command.args(["status", "-o", "json", "--socket"]);
+        let output = command.arg(self.path("run/admin.sock")).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(serde_json::from_slice(&output.stdout)?)
     }
 
     /// A path below the node's directory: `run`, `state`, `objects`.
@@ -151,7 +175,8 @@ impl AgentNode {
             .arg(self.path("run"))
             .arg("--state-dir")
             .arg(self.path("state"))
-            .arg(format!("--set=node.bpffs={}", self.pins.display()));
+            .arg(format!("--set=node.bpffs={}", self.pins.display()))
+            .args(&self.settings);
         if self.kubernetes {
             command.arg("--kubeconfig").arg(self.path("kubeconfig"));
             command.arg(format!("--set=cni.configDir={}", self.path("net.d").display()));

@@ -7,7 +7,9 @@ pub mod tables;
 
 mod flows;
 mod outside;
+mod published;
 mod services;
+mod sockets;
 
 use anyhow::Result;
 
@@ -18,5 +20,5 @@ pub type Case = fn(&mut Node) -> Result<()>;
 
 /// All cases by name.
 pub fn cases() -> Vec<(&'static str, Case)> {
-    [flows::CASES, services::CASES, outside::CASES].concat()
+    [flows::CASES, services::CASES, outside::CASES, published::CASES, sockets::CASES].concat()
 }

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, ensure};
 use aya::programs::{TestRun, TestRunOptions};
 use sheetbend_ebpf_abi::{
-    Addr, BackendEntry, HOST_MAC, Hook, MARK_MASK, MODE_VXLAN, NodeConfig, POD_READY, PodEntry, ROUTE_LOCAL,
-    ROUTE_NODE, ROUTE_NODE_ADDRESS, ROUTE_UNOWNED, Reason, RouteEntry, ServiceEntry, ServiceKey, mapped,
-    vtep_mac,
+    ALGORITHM_RANDOM, Addr, BackendEntry, HOST_MAC, Hook, MARK_MASK, MODE_VXLAN, NodeConfig, POD_READY,
+    PodEntry, ROUTE_LOCAL, ROUTE_NODE, ROUTE_NODE_ADDRESS, ROUTE_UNOWNED, Reason, RouteEntry, SCOPE_INSIDE,
+    ServiceEntry, ServiceKey, mapped, names, vtep_mac,
 };
 
 use super::frame::{Body, Frame};
@@ -237,7 +237,8 @@ impl Node {
             count: backends.len() as u32,
             affinity_seconds,
             algorithm,
-            pad: [0; 3],
+            flags: 0,
+            pad: [0; 2],
         };
         let backends: Vec<_> = backends
             .iter()
@@ -246,6 +247,46 @@ impl Node {
             })
             .collect();
         self.tables.service(key, entry, &backends)
+    }
+
+    /// Enters a frontend: (address, port, protocol, scope, flags) with backends (number, address, port).
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn frontend(
+        &mut self,
+        (ip, port, protocol, scope, flags): (IpAddr, u16, u8, u8, u8),
+        backends: &[(u32, IpAddr, u16)],
+    ) -> Result<()> {
+        let key = ServiceKey { network: 0, addr: addr(ip), port, protocol, scope };
+        let number = 1000 + u32::from(port) * 2 + u32::from(scope);
+        let entry = ServiceEntry {
+            service: number,
+            first_slot: number * 16,
+            count: backends.len() as u32,
+            affinity_seconds: 0,
+            algorithm: ALGORITHM_RANDOM,
+            flags,
+            pad: [0; 2],
+        };
+        let backends: Vec<_> = backends
+            .iter()
+            .map(|(number, ip, port)| {
+                (*number, BackendEntry { network: 0, addr: addr(*ip), port: *port, protocol, flags: 0 })
+            })
+            .collect();
+        self.tables.service(key, entry, &backends)
+    }
+
+    /// Lets the frontend (address, port, protocol) of [`Node::frontend`] remember its clients.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_affinity(&mut self, (ip, port, protocol): (IpAddr, u16, u8), seconds: u32) -> Result<()> {
+        let key = ServiceKey { network: 0, addr: addr(ip), port, protocol, scope: SCOPE_INSIDE };
+        let all = self.tables.all::<ServiceKey, ServiceEntry>(names::SERVICES)?;
+        let (_, entry) = all.into_iter().find(|(other, _)| *other == key).context("the frontend")?;
+        self.tables.service(key, ServiceEntry { affinity_seconds: seconds, ..entry }, &[])
     }
 
     /// Runs a frame through a hook, as if it came by `ifindex`.
@@ -333,5 +374,6 @@ pub fn config() -> NodeConfig {
         pad: [0; 2],
         node_ipv4: mapped([192, 0, 2, 1]),
         node_ipv6: [0x20, 0x01, 0x0d, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+        netns: [0; 8],
     }
 }

@@ -100,7 +100,7 @@ fn tunnel_port(node: &mut Node) -> Result<()> {
     let other = node.family.of("192.0.2.2", "2001:db8:1::2")?;
     ensure!(node.client_sends(other, Body::Udp(1, 4789, vec![8; 8]))?.verdict == DROP);
     node.expect_once(CLIENT, Hook::FromPod, Reason::TunnelPort)?;
-    ensure!(node.client_sends(other, Body::Udp(1, 4790, vec![8; 8]))?.verdict == PASS);
+    ensure!(node.client_sends(other, Body::Udp(1, 4790, vec![8; 8]))?.verdict == REDIRECT);
     Ok(())
 }
 

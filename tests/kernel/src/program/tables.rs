@@ -10,12 +10,12 @@ use anyhow::{Context, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuHashMap, ProgramArray, RingBuf, lpm_trie::Key},
-    programs::SchedClassifier,
+    programs::{CgroupAttachMode, Program, SchedClassifier},
 };
 use sheetbend_ebpf_abi::{
     Addr, BackendEntry, ClassKey, CounterKey, CounterValue, CtEntry, CtKey, Event, Hook, NodeConfig,
-    PodEntry, PrefixKey, Reason, RouteEntry, RuleKey, RuleValue, STAGE_PROGRAMS, ServiceEntry,
-    ServiceFlowKey, ServiceFlowValue, ServiceKey, names,
+    PodEntry, PrefixKey, Reason, RouteEntry, RuleKey, RuleValue, SOCKET_PROGRAMS, STAGE_PROGRAMS,
+    ServiceEntry, ServiceFlowKey, ServiceFlowValue, ServiceKey, names,
 };
 
 /// An ABI type as a map key or value.
@@ -51,6 +51,7 @@ impl Tables {
             names::SLOTS,
             names::BACKENDS,
             names::AFFINITY,
+            names::SOCKETS,
             names::ROUND_ROBIN,
             names::CT,
             names::CT_NEW,
@@ -64,7 +65,7 @@ impl Tables {
         let mut ebpf = loader.load_file(object).with_context(|| format!("loading {}", object.display()))?;
         let programs: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
         for name in &programs {
-            classifier(&mut ebpf, name)?.load().with_context(|| format!("program {name}"))?;
+            load(&mut ebpf, name).with_context(|| format!("program {name}"))?;
         }
         let mut stages = ProgramArray::try_from(ebpf.take_map(names::STAGES).context("no map STAGES")?)?;
         for (slot, name) in (0..).zip(STAGE_PROGRAMS) {
@@ -82,6 +83,19 @@ impl Tables {
     /// When the object has none of that name.
     pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
         classifier(&mut self.ebpf, name)
+    }
+
+    /// Puts the programs of sockets on a cgroup, as long as this value lives.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn attach_sockets(&mut self, cgroup: &std::fs::File) -> Result<()> {
+        for (name, _) in SOCKET_PROGRAMS {
+            let program = self.ebpf.program_mut(name).ok_or_else(|| anyhow!("no program {name}"))?;
+            let program: &mut aya::programs::CgroupSockAddr = program.try_into()?;
+            program.attach(cgroup, CgroupAttachMode::Single).with_context(|| format!("program {name}"))?;
+        }
+        Ok(())
     }
 
     /// Names of all programs.
@@ -152,7 +166,8 @@ impl Tables {
     pub fn instructions(&mut self) -> Result<Vec<(String, u32)>> {
         let mut found = Vec::new();
         for name in self.programs() {
-            let info = self.program(&name)?.info()?;
+            let program = self.ebpf.program(&name).context("a program of that name")?;
+            let info = program.info()?;
             found.push((name, info.verified_instruction_count().context("kernel 5.16 counts them")?));
         }
         Ok(found)
@@ -280,6 +295,35 @@ impl Tables {
     /// What the kernel says.
     pub fn flows(&mut self) -> Result<(Flows, Flows)> {
         Ok((self.all(names::CT)?, self.all(names::CT_NEW)?))
+    }
+}
+
+/// `SO_NETNS_COOKIE` of a socket's network namespace.
+///
+/// # Errors
+/// What the kernel says.
+pub fn netns_cookie(socket: &impl std::os::fd::AsRawFd) -> Result<u64> {
+    const SO_NETNS_COOKIE: i32 = 71;
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as nix::libc::socklen_t;
+    // SAFETY: `cookie` has the length that is named, and lives until the call returns.
+    let failed = unsafe {
+        nix::libc::getsockopt(
+            socket.as_raw_fd(),
+            nix::libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &mut length,
+        )
+    };
+    anyhow::ensure!(failed == 0, "SO_NETNS_COOKIE: {}", std::io::Error::last_os_error());
+    Ok(cookie)
+}
+
+fn load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+    match ebpf.program_mut(name) {
+        Some(Program::CgroupSockAddr(program)) => Ok(program.load()?),
+        _ => Ok(classifier(ebpf, name)?.load()?),
     }
 }
 

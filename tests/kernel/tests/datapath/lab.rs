@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
+use sheetbend_ebpf_abi::{Reason, Verdict};
 use sheetbend_kernel_tests::netlink::agent::program;
 use tempfile::NamedTempFile;
 
@@ -84,8 +85,17 @@ impl Lab {
 
     /// How many packets the programs of both nodes have dropped, by reason, since the lab began.
     pub(crate) fn drops(&self) -> Result<String> {
-        let of = |node| Ok(self.status(node)?["counters"].to_string());
-        Ok(["node-1", "node-2"].into_iter().map(of).collect::<Result<Vec<_>>>()?.join(" "))
+        let goes_on = |name: &str| {
+            Reason::ALL.iter().any(|reason| reason.name() == name && reason.verdict() == Verdict::Forward)
+        };
+        let mut all = Vec::new();
+        for node in ["node-1", "node-2"] {
+            let status = self.status(node)?;
+            let counters = status["counters"].as_object().context("counters by reason")?;
+            let dropped = counters.iter().filter(|(name, _)| !goes_on(name));
+            all.push(format!("{node}: {:?}", dropped.collect::<Vec<_>>()));
+        }
+        Ok(all.join(" "))
     }
 
     fn status(&self, node: &str) -> Result<Value> {

@@ -3,6 +3,7 @@
 
 mod errors;
 mod lab;
+mod published;
 mod refused;
 mod restart;
 mod tunnel;
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     let all = |mode| {
         let tunnel = if mode == "vxlan" { tunnel::TESTS } else { &[] };
-        let parts = [ways::TESTS, errors::TESTS, refused::TESTS, tunnel, restart::TESTS];
+        let parts = [ways::TESTS, published::TESTS, errors::TESTS, refused::TESTS, tunnel, restart::TESTS];
         parts.into_iter().flatten()
     };
     for mode in ["vxlan", "host-gw"] {

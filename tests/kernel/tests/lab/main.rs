@@ -56,6 +56,13 @@ fn everything(mode: &str) -> anyhow::Result<()> {
     ensure!(named, "a denied cell names no policy");
     let (out, _) = lab.expect(0, "exec", &["shop/client", "--", "ip", "-o", "addr", "show", "eth0"])?;
     ensure!(out.contains("10.244."), "{out}");
+    // The resolver reads the pod's /etc/resolv.conf: search list, and the kube-dns Service on each family.
+    for database in ["ahostsv4", "ahostsv6"] {
+        let question = ["shop/client", "--", "getent", database, "web.shop"];
+        let (out, _) = lab.expect(0, "exec", &question)?;
+        ensure!(out.contains("web.shop.svc.cluster.local"), "{database}: {out}");
+    }
+    lab.expect(2, "exec", &["shop/client", "--", "getent", "hosts", "nobody.shop"])?;
     lab.expect(7, "exec", &["shop/client", "--", "sh", "-c", "exit 7"])?;
     lab.expect(4, "exec", &["shop/nobody", "--", "true"])?;
     lab.expect(0, "down", &[])?;

@@ -8,6 +8,7 @@ mod kubernetes;
 mod leaks;
 mod moves;
 mod node;
+mod sockets;
 mod speed;
 
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         .chain(kubernetes::TESTS)
         .chain(leaks::TESTS)
         .chain(moves::TESTS)
+        .chain(sockets::TESTS)
         .chain(speed::TESTS)
         .map(|(name, test)| trial(name, *test))
         .collect();

@@ -42,6 +42,9 @@ const COREDNS_PLUGINS: &[&str] = &[
     "whoami",
 ];
 
+/// What a server of one zone file needs, and what lets it use every CPU.
+const COREDNS_BENCH_PLUGINS: &[&str] = &["bind", "bufsize", "errors", "file", "multisocket"];
+
 /// Programs of the Kubernetes module: package path below `k8s.io/kubernetes/`.
 const PROGRAMS: &[&str] = &[
     "cmd/kubectl",
@@ -102,7 +105,7 @@ pub(super) fn components() -> Result<Components> {
         let (name, path) = shown(package, |step| kubernetes_program(&kubernetes, &cache, package, step))?;
         programs.insert(name, path);
     }
-    let coredns = shown("CoreDNS", |step| coredns(&cache, step))?;
+    let coredns = shown("CoreDNS", |step| coredns(&cache, "coredns", COREDNS_PLUGINS, step))?;
     let images = shown("test images", |step| {
         programs.insert("coredns".to_owned(), coredns);
         images::all(&cache, &rootfs, &programs, &kubernetes, step)
@@ -135,6 +138,14 @@ pub(super) fn ctr() -> Result<PathBuf> {
     let cache = cache();
     let root = debian::unpack(&cache, &mut Step::quiet("ctr"))?;
     Ok(cache.join(root).join("usr/bin/ctr"))
+}
+
+/// CoreDNS as benchmarks measure it.
+pub(crate) fn coredns_for_bench() -> Result<PathBuf> {
+    let cache = cache();
+    let _lock = lock(&cache)?;
+    let build = |step: &mut Step| coredns(&cache, "coredns-bench", COREDNS_BENCH_PLUGINS, step);
+    Ok(cache.join(shown("CoreDNS", build)?))
 }
 
 /// The programs that run tests; e2e.test takes three minutes the first time.
@@ -195,23 +206,23 @@ fn version_flags() -> String {
     [set("gitVersion", &format!("v{KUBERNETES}")), set("gitMajor", major), set("gitMinor", minor)].join(" ")
 }
 
-fn coredns(cache: &Path, step: &mut Step) -> Result<PathBuf> {
+fn coredns(cache: &Path, name: &'static str, plugins: &[&str], step: &mut Step) -> Result<PathBuf> {
     let version = format!("v{COREDNS_VERSION}");
-    let packages = COREDNS_PLUGINS.iter().map(|plugin| format!("{COREDNS}/plugin/{plugin}"));
+    let packages = plugins.iter().map(|plugin| format!("{COREDNS}/plugin/{plugin}"));
     let packages: Vec<String> = packages.chain([format!("{COREDNS}/coremain")]).collect();
     let imports: String = packages.iter().map(|package| format!("\t_ \"{package}\"\n")).collect();
     let main = format!(
         "package main\n\nimport (\n{imports}\t\"{COREDNS}/coremain\"\n)\n\nfunc main() {{ coremain.Run() }}\n"
     );
     let wanted = Requirements {
-        name: "coredns",
+        name,
         require: BTreeMap::from([(COREDNS.to_owned(), version.clone())]),
         replace: BTreeMap::new(),
         packages: &packages.iter().map(String::as_str).collect::<Vec<_>>(),
         main: Some(main),
     };
     let module = Module::make(cache, &wanted, &version, step)?;
-    module.program(cache, &Program { name: "coredns", package: ".", link: "", is_test: false }, step)
+    module.program(cache, &Program { name, package: ".", link: "", is_test: false }, step)
 }
 
 fn shown<T>(name: &str, work: impl FnOnce(&mut Step) -> Result<T>) -> Result<T> {

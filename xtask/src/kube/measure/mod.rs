@@ -3,8 +3,11 @@
 mod churn;
 mod load;
 mod pods;
+mod proxy;
+mod readiness;
 mod report;
 mod rolls;
+mod scale;
 mod smoke;
 
 use std::process::ExitCode;
@@ -41,6 +44,10 @@ enum Section {
     Rolls,
     /// Delete agents while pods come and go: nothing may be left over.
     Churn,
+    /// Make ten pods a second: how soon another node lets them in.
+    Readiness,
+    /// Write 1,000 nodes and 10,000 pods: the agent's memory and idle CPU, and how soon a change is in the kernel.
+    Scale,
 }
 
 /// Runs the sections, prints the rows, and ends with 1 where a promise is broken.
@@ -55,6 +62,12 @@ pub(super) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
     }
     if wants(Section::Churn) {
         rows.extend(section("agents deleted while pods come and go", &cluster, churn::measure)?);
+    }
+    if wants(Section::Readiness) {
+        rows.extend(section("new pods at ten a second", &cluster, readiness::measure)?);
+    }
+    if wants(Section::Scale) {
+        rows.extend(section("1,000 nodes and 10,000 pods", &cluster, scale::measure)?);
     }
     println!("{}", report::table(&rows));
     if !args.dry_run {

@@ -75,6 +75,17 @@ impl Cluster {
         self.ask(&arguments).map(drop)
     }
 
+    /// The name of the agent's pod on `node`.
+    pub(super) fn agent_on(&self, node: &str) -> Result<String> {
+        let label = "app.kubernetes.io/name=sheetbend-agent";
+        let pods = self.get(&["get", "pods", "-n", "kube-system", "-l", label])?;
+        let mut all = pods["items"].as_array().into_iter().flatten();
+        let own =
+            all.find(|pod| pod["spec"]["nodeName"] == node && pod["metadata"]["deletionTimestamp"].is_null());
+        let name = own.and_then(|pod| pod["metadata"]["name"].as_str());
+        Ok(name.with_context(|| format!("no agent on {node}"))?.to_owned())
+    }
+
     /// The addresses of a pod, IPv4 first.
     pub(super) fn addresses(&self, pod: &str) -> Result<Vec<IpAddr>> {
         let pod = self.get(&["get", "pod", "-n", NAMESPACE, pod])?;

@@ -20,7 +20,7 @@ pub(super) fn destinations(cluster: &Cluster) -> Result<Vec<IpAddr>> {
     for object in [server("near", near), server("far", far), service("servers"), idle("client", near)] {
         cluster.apply(&object)?;
     }
-    cluster.wait_ready("app")?;
+    cluster.wait_ready("app in (server,client)")?;
     let mut all = [cluster.addresses("near")?, cluster.addresses("far")?].concat();
     let service = cluster.get(&["get", "service", "-n", NAMESPACE, "servers"])?;
     for ip in service["spec"]["clusterIPs"].as_array().into_iter().flatten() {

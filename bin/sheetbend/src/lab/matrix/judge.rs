@@ -77,6 +77,7 @@ fn fits(expected: &Expected, cell: &Cell) -> bool {
             let selected: Vec<String> = selected_by.iter().map(ToString::to_string).collect();
             decided.direction == *direction && decided.selected_by == selected && decided.rule.is_none()
         }),
+        Expected::Drop => cell.decided_by.is_none() && cell.reason.as_deref() == Some("no_local_endpoints"),
         Expected::Refuse | Expected::OneOf(_) | Expected::Unspecified => true,
     }
 }
@@ -92,14 +93,18 @@ fn is(end: &End, pod: &str) -> bool {
 fn first(expected: &Expected) -> &Expected {
     match expected {
         Expected::OneOf(outcomes) => outcomes.first().unwrap_or(expected),
-        Expected::Allow { .. } | Expected::Deny { .. } | Expected::Refuse | Expected::Unspecified => expected,
+        Expected::Allow { .. }
+        | Expected::Deny { .. }
+        | Expected::Drop
+        | Expected::Refuse
+        | Expected::Unspecified => expected,
     }
 }
 
 fn verdict(expected: &Expected) -> Verdict {
     match expected {
         Expected::Allow { .. } => Verdict::Allow,
-        Expected::Deny { .. } => Verdict::Deny,
+        Expected::Deny { .. } | Expected::Drop => Verdict::Deny,
         Expected::Refuse => Verdict::Refuse,
         Expected::OneOf(_) | Expected::Unspecified => Verdict::Skipped,
     }

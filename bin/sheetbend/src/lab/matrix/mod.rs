@@ -24,7 +24,7 @@ use super::netns::{Netns, outside_path};
 use super::probe::{DropWatch, Feed, Job, Limits, run as probe_all};
 use super::state::{self, LabDir, LabFile};
 use super::wire::{LabStatus, Request, ask};
-use super::{objects, sockets_of};
+use super::{names, objects, sockets_of};
 
 pub(crate) use cell::Matrix;
 pub(crate) use places::named_ports;
@@ -58,7 +58,8 @@ impl Bench {
     /// Reads the lab's objects and subscribes to its events.
     pub(crate) fn new(dir: &LabDir, file: &LabFile) -> Outcome<Self> {
         let manifests = objects::read(&[dir.cluster()])?;
-        let snapshot = file::snapshot(manifests.objects.values().map(|manifest| &*manifest.object));
+        let mut snapshot = file::snapshot(manifests.objects.values().map(|manifest| &*manifest.object));
+        names::hide(&mut snapshot);
         let (watch, drops) = (DropWatch::default(), Arc::new(Mutex::new(VecDeque::new())));
         let (dispatch, remember) = (watch.clone(), drops.clone());
         let feed = Feed::start(&sockets_of(dir)?, move |event: PacketEvent| {

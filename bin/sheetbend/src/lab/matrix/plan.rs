@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use sheetbend_model::state::{ServiceType, Snapshot};
-use sheetbend_model::types::{Family, ObjectKey};
-use sheetbend_oracle::{End, Expected, L4, Probe as Question, expect, service as service_of};
+use sheetbend_model::types::{Family, ObjectKey, Protocol};
+use sheetbend_oracle::{At, End, Expected, L4, Probe as Question, expect, service as service_of};
 
 use super::places::{Place, Places};
 use crate::lab::probe::{Probe, Speech};
@@ -82,6 +82,9 @@ pub(super) fn cells(snapshot: &Snapshot, places: &Places) -> Vec<Planned> {
         if source.node.is_some() && !source.is_host {
             services(snapshot, source, places, &mut cells);
         }
+        if !source.is_host {
+            node_ports(snapshot, source, places, &mut cells);
+        }
     }
     cells.retain(|cell| cell.expected != Expected::Unspecified);
     cells
@@ -97,15 +100,39 @@ fn services(snapshot: &Snapshot, source: &Place, places: &Places, cells: &mut Ve
                 let asked = (L4::from(port.protocol), port.port.get());
                 let mut cell = Planned::new(source, from, (&name, "service"), address, asked);
                 cell.service = Some(name);
-                let (_, endpoints) = service_of(snapshot, address, port.protocol, port.port.get())
-                    .unwrap_or_else(|| (service.key.clone(), Vec::new()));
-                let foreign = |pod: &ObjectKey| places.is_foreign(&End::Pod(pod.clone()));
-                if endpoints.iter().filter_map(|end| end.pod.as_ref()).any(foreign) {
-                    cell.skip = Some("an endpoint runs a command of its own");
-                }
-                cell.behind = endpoints.iter().map(|end| SocketAddr::new(end.addr, end.port.get())).collect();
+                let at = source.node.as_ref().map(At::ClientNode);
+                cell.look_behind(snapshot, at, (address, port.protocol), places);
                 cell.decide(snapshot, source, places);
                 cells.push(cell);
+            }
+        }
+    }
+}
+
+/// Every Service's node ports at every node's addresses: the pods and the world ask them.
+fn node_ports(snapshot: &Snapshot, source: &Place, places: &Places, cells: &mut Vec<Planned>) {
+    for service in snapshot.services.values() {
+        let families: Vec<Family> = service.cluster_ips.iter().map(|addr| Family::of(*addr)).collect();
+        let published = [ServiceType::NodePort, ServiceType::LoadBalancer].contains(&service.service_type);
+        for node in snapshot.nodes.values().filter(|_| published) {
+            for (from, address) in pairs(&source.addresses, &node.addresses) {
+                let any = match Family::of(address) {
+                    Family::IPv4 => IpAddr::from([0; 4]),
+                    Family::IPv6 => IpAddr::from([0; 16]),
+                };
+                for port in service.ports.iter().filter(|_| families.contains(&Family::of(address))) {
+                    let Some(number) = port.node_port else { continue };
+                    let name = service.key.to_string();
+                    let asked = (L4::from(port.protocol), number.get());
+                    let mut cell = Planned::new(source, from, (&name, "service"), address, asked);
+                    cell.service = Some(name);
+                    // Either node may choose: the client's own, or the one asked.
+                    let own = source.node.as_ref().map(At::ClientNode);
+                    cell.look_behind(snapshot, own, (any, port.protocol), places);
+                    cell.look_behind(snapshot, Some(At::Entry(&node.name)), (any, port.protocol), places);
+                    cell.decide(snapshot, source, places);
+                    cells.push(cell);
+                }
             }
         }
     }
@@ -134,6 +161,25 @@ impl Planned {
             skip: (asked.0 == L4::Sctp)
                 .then_some("this kernel has no SCTP sockets, or the lab's servers have none"),
         }
+    }
+
+    /// Notes the endpoints behind the cell's address, as somebody `at` finds them.
+    fn look_behind(
+        &mut self,
+        snapshot: &Snapshot,
+        at: Option<At<'_>>,
+        (address, protocol): (IpAddr, Protocol),
+        places: &Places,
+    ) {
+        let found = at.and_then(|at| service_of(snapshot, at, address, protocol, self.port));
+        let endpoints = found.map(|found| found.candidates).unwrap_or_default();
+        let foreign = |pod: &ObjectKey| places.is_foreign(&End::Pod(pod.clone()));
+        if endpoints.iter().filter_map(|end| end.pod.as_ref()).any(foreign) {
+            self.skip = Some("an endpoint runs a command of its own");
+        }
+        self.behind.extend(endpoints.iter().map(|end| SocketAddr::new(end.addr, end.port.get())));
+        self.behind.sort_unstable();
+        self.behind.dedup();
     }
 
     fn decide(&mut self, snapshot: &Snapshot, source: &Place, places: &Places) {

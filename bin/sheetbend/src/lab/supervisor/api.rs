@@ -11,6 +11,7 @@ use sheetbend_model::types::ObjectKey;
 
 use super::cluster::Publisher;
 use super::pod::{PodPlan, may_be_ready};
+use crate::lab::names;
 use crate::lab::objects::{self, Cluster};
 
 /// What the kubelet knows of a pod.
@@ -34,14 +35,16 @@ pub(super) struct Api {
     /// Pods whose object is gone and whose grace period runs.
     leaving: BTreeMap<ObjectKey, Object>,
     publisher: Publisher,
+    /// How many nodes the lab has.
+    nodes: u8,
 }
 
 impl Api {
-    /// Serves `cluster` through the link `link`.
-    pub(super) fn new(mut cluster: Cluster, link: PathBuf, root: PathBuf) -> anyhow::Result<Self> {
+    /// Serves `cluster`, which has `nodes` nodes, through the link `link`.
+    pub(super) fn new(mut cluster: Cluster, nodes: u8, link: PathBuf, root: PathBuf) -> anyhow::Result<Self> {
         let publisher = Publisher::new(link, root)?;
         give_uids(&mut cluster, &BTreeMap::new());
-        Ok(Self { cluster, states: BTreeMap::new(), leaving: BTreeMap::new(), publisher })
+        Ok(Self { cluster, states: BTreeMap::new(), leaving: BTreeMap::new(), publisher, nodes })
     }
 
     /// What shall run.
@@ -100,7 +103,8 @@ impl Api {
             }
         }
         let slices = objects::endpoint_slices(&self.cluster, &pods);
-        let all = self.cluster.others.iter().chain(pods.values()).chain(&slices);
+        let dns = names::objects(&self.cluster.others, self.nodes);
+        let all = self.cluster.others.iter().chain(pods.values()).chain(&slices).chain(&dns);
         let mut files = BTreeMap::new();
         for object in all {
             files.insert(object.id().file_name(), object.to_json()?);

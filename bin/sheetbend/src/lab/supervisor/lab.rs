@@ -98,14 +98,16 @@ impl Lab {
         let (fabric, nodes) = self.make_nodes()?;
         let world = Identity { pod: "world".into(), node: "world".into() };
         let world = serve(self.runtime.handle(), &fabric.world, &world, &named)?;
-        let mut api = Api::new(cluster, self.dir.cluster(), self.dir.join("cluster.d"))?;
+        let mut api = Api::new(cluster, self.request.nodes, self.dir.cluster(), self.dir.join("cluster.d"))?;
         api.publish()?;
         let (dirty, changes) = mpsc::channel();
         let stand = Stand { nodes, api: Mutex::new(api), dirty, _fabric: fabric, _world: world };
         let stand = self.stand.get_or_init(|| stand);
         self.journal.progress(&format!("starting {} agents ({})", stand.nodes.len(), self.request.mode));
         stand.nodes.iter().try_for_each(LabNode::start)?;
+        stand.nodes.iter().try_for_each(LabNode::start_names)?;
         stand.nodes.iter().try_for_each(LabNode::wait_ready)?;
+        stand.nodes.iter().try_for_each(LabNode::wait_names)?;
         self.times(|times, now| times.agents = Some(now));
         let plans = lock(&stand.api).plans(self.request.keep_addresses)?;
         std::thread::scope(|scope| {

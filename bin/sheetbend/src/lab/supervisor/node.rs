@@ -1,7 +1,8 @@
 //! A node: its namespace, its agent, and the plugin installed on it.
 
 use std::fs::{self, File};
-use std::net::IpAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -17,9 +18,12 @@ use crate::lab::layout;
 use crate::lab::netns::Netns;
 
 /// How long an agent may take until it serves.
-const START_PATIENCE: Duration = Duration::from_secs(30);
+const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long an agent may take to end after SIGTERM.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where the name server of a node says whether it is ready: in the node's own namespace.
+const NAMES_ADMIN: &str = "127.0.0.1:9153";
 
 /// How an agent is started.
 #[derive(Clone, Debug)]
@@ -49,6 +53,7 @@ pub(super) struct LabNode {
     pub(super) plugin: Plugin,
     command: AgentCommand,
     agent: Mutex<Option<Process>>,
+    names: Mutex<Option<Process>>,
 }
 
 impl LabNode {
@@ -63,7 +68,8 @@ impl LabNode {
         fs::create_dir_all(command.dir.join("state"))?;
         // Without a file of its own, the agent would read this machine's.
         fs::write(command.dir.join("config.yaml"), format!("network:\n  mode: {}\n", command.mode))?;
-        Ok(Self { name, index, netns, plugin, command, agent: Mutex::new(None) })
+        let (agent, names) = (Mutex::new(None), Mutex::new(None));
+        Ok(Self { name, index, netns, plugin, command, agent, names })
     }
 
     /// Its addresses between the nodes.
@@ -105,15 +111,82 @@ impl LabNode {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
+        *agent = Some(self.spawn(&mut command)?);
+        Ok(())
+    }
+
+    /// Starts the name server, unless it runs; does not wait until it serves.
+    pub(super) fn start_names(&self) -> anyhow::Result<()> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.as_mut().is_some_and(|process| process.ended().is_none()) {
+            return Ok(());
+        }
+        let log = File::options().create(true).append(true).open(self.names_log())?;
+        let listen: Vec<String> = self.addresses().iter().map(ToString::to_string).collect();
+        let mut command = Command::new(&self.command.program);
+        command
+            .arg("dns")
+            .arg("--config")
+            .arg(self.command.dir.join("config.yaml"))
+            .arg("--objects")
+            .arg(&self.command.objects)
+            // The lab's packets stay in the lab: nobody outside is asked.
+            .args(["--listen", &listen.join(","), "--upstreams", "none"])
+            .args(["--set", &format!("dns.admin={NAMES_ADMIN}")])
+            .args(["--set", "dns.workers=1", "--set", "dns.drain=0"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        *names = Some(self.spawn(&mut command)?);
+        Ok(())
+    }
+
+    /// Starts a process on the node, without settings that are for this machine's own.
+    fn spawn(&self, command: &mut Command) -> anyhow::Result<Process> {
+        const OWN: [&str; 3] = ["SHEETBEND_NETWORK_", "SHEETBEND_NODE_", "SHEETBEND_DNS_"];
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
-            if text.starts_with("SHEETBEND_NETWORK_") || text.starts_with("SHEETBEND_NODE_") {
+            if OWN.iter().any(|own| text.starts_with(own)) {
                 command.env_remove(&name);
             }
         }
-        let process = self.netns.run(|| children::spawn(&mut command))?;
-        *agent = Some(process.with_context(|| format!("cannot start {}", program.display()))?);
+        let process = self.netns.run(|| children::spawn(command))?;
+        process.with_context(|| format!("cannot start {}", self.command.program.display()))
+    }
+
+    /// Waits until the name server answers.
+    pub(super) fn wait_names(&self) -> anyhow::Result<()> {
+        let start = Instant::now();
+        while !self.names_ready() {
+            let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(status) = names.as_mut().and_then(Process::ended) {
+                let log = tail(&self.names_log(), 12);
+                bail!("the name server of {} ended with {status}: {log}", self.name);
+            }
+            drop(names);
+            if start.elapsed() > START_PATIENCE {
+                let log = tail(&self.names_log(), 12);
+                bail!("the name server of {} is not ready after 30 s: {log}", self.name);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
         Ok(())
+    }
+
+    fn names_ready(&self) -> bool {
+        let asked = self.netns.run(|| -> std::io::Result<String> {
+            let mut stream = TcpStream::connect(NAMES_ADMIN)?;
+            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+            stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        });
+        asked.is_ok_and(|answer| answer.is_ok_and(|text| text.contains(" 200 ")))
+    }
+
+    fn names_log(&self) -> PathBuf {
+        self.command.dir.join("dns.log")
     }
 
     /// Waits until the agent serves CNI requests.
@@ -124,7 +197,11 @@ impl LabNode {
             match agent.as_mut().map(Process::ended) {
                 Some(None) if start.elapsed() < START_PATIENCE => {}
                 Some(None) => {
-                    bail!("the agent of {} is not ready after 30 s: {}", self.name, self.log_tail())
+                    bail!(
+                        "the agent of {} is not ready after {START_PATIENCE:?}: {}",
+                        self.name,
+                        self.log_tail()
+                    )
                 }
                 Some(Some(status)) => {
                     bail!("the agent of {} ended with {status}: {}", self.name, self.log_tail())

@@ -17,9 +17,11 @@ use super::node::LabNode;
 use super::plugin::Target;
 use crate::lab::children::{self, Process};
 use crate::lab::layout;
+use crate::lab::names::{resolv_conf, use_resolv_conf};
 use crate::lab::netns::{self, NETNS_DIR, Netns};
 use crate::lab::probe::{DropWatch, Job, Limits, Probe, Seen, Speech, run};
 use crate::lab::serve::{Identity, Serving, serve};
+use crate::lab::state::LabDir;
 
 /// Runs a command instead of the server (JSON array).
 pub(super) const COMMAND_ANNOTATION: &str = "sheetbend.dev/lab-command";
@@ -172,7 +174,7 @@ impl RunningPod {
                 let ports: Vec<(Protocol, u16)> = plan.ports.iter().copied().collect();
                 (Some(serve(runtime, &netns, &identity, &ports)?), None)
             }
-            Some(words) => (None, Some(run_command(plan, words, &netns, node)?)),
+            Some(words) => (None, Some(run_command(lab, plan, words, &netns, node)?)),
         };
         if !plan.host_network {
             wait_answers(plan, node, &addresses)?;
@@ -223,7 +225,13 @@ fn target(plan: &PodPlan, netns: &str) -> Target {
     }
 }
 
-fn run_command(plan: &PodPlan, words: &[String], netns: &Netns, node: &LabNode) -> anyhow::Result<Process> {
+fn run_command(
+    lab: &str,
+    plan: &PodPlan,
+    words: &[String],
+    netns: &Netns,
+    node: &LabNode,
+) -> anyhow::Result<Process> {
     let Some((program, arguments)) = words.split_first() else { bail!("{COMMAND_ANNOTATION} is empty") };
     let path = node.dir().join(format!("pod.{}.{}.log", plan.key.namespace, plan.key.name));
     let log = File::options().create(true).append(true).open(path)?;
@@ -233,7 +241,13 @@ fn run_command(plan: &PodPlan, words: &[String], netns: &Netns, node: &LabNode) 
         .env("POD_NAMESPACE", &*plan.key.namespace)
         .env("POD_NAME", &*plan.key.name)
         .env("NODE_NAME", &plan.node);
-    let process = netns.run(|| children::spawn(&mut command))?;
+    let names = resolv_conf(&LabDir::of(lab), &plan.key.namespace)?.filter(|_| !plan.host_network);
+    let process = netns.run(|| -> anyhow::Result<_> {
+        if let Some(names) = &names {
+            use_resolv_conf(names)?;
+        }
+        Ok(children::spawn(&mut command))
+    })??;
     process.with_context(|| {
         format!("{COMMAND_ANNOTATION}: cannot run {program:?}; is it installed on this machine?")
     })

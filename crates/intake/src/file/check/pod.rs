@@ -62,8 +62,9 @@ fn ports(check: &mut Check<'_>, field: &Field<'_>, container: &Container) {
         let host_port = field.key("hostPort");
         if let Some(number) = port.host_port.filter(|number| *number != 0) {
             check.port(&host_port, number);
-            check
-                .not_built(&host_port, "host ports are not built yet; the pod is reached by its own address");
+        }
+        if let Some(address) = port.host_ip.as_deref().filter(|address| !address.is_empty()) {
+            check.address(&field.key("hostIP"), address);
         }
     }
 }

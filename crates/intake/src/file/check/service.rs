@@ -38,7 +38,7 @@ pub(super) fn check(check: &mut Check<'_>, service: &Service) {
         spec.external_traffic_policy.as_deref(),
         &["Cluster", "Local"],
     );
-    later(check, &field, spec);
+    outside(check, &field, spec);
 }
 
 fn all_ports(check: &mut Check<'_>, field: &Field<'_>, ports: &[ServicePort]) {
@@ -163,26 +163,20 @@ fn families(check: &mut Check<'_>, field: &Field<'_>, spec: &ServiceSpec) {
     }
 }
 
-/// Fields that are right and have no effect yet.
-fn later(check: &mut Check<'_>, field: &Field<'_>, spec: &ServiceSpec) {
-    match spec.type_.as_deref() {
-        Some("NodePort") => {
-            check.not_built(
-                &field.key("type"),
-                "node ports are not built yet; reach it by its cluster address",
-            );
-        }
-        Some("LoadBalancer") => check.not_built(
+/// Addresses from which clients elsewhere reach the Service.
+fn outside(check: &mut Check<'_>, field: &Field<'_>, spec: &ServiceSpec) {
+    let list = field.key("externalIPs");
+    for (index, text) in spec.external_ips.iter().flatten().enumerate() {
+        check.address(&list.index(index), text);
+    }
+    if let Some(number) = spec.health_check_node_port.filter(|number| *number != 0) {
+        check.port(&field.key("healthCheckNodePort"), number);
+    }
+    if spec.type_.as_deref() == Some("LoadBalancer") {
+        check.not_built(
             &field.key("type"),
-            "load balancer addresses are not built yet; reach it by its cluster address",
-        ),
-        Some(_) | None => {}
-    }
-    if spec.internal_traffic_policy.as_deref() == Some("Local") {
-        let effect = "Local is not built yet; endpoints of every node are used";
-        check.not_built(&field.key("internalTrafficPolicy"), effect);
-    }
-    if spec.external_ips.as_ref().is_some_and(|addresses| !addresses.is_empty()) {
-        check.not_built(&field.key("externalIPs"), "external addresses are not built yet");
+            "load balancer addresses are not given out yet; it is reached by its cluster address, its node ports and \
+             what others write into status.loadBalancer",
+        );
     }
 }

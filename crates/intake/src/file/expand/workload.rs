@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use sheetbend_model::types::NodeName;
@@ -33,6 +34,9 @@ pub(super) fn pods(manifests: &Manifests, nodes: &Nodes, notices: &mut Vec<Notic
             let ordinal = pods.first.saturating_add(step);
             let mut pod = from_template(&id, uid, ordinal, pods.template);
             controller_labels(&id, ordinal, &mut pod.metadata);
+            if let Object::StatefulSet(set) = &*manifest.object {
+                stable_name(set, &mut pod);
+            }
             let pinned =
                 usize::try_from(step).ok().and_then(|step| pods.per_node.as_ref()?.get(step).cloned());
             wanted.push(Wanted { pod, place: manifest.place.clone(), made_by: Some(id.kind), pinned });
@@ -117,6 +121,14 @@ fn controller_labels(id: &ObjectId, ordinal: i32, metadata: &mut ObjectMeta) {
         labels.insert("job-name".to_owned(), id.name.to_string());
         labels.insert("batch.kubernetes.io/job-name".to_owned(), id.name.to_string());
     }
+}
+
+/// The network identity of a StatefulSet's pod: `<pod>.<serviceName>`, which the Service's endpoints carry on.
+fn stable_name(set: &StatefulSet, pod: &mut Pod) {
+    let service = set.spec.as_ref().and_then(|spec| spec.service_name.clone());
+    let spec = pod.spec.get_or_insert_default();
+    spec.hostname.clone_from(&pod.metadata.name);
+    spec.subdomain = service.filter(|name| !name.is_empty());
 }
 
 /// Gives pods another name where two workloads, or a workload and a Pod, would have the same.

@@ -1,0 +1,150 @@
+//! `sheetbend dns`: the cluster DNS, a process of its own, so that an agent's death costs no answer.
+
+mod args;
+mod names;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use sheetbend_dns::{Handle, Hosts, Responder, Routes, Server, nameservers};
+use sheetbend_shell::config::{Config, DnsConfig};
+use sheetbend_shell::drain::Drain;
+use sheetbend_shell::ready::Ready;
+use sheetbend_shell::{admin, exit, log};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle as Runtime;
+use tracing::{error, info, warn};
+
+pub(crate) use args::Args;
+
+/// How long the cluster's names are waited for before other names are answered without them.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long queries to upstream servers may take when the process ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// Workers on each address, where the configuration names no number.
+const MAX_WORKERS: usize = 4;
+
+/// Runs until SIGTERM or SIGINT.
+pub(crate) fn run(args: &Args) -> ExitCode {
+    let config = match args.config() {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(exit::BAD_INPUT);
+        }
+    };
+    log::init(&config.log_level, config.log_format);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let served = runtime.context("starting the runtime").and_then(|runtime| {
+        let served = runtime.block_on(daemon(&config));
+        // The thread that watches the objects is not waited for.
+        runtime.shutdown_background();
+        served
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::from(exit::INTERNAL)
+        }
+    }
+}
+
+async fn daemon(config: &Config) -> anyhow::Result<()> {
+    let drain = Drain::on_signals()?;
+    let ready = Ready::default();
+    let (named, listening) = (ready.task("names"), ready.task("sockets"));
+    let responder = Arc::new(responder(&config.dns)?);
+    admin(config, &responder, &ready).await?;
+    let mut names = names::follow(config, &responder, named, &drain).await?;
+
+    // Who joins before it knows the names would spoil the answers of those that do.
+    let handle = tokio::select! {
+        joined = join(&config.dns, &responder, &mut names.known) => joined?,
+        () = drain.requested() => return Ok(()),
+    };
+    listening.done();
+    drain.requested().await;
+
+    info!(seconds = config.dns.drain, "ending; still answering");
+    let _not_ready = ready.task("its end");
+    tokio::time::sleep(Duration::from_secs(config.dns.drain)).await;
+    tokio::task::spawn_blocking(move || handle.stop()).await?;
+    let answered = async {
+        while responder.waiting() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    if tokio::time::timeout(LAST_ANSWERS, answered).await.is_err() {
+        warn!(queries = responder.waiting(), "ended before upstream servers answered");
+    }
+    if let Some(keeper) = names.keeper {
+        // A keeper that panicked has said so; what it wrote last is whole.
+        let _ = keeper.await;
+    }
+    info!("ended");
+    Ok(())
+}
+
+fn responder(config: &DnsConfig) -> anyhow::Result<Responder> {
+    let upstreams = config.upstreams.clone().unwrap_or_else(|| {
+        let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        nameservers(&text)
+    });
+    // A query that came back to us would go round until it times out.
+    if let Some(own) = upstreams.iter().find(|server| config.listen.contains(server)) {
+        anyhow::bail!(
+            "{own} is in dns.listen and an upstream server; set dns.upstreams to the servers of your network"
+        );
+    }
+    if upstreams.is_empty() {
+        warn!("no upstream server: only the cluster's names are answered; set dns.upstreams");
+    }
+    let mut stubs: Vec<(&str, Vec<std::net::SocketAddr>)> = Vec::new();
+    for (domain, server) in &config.stub_domains {
+        match stubs.iter_mut().find(|(other, _)| other == domain) {
+            Some((_, servers)) => servers.push(*server),
+            None => stubs.push((domain, vec![*server])),
+        }
+    }
+    info!(zone = config.zone, listen = ?config.listen, ?upstreams, ?stubs, "starting");
+    let hosts = Hosts::new(config.hosts.iter().map(|(addr, name)| (*addr, name.as_str())), config.ttl);
+    let responder = Responder::new(&config.zone, hosts, Routes::new(upstreams, stubs), config.cache_entries);
+    responder.with_context(|| format!("dns.zone {:?} is no domain name", config.zone))
+}
+
+/// Begins to answer, once the names are known or, where nobody else answers, after [`PATIENCE`].
+async fn join(
+    config: &DnsConfig,
+    responder: &Arc<Responder>,
+    known: &mut tokio::sync::watch::Receiver<bool>,
+) -> anyhow::Result<Handle> {
+    while tokio::time::timeout(PATIENCE, known.wait_for(|known| *known)).await.is_err() {
+        if Server::is_free(&config.listen) {
+            warn!("the cluster's names are not known yet; answering for other names");
+            break;
+        }
+        warn!("the cluster's names are not known yet; leaving all queries to the process that answers now");
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = config.workers.unwrap_or(cpus.min(MAX_WORKERS));
+    let server = Server::bind(&config.listen, workers)?;
+    info!(addresses = ?server.addresses(), workers, "answering");
+    Ok(server.start(responder, &Runtime::current())?)
+}
+
+/// Serves probes and metrics.
+async fn admin(config: &Config, responder: &Arc<Responder>, ready: &Ready) -> anyhow::Result<()> {
+    let Some(addr) = config.dns.admin else { return Ok(()) };
+    let listener = TcpListener::bind(addr).await.with_context(|| {
+        format!("cannot listen on {addr}; give dns.admin another port (each process needs its own)")
+    })?;
+    let metrics = Arc::clone(responder);
+    let metrics: admin::MetricsFn = Arc::new(move || metrics.metrics());
+    tokio::spawn(admin::serve_tcp(listener, ready.clone(), metrics));
+    Ok(())
+}
