@@ -59,6 +59,7 @@ impl Cluster {
             internal_policy: TrafficPolicy::Cluster,
             external_policy: TrafficPolicy::Cluster,
             health_check_node_port: None,
+            proxied_elsewhere: false,
             ports: vec![ServicePort {
                 name: "".into(),
                 protocol: Protocol::Tcp,

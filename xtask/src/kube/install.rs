@@ -11,13 +11,13 @@ use crate::image;
 use crate::progress::{Mark, Step};
 use crate::repo::Repo;
 
-/// What `kubectl apply -k` takes.
-const MANIFESTS: &str = "deploy/kubernetes";
+/// What `kubectl apply -k` takes: a directory for each mode.
+const MANIFESTS: &str = "deploy/kubernetes/overlays";
 
 /// Refuses early what cannot be installed.
 pub(super) fn check(repo: &Repo) -> Result<()> {
-    if !repo.path(MANIFESTS).join("kustomization.yaml").is_file() {
-        bail!("--network sheetbend: this tree has no {MANIFESTS}/kustomization.yaml; use none or peer");
+    if !repo.path(MANIFESTS).is_dir() {
+        bail!("--network sheetbend: this tree has no {MANIFESTS}; use none or peer");
     }
     Ok(())
 }
@@ -33,7 +33,7 @@ pub(super) fn name_api_server(record: &Record, kubectl: &Path) -> Result<()> {
 /// Builds and loads the image, then applies the manifests.
 pub(super) fn install(repo: &Repo, record: &Record, kubectl: &Path) -> Result<()> {
     load(repo, record, None)?;
-    let step = Step::start(format!("kubectl apply -k {MANIFESTS}"));
+    let step = Step::start(format!("kubectl apply -k {MANIFESTS}/{}", record.settings.mode.overlay()));
     let outcome = overlay(repo, record).and_then(|overlay| {
         let mut command = enter::kubectl(record, kubectl)?;
         command.arg("apply").arg("-k").arg(overlay);
@@ -48,7 +48,10 @@ fn overlay(repo: &Repo, record: &Record) -> Result<PathBuf> {
     let directory = super::record::directory(&record.settings.name).join("install");
     std::fs::create_dir_all(&directory)?;
     // kustomize takes bases by relative paths only.
-    let (from, to) = (directory.canonicalize()?, repo.path(MANIFESTS).canonicalize()?);
+    let (from, to) = (
+        directory.canonicalize()?,
+        repo.path(MANIFESTS).join(record.settings.mode.overlay()).canonicalize()?,
+    );
     let up = "../".repeat(from.components().count() - 1);
     let base = format!("{up}{}", to.strip_prefix("/")?.display());
     let text = kustomization(&base, &record.settings.dns_service());

@@ -37,7 +37,7 @@ use clap::Subcommand;
 
 pub(crate) use self::build::coredns_for_bench;
 use self::record::Record;
-use self::settings::{Family, Network};
+use self::settings::{Family, Mode, Network};
 use crate::repo::Repo;
 use crate::setup::{self, Purpose};
 use crate::{MISSING, NO_LAB};
@@ -69,6 +69,9 @@ enum Command {
         /// What gives the cluster its Pod network.
         #[arg(long, value_enum, default_value_t = Network::None)]
         network: Network,
+        /// With `--network sheetbend`: how packets go from node to node.
+        #[arg(long, value_enum, default_value_t = Mode::Vxlan)]
+        mode: Mode,
     },
     /// End a cluster and remove all it left; also one whose `up` was killed.
     Down {
@@ -184,8 +187,9 @@ pub(crate) fn prepare() -> Result<()> {
 
 fn dispatch(repo: &Repo, command: Command) -> Result<ExitCode> {
     match command {
-        Command::Up { name, nodes, family, network } => {
-            let settings = settings::Settings::new(&name, nodes, family, network)?;
+        Command::Up { name, nodes, family, network, mode } => {
+            let settings =
+                settings::Settings { mode, ..settings::Settings::new(&name, nodes, family, network)? };
             if setup::ensure(Purpose::Kube).iter().any(|thing| !thing.optional) {
                 return Ok(ExitCode::from(MISSING));
             }

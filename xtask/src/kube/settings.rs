@@ -53,6 +53,27 @@ pub(crate) enum Network {
     Peer,
 }
 
+/// How Sheetbend carries packets between nodes: an overlay of `deploy/kubernetes`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Mode {
+    /// Through a VXLAN tunnel.
+    #[default]
+    Vxlan,
+    /// By host routes.
+    HostGw,
+}
+
+impl Mode {
+    /// The overlay's name.
+    pub(crate) fn overlay(self) -> &'static str {
+        match self {
+            Self::Vxlan => "vxlan",
+            Self::HostGw => "host-gw",
+        }
+    }
+}
+
 /// A cluster as the user asked for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Settings {
@@ -64,6 +85,9 @@ pub(crate) struct Settings {
     pub(crate) family: Family,
     /// Pod network.
     pub(crate) network: Network,
+    /// With `--network sheetbend`: its mode.
+    #[serde(default)]
+    pub(crate) mode: Mode,
 }
 
 impl Settings {
@@ -73,7 +97,7 @@ impl Settings {
         if !(1..=MAX_NODES).contains(&nodes) {
             bail!("--nodes {nodes}: between 1 and {MAX_NODES} nodes are possible");
         }
-        Ok(Self { name: name.to_owned(), nodes, family, network })
+        Ok(Self { name: name.to_owned(), nodes, family, network, mode: Mode::default() })
     }
 
     /// The nodes' names: `node1`, `node2`, …

@@ -199,12 +199,15 @@ impl Kernel {
             }
         })?;
         for (key, value) in idle {
-            let backend = self.tables.backends.get(&value.backend)?;
+            let end = match value.backend {
+                // To the frontend itself, from another port.
+                0 => Some((key.frontend, key.frontend_port)),
+                number => self.tables.backends.get(&number)?.map(|backend| (backend.addr, backend.port)),
+            };
             let client = (key.client, value.source_port);
             let hairpin = if abi::is_ipv4(&key.client) { abi::HAIRPIN_IPV4 } else { abi::HAIRPIN_IPV6 };
-            let is_tracked = match backend {
-                Some(backend) => {
-                    let end = (backend.addr, backend.port);
+            let is_tracked = match end {
+                Some(end) => {
                     self.is_tracked(&ct_key(key.network, client, end, key.protocol))?
                         || self.is_tracked(&ct_key(
                             key.network,

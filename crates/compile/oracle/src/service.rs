@@ -92,7 +92,7 @@ fn owner<'a>(
     port: u16,
 ) -> Option<(&'a Service, &'a ServicePort, bool)> {
     for service in snapshot.services.values() {
-        if service.service_type == ServiceType::ExternalName {
+        if service.service_type == ServiceType::ExternalName || service.proxied_elsewhere {
             continue;
         }
         let has = |all: &[IpAddr]| all.iter().any(|own| own.to_canonical() == addr);

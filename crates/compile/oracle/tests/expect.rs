@@ -92,6 +92,7 @@ fn add_service(cluster: &mut Snapshot, endpoints: &[(u8, &str)]) {
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         health_check_node_port: None,
+        proxied_elsewhere: false,
         ports: vec![ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,

@@ -21,10 +21,11 @@ pub(super) struct Meaning {
     pub(super) policy: TrafficPolicy,
 }
 
-/// The frontends of `service`. A headless Service has none.
+/// The frontends of `service`. A headless Service has none, and so has one that somebody else serves.
 pub(super) fn of_service(service: &Service) -> Vec<Frontend> {
     let mut frontends = Vec::new();
-    if service.service_type == ServiceType::ExternalName || service.cluster_ips.is_empty() {
+    let has_none = service.service_type == ServiceType::ExternalName || service.cluster_ips.is_empty();
+    if has_none || service.proxied_elsewhere {
         return frontends;
     }
     for port in &service.ports {

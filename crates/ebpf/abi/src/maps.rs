@@ -1,7 +1,7 @@
 //! Names and limits of the maps.
 
 /// Version of every layout in this crate. Pins lie in a directory named by it; programs N read layouts N and N − 1.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Map names, as pinned.
 pub mod names {

@@ -93,7 +93,21 @@ pub fn is_taken(packet: &mut Packet, now: u64) -> bool {
         && entry.client_port == packet.client_port
         && entry.frontend_port == packet.frontend_port
         && same(&words(&entry.frontend), &packet.frontend);
-    !same_flow && !is_closed(entry) && !is_idle(packet, entry, now)
+    !same_flow && goes_on(packet, entry, now)
+}
+
+/// Whether a flow of the packet's sender through a Service, translated, has the key of this packet, which is not.
+#[inline(always)]
+pub fn is_anothers(packet: &mut Packet, now: u64) -> bool {
+    make_key(packet);
+    let Some((entry, _)) = find(packet) else { return false };
+    entry.flags & CT_SERVICE != 0 && is_from_initiator(packet, entry) && goes_on(packet, entry, now)
+}
+
+/// Whether the flow is neither over nor forgotten by its ends.
+#[inline(always)]
+pub fn goes_on(packet: &Packet, entry: &CtEntry, now: u64) -> bool {
+    !is_closed(entry) && !is_idle(packet, entry, now)
 }
 
 /// Whether the flow is over: RST, or FIN both ways.

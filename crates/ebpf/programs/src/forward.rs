@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use sheetbend_ebpf_abi::{
-    MODE_HOST_GW, MODE_VXLAN, NodeConfig, PodEntry, ROUTE_LOCAL, ROUTE_NO_MASQUERADE, ROUTE_NODE,
+    CT_SERVICE, MODE_HOST_GW, MODE_VXLAN, NodeConfig, PodEntry, ROUTE_LOCAL, ROUTE_NO_MASQUERADE, ROUTE_NODE,
     ROUTE_NODE_ADDRESS, ROUTE_UNOWNED, Reason, RouteEntry,
 };
 
@@ -45,6 +45,9 @@ pub fn established(ctx: &TcContext, packet: &mut Packet) -> Option<Result<i32, R
     let known = conntrack::established(packet)?;
     if known.sender_epoch != known.epoch {
         return None;
+    }
+    if known.from_initiator && known.entry.flags & CT_SERVICE != 0 {
+        return None; // What goes through a Service is not yet translated here: this is another flow with its key.
     }
     let config = CONFIG.get(0)?;
     if known.entry.link != 0

@@ -30,13 +30,104 @@ const FIRST_DRAWN: u16 = 0x8000;
 /// [`Reason::NoEndpoints`], [`Reason::BackendGone`].
 #[inline(always)]
 pub fn service(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
-    if packet.has_ports()
-        && let Some(entry) = inside(ctx, packet)
-    {
-        translate(ctx, packet, entry)?;
+    if packet.has_ports() {
+        match inside(ctx, packet) {
+            Some(entry) => translate(ctx, packet, entry)?,
+            None => direct(ctx, packet)?,
+        }
     }
     stage::call(ctx, stage::FLOW);
     Ok(DROP)
+}
+
+/// A pod sends to an address that is no Service's. Where a flow of the pod through a Service already goes from the same
+/// port to the same end, neither we nor the other end could tell the two apart: this one gets another source port, and
+/// is kept as if its destination were a frontend.
+///
+/// # Errors
+/// [`Reason::SnatExhausted`], [`Reason::MapFull`].
+#[inline(always)]
+fn direct(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
+    let key = flow_key(packet);
+    let now = now();
+    let source_port = match moved(packet, &key, now) {
+        Some(source_port) => source_port,
+        None => {
+            let opens = packet.protocol != TCP || packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+            if !opens || !conntrack::is_anothers(packet, now) {
+                return Ok(());
+            }
+            let source_port = other_port(packet, now)?;
+            let value = ServiceFlowValue { last_seen: now, backend: 0, service: 0, source_port, pad: [0; 6] };
+            SERVICE_FLOWS.insert(&key, &value, BPF_ANY as u64).map_err(|_| Reason::MapFull)?;
+            source_port
+        }
+    };
+    packet.frontend = packet.dst;
+    packet.frontend_port = packet.dst_port;
+    packet.client_port = packet.src_port;
+    packet.backend = 0;
+    packet.flags |= SERVICE;
+    let source = packet.src;
+    rewrite::replace(ctx, packet, End::Source, source, source_port)
+}
+
+/// The source port that [`direct`] has given this flow, while it goes on.
+#[inline(always)]
+fn moved(packet: &mut Packet, key: &ServiceFlowKey, now: u64) -> Option<u16> {
+    // SAFETY: the value stays in place while the program runs; a racing writer writes whole words.
+    let flow = unsafe { &mut *SERVICE_FLOWS.get_ptr_mut(key)? };
+    let source_port = packet.src_port;
+    packet.src_port = flow.source_port;
+    conntrack::make_key(packet);
+    packet.src_port = source_port;
+    if flow.backend != 0 || !conntrack::find(packet).is_some_and(|(entry, _)| conntrack::goes_on(packet, entry, now)) {
+        let _ = SERVICE_FLOWS.remove(key);
+        return None;
+    }
+    if now.saturating_sub(flow.last_seen) > SECOND {
+        flow.last_seen = now;
+    }
+    Some(flow.source_port)
+}
+
+/// A source port from which no flow goes to the packet's destination.
+#[inline(always)]
+fn other_port(packet: &mut Packet, now: u64) -> Result<u16, Reason> {
+    let own = packet.src_port;
+    let mut found = Err(Reason::SnatExhausted);
+    for _ in 0..TRIES {
+        // SAFETY: no argument, no effect.
+        packet.src_port = FIRST_DRAWN | (unsafe { bpf_get_prandom_u32() }) as u16;
+        conntrack::make_key(packet);
+        let is_free = match conntrack::find(packet) {
+            Some((entry, _)) => !conntrack::goes_on(packet, entry, now),
+            None => true,
+        };
+        if is_free && packet.src_port != own {
+            found = Ok(packet.src_port);
+            break;
+        }
+    }
+    packet.src_port = own;
+    found
+}
+
+/// The key of a client's flow to what it believes to be the other end.
+#[inline(always)]
+fn flow_key(packet: &Packet) -> ServiceFlowKey {
+    let mut key = ServiceFlowKey {
+        network: packet.network,
+        client: NO_ADDR,
+        frontend: NO_ADDR,
+        client_port: packet.src_port,
+        frontend_port: packet.dst_port,
+        protocol: packet.protocol,
+        pad: [0; 3],
+    };
+    put(&mut key.client, &packet.src);
+    put(&mut key.frontend, &packet.dst);
+    key
 }
 
 /// The entry of a frontend.
@@ -80,17 +171,7 @@ pub fn translate(ctx: &TcContext, packet: &mut Packet, entry: &ServiceEntry) -> 
     packet.frontend_port = packet.dst_port;
     packet.client_port = packet.src_port;
     packet.flags |= SERVICE;
-    let mut key = ServiceFlowKey {
-        network: packet.network,
-        client: NO_ADDR,
-        frontend: NO_ADDR,
-        client_port: packet.src_port,
-        frontend_port: packet.dst_port,
-        protocol: packet.protocol,
-        pad: [0; 3],
-    };
-    put(&mut key.client, &packet.src);
-    put(&mut key.frontend, &packet.dst);
+    let key = flow_key(packet);
     let now = now();
     let kept = kept(packet, &key, entry, now)?;
     let (number, backend, source_port) = match kept {

@@ -13,6 +13,9 @@ use sheetbend_model::types::{Family, NodeName, ObjectKey, Port};
 
 use super::protocol_of;
 
+/// Labels of Services that kube-proxy, and so we, leave to somebody else (core/v1, KEP-2447).
+const OTHER_PROXY: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
+
 /// How a Service chooses its backends: `random` or `round-robin`.
 pub(crate) const LOAD_BALANCING: &str = "sheetbend.dev/load-balancing";
 
@@ -43,6 +46,12 @@ pub(super) fn service(service: &core::Service, key: ObjectKey) -> Service {
         internal_policy: traffic_policy(spec.internal_traffic_policy.as_deref()),
         external_policy: traffic_policy(spec.external_traffic_policy.as_deref()),
         health_check_node_port: spec.health_check_node_port.and_then(|number| Port::try_from(number).ok()),
+        proxied_elsewhere: service
+            .metadata
+            .labels
+            .iter()
+            .flatten()
+            .any(|(key, _)| OTHER_PROXY.contains(&key.as_str())),
         ports: spec.ports.iter().flatten().filter_map(service_port).collect(),
         selector: super::labels(spec.selector.as_ref()),
         affinity_timeout: affinity(&spec),

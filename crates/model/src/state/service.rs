@@ -72,6 +72,8 @@ pub struct Service {
     pub external_policy: TrafficPolicy,
     /// `spec.healthCheckNodePort`: where each node tells load balancers whether it has endpoints.
     pub health_check_node_port: Option<Port>,
+    /// Labels `service.kubernetes.io/service-proxy-name` or `…/headless`: its addresses are somebody else's to serve.
+    pub proxied_elsewhere: bool,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
     /// `spec.selector`; empty when somebody else makes the EndpointSlices.

@@ -231,6 +231,7 @@ pub fn services(count: usize, endpoints: usize) -> Snapshot {
             internal_policy: TrafficPolicy::Cluster,
             external_policy: TrafficPolicy::Cluster,
             health_check_node_port: None,
+            proxied_elsewhere: false,
             ports: vec![ServicePort {
                 name: "".into(),
                 protocol: Protocol::Tcp,

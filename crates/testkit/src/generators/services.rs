@@ -45,8 +45,12 @@ pub fn service(index: u8) -> impl Strategy<Value = Service> {
         1 => Just(Vec::new()),
     ];
     let algorithm = prop_oneof![Just(Algorithm::Random), Just(Algorithm::RoundRobin)];
-    let odd =
-        (prop::bool::weighted(0.2), prop::bool::weighted(0.2), prop::option::weighted(0.3, 1..=86_400u32));
+    let odd = (
+        prop::bool::weighted(0.2),
+        prop::bool::weighted(0.2),
+        prop::option::weighted(0.3, 1..=86_400u32),
+        prop::bool::weighted(0.05),
+    );
     let policy = || prop_oneof![2 => Just(TrafficPolicy::Cluster), 1 => Just(TrafficPolicy::Local)];
     let outside = (policy(), policy(), prop::bool::weighted(0.3), prop::bool::weighted(0.3));
     (ports, service_type, families, algorithm, odd, outside).prop_map(
@@ -55,7 +59,7 @@ pub fn service(index: u8) -> impl Strategy<Value = Service> {
             service_type,
             families,
             algorithm,
-            (shared, unknown, affinity_timeout),
+            (shared, unknown, affinity_timeout, proxied_elsewhere),
             (internal_policy, external_policy, has_external, has_ingress),
         )| Service {
             key: service_key(index),
@@ -78,6 +82,7 @@ pub fn service(index: u8) -> impl Strategy<Value = Service> {
             internal_policy,
             external_policy,
             health_check_node_port: None,
+            proxied_elsewhere,
             ports: (0u8..)
                 .zip(ports)
                 .map(|(number, (protocol, port, target, node_port))| ServicePort {

@@ -70,8 +70,10 @@ pub(super) fn filters_become_links(place: &Place) -> anyhow::Result<()> {
     ensure!(linked == wanted.concat(), "{linked:?}");
     ensure!(netlink::filtered_devices("moves")?.is_empty());
     for pod in [first, second] {
-        let qdiscs = command("tc", &["qdisc", "show", "dev", &place.name(pod)?])?;
-        ensure!(!qdiscs.contains("clsact"), "{qdiscs}");
+        for direction in ["ingress", "egress"] {
+            let filters = command("tc", &["filter", "show", "dev", &place.name(pod)?, direction])?;
+            ensure!(!filters.contains("sheetbend"), "{filters}");
+        }
     }
     Ok(())
 }

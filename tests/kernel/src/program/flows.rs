@@ -18,6 +18,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("link_duties_pass_before_policy", link_duties),
     ("ingress_denied_is_dropped_once", ingress_denied),
     ("rules_allow_by_class_block_port_range_and_protocol", rules),
+    ("sctp_is_judged_by_port_and_answers_pass", sctp),
     ("egress_denied_is_dropped_once", egress_denied),
     ("replies_pass_default_deny", replies),
     ("a_raised_epoch_judges_established_flows_anew", epoch),
@@ -149,6 +150,30 @@ fn rules(node: &mut Node) -> Result<()> {
     ensure!(node.client_sends(server, Body::Echo(true, 78))?.verdict == REDIRECT);
     ensure!(node.client_sends(server, Body::Raw(47, vec![0; 16]))?.verdict == REDIRECT);
     ensure!(node.client_sends(server, port(82))?.verdict == REDIRECT);
+    Ok(())
+}
+
+/// Common header (RFC 9260): ports, verification tag, checksum, which covers no address.
+fn sctp(node: &mut Node) -> Result<()> {
+    isolate(node, SERVER, POD_ISOLATED_INGRESS, 9)?;
+    let (client, server) = (node.family.client()?, node.family.server()?);
+    let chunk = |from: u16, to: u16| {
+        let ports = [from.to_be_bytes(), to.to_be_bytes()].concat();
+        Body::Raw(132, [ports, vec![0, 0, 0, 1, 0xc0, 0xff, 0xee, 0x11, 1, 0, 0, 4]].concat())
+    };
+    ensure!(node.client_sends(server, chunk(5000, 7777))?.verdict == DROP);
+    node.expect_once(SERVER, Hook::FromPod, Reason::PolicyDenied)?;
+    node.tables.rule(RuleKey::FULL, rule(9, 0, DIRECTION_INGRESS, 132, 7777), 44)?;
+    let sent = node.client_sends(server, chunk(5000, 7777))?;
+    ensure!(sent.verdict == REDIRECT, "{sent:?}");
+    let seen = read(&sent.bytes)?;
+    ensure!(
+        (seen.src_port, seen.dst_port) == (5000, 7777) && seen.transport[8..12] == [0xc0, 0xff, 0xee, 0x11]
+    );
+    ensure!(node.client_sends(server, chunk(5000, 7778))?.verdict == DROP, "another port");
+    let tcp = node.client_sends(server, Body::Tcp(5000, 7777, SYN, vec![]))?;
+    ensure!(tcp.verdict == DROP, "another protocol");
+    ensure!(node.server_sends(client, chunk(7777, 5000))?.verdict == REDIRECT, "an answer");
     Ok(())
 }
 

@@ -260,7 +260,7 @@ pub fn read_quoted(packet: &[u8]) -> anyhow::Result<Seen> {
 fn ports(mut seen: Seen) -> Seen {
     let word = |at: usize| u16::from_be_bytes([seen.transport[at], seen.transport[at + 1]]);
     match seen.protocol {
-        6 | 17 => (seen.src_port, seen.dst_port) = (word(0), word(2)),
+        6 | 17 | 132 => (seen.src_port, seen.dst_port) = (word(0), word(2)),
         1 | 58 => seen.src_port = word(4),
         _ => {}
     }

@@ -9,7 +9,7 @@ use sheetbend_ebpf_abi::{
 };
 
 use super::Case;
-use super::frame::{ACK, Body, Frame, RST, SYN, read, read_packet, read_quoted};
+use super::frame::{ACK, Body, FIN, Frame, RST, SYN, read, read_packet, read_quoted};
 use super::node::{CLIENT, DROP, Family, Node, REDIRECT};
 
 pub(super) const CASES: &[(&str, Case)] = &[
@@ -22,6 +22,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("affinity_keeps_the_backend", affinity),
     ("an_icmp_error_names_the_service", icmp_error),
     ("flows_through_two_services_to_one_endpoint_stay_apart", same_endpoint),
+    ("a_direct_flow_stays_apart_from_one_through_a_service", direct_after_service),
 ];
 
 fn both_ways(node: &mut Node) -> Result<()> {
@@ -234,5 +235,52 @@ fn same_endpoint(node: &mut Node) -> Result<()> {
         let quoted = read_packet(&error.transport[8..]).context("the quoted packet")?;
         ensure!((quoted.dst, quoted.src_port, quoted.dst_port) == (service, 4000, 81), "{quoted:?}");
     }
+    Ok(())
+}
+
+fn direct_after_service(node: &mut Node) -> Result<()> {
+    let (client, server, service) = (node.family.client()?, node.family.server()?, node.family.service()?);
+    type Packet = fn(u16, u16, u8) -> Body;
+    let tcp: Packet = |from, to, flags| Body::Tcp(from, to, flags, vec![1]);
+    let udp: Packet = |from, to, _| Body::Udp(from, to, vec![1]);
+    let mut tcp_port = 0;
+    for (protocol, number, packet) in [(6, 1, tcp), (17, 2, udp)] {
+        node.service(protocol, 80, ALGORITHM_RANDOM, 0, &[(number, server, 8080)])?;
+        let through = |node: &mut Node, flags| -> Result<()> {
+            let seen = read(&node.client_sends(service, packet(4000, 80, flags))?.bytes)?;
+            ensure!((seen.src_port, seen.dst, seen.dst_port) == (4000, server, 8080), "{seen:?}");
+            let seen = read(&node.server_sends(client, packet(8080, 4000, flags | ACK))?.bytes)?;
+            ensure!((seen.src, seen.src_port, seen.dst_port) == (service, 80, 4000), "{seen:?}");
+            Ok(())
+        };
+        through(node, SYN)?;
+        let opened = node.client_sends(server, packet(4000, 8080, SYN))?;
+        let port = read(&opened.bytes)?.src_port;
+        ensure!(opened.verdict == REDIRECT && port != 4000, "the server cannot tell them apart");
+        for flags in [SYN, ACK, ACK] {
+            let seen = read(&node.client_sends(server, packet(4000, 8080, flags))?.bytes)?;
+            ensure!((seen.src_port, seen.dst, seen.dst_port) == (port, server, 8080), "{seen:?}");
+            let seen = read(&node.server_sends(client, packet(8080, port, flags | ACK))?.bytes)?;
+            let ends = (seen.src, seen.src_port, seen.dst, seen.dst_port);
+            ensure!(ends == (server, 8080, client, 4000), "{seen:?}");
+            through(node, ACK)?;
+        }
+        let about = Frame::new([0; 6], [0; 6], client, server, packet(port, 8080, ACK)).packet();
+        let (kind, code) = if node.family == Family::V4 { (3, 3) } else { (1, 4) };
+        let error = read(&node.server_sends(client, Body::Error(kind, code, about))?.bytes)?;
+        let quoted = read_packet(&error.transport[8..]).context("the quoted packet")?;
+        ensure!((quoted.dst, quoted.src_port, quoted.dst_port) == (server, 4000, 8080), "{quoted:?}");
+        if protocol == 6 {
+            tcp_port = port;
+        }
+    }
+    // When both are over, the port is the pod's own again.
+    for port in [4000, tcp_port] {
+        node.server_sends(client, Body::Tcp(8080, port, RST, vec![]))?;
+    }
+    let seen = read(&node.client_sends(server, Body::Tcp(4000, 8080, SYN, vec![]))?.bytes)?;
+    ensure!(seen.src_port == 4000, "{seen:?}");
+    let seen = read(&node.client_sends(server, Body::Tcp(4000, 8080, FIN | ACK, vec![]))?.bytes)?;
+    ensure!(seen.src_port == 4000, "nothing is left of the other port: {seen:?}");
     Ok(())
 }

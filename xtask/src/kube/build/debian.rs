@@ -15,7 +15,7 @@ const PACKAGES: &[&str] =
     &["containerd", "runc", "libseccomp2", "etcd-server", "containernetworking-plugins"];
 /// What the root file system of test images has beside Debian's essential packages.
 const IN_IMAGES: &str = "busybox-static,iproute2,iptables,curl,dnsutils,netcat-openbsd,iputils-ping,ca-certificates,\
-                         iperf,iperf3,conntrack";
+                         iperf,iperf3,conntrack,wget";
 /// What nobody reads in a test image.
 const LEFT_OUT: &[&str] =
     &["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*"];

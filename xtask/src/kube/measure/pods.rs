@@ -158,6 +158,14 @@ pub(super) fn idle(name: &str, node: &str) -> Value {
     })
 }
 
+/// A pod in its node's network.
+pub(super) fn host(name: &str, node: &str) -> Value {
+    let mut pod = idle(name, node);
+    pod["metadata"]["labels"] = json!({"app": "host"});
+    pod["spec"]["hostNetwork"] = json!(true);
+    pod
+}
+
 /// A pod's network namespace.
 pub(super) struct Place {
     file: File,

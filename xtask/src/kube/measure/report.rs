@@ -77,12 +77,9 @@ fn merge(old: &str, rows: &[Row], settings: &Settings) -> String {
     sections.dedup();
     for section in sections {
         let own: Vec<Row> = rows.iter().filter(|row| row.section == section).cloned().collect();
-        let (kind, nodes) = (format!("{:?}", settings.network).to_lowercase(), settings.nodes);
+        let (mode, nodes) = (settings.mode.overlay(), settings.nodes);
         let mut text = table(&own);
-        let _ = write!(
-            text,
-            "\nKubernetes {KUBERNETES}, {nodes} nodes on this machine, made with `--network {kind}`.\n"
-        );
+        let _ = write!(text, "\nKubernetes {KUBERNETES}, {nodes} nodes on this machine, mode {mode}.\n");
         let title = format!("\n### {section}\n");
         match parts.iter_mut().find(|part| part.starts_with(&title)) {
             Some(part) => *part = text,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
-use super::pods::{Cluster, NAMESPACE, Place};
+use super::pods::{Cluster, NAMESPACE, Place, host};
 use super::rolls;
 use crate::progress::Step;
 
@@ -21,6 +21,23 @@ pub(super) fn run(cluster: &Cluster, step: &mut Step) -> Result<()> {
     let client = cluster.place(&cluster.record.settings.node_names()[0], "client")?;
     for ip in &to {
         until(&client, *ip, true).with_context(|| format!("{ip} of {to:?}"))?;
+    }
+    step.note("names");
+    let name = format!("servers.{NAMESPACE}.svc.cluster.local");
+    for asked in ["servers", &name] {
+        let answer = cluster.ask(&["exec", "-n", NAMESPACE, "client", "--", "getent", "ahosts", asked])?;
+        let service = to.last().context("a Service address")?.to_string();
+        if !answer.contains(&service) {
+            bail!("{asked} is {answer:?} and not {service}");
+        }
+    }
+    step.note("a process of the node");
+    cluster.apply(&host("host", &cluster.record.settings.node_names()[0]))?;
+    cluster.wait_ready("app=host")?;
+    for ip in &to {
+        let end = SocketAddr::new(*ip, 8080).to_string();
+        let ask = ["exec", "-n", NAMESPACE, "host", "--", "/agnhost", "connect", "--timeout=3s", &end];
+        cluster.ask(&ask).with_context(|| format!("from the node to {end}"))?;
     }
     step.note("a policy that denies");
     cluster.apply(&json!({
