@@ -81,7 +81,9 @@ fn moved(packet: &mut Packet, key: &ServiceFlowKey, now: u64) -> Option<u16> {
     packet.src_port = flow.source_port;
     conntrack::make_key(packet);
     packet.src_port = source_port;
-    if flow.backend != 0 || !conntrack::find(packet).is_some_and(|(entry, _)| conntrack::goes_on(packet, entry, now)) {
+    if flow.backend != 0
+        || !conntrack::find(packet).is_some_and(|(entry, _)| conntrack::goes_on(packet, entry, now))
+    {
         let _ = SERVICE_FLOWS.remove(key);
         return None;
     }
