@@ -4,8 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sheetbend_model::state::{
-    Algorithm, Endpoint, EndpointPort, EndpointSlice, Node, Service, ServicePort, ServiceType, Snapshot,
-    TargetPort, TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, Node, Service, ServicePort, Snapshot, TargetPort,
 };
 use sheetbend_model::types::{Family, Labels, NodeName, ObjectKey, Port, Protocol};
 
@@ -50,16 +49,7 @@ impl Cluster {
     fn service(&self, index: u32) -> anyhow::Result<Service> {
         let port = Port::new(PORT)?;
         Ok(Service {
-            key: ObjectKey::new("bench", name(index)),
-            service_type: ServiceType::ClusterIP,
             cluster_ips: vec![frontend(self.v6, index).ip()],
-            external_name: None,
-            external_ips: Vec::new(),
-            ingress_ips: Vec::new(),
-            internal_policy: TrafficPolicy::Cluster,
-            external_policy: TrafficPolicy::Cluster,
-            health_check_node_port: None,
-            proxied_elsewhere: false,
             ports: vec![ServicePort {
                 name: "".into(),
                 protocol: Protocol::Tcp,
@@ -68,10 +58,7 @@ impl Cluster {
                 target: TargetPort::Number(port),
             }],
             selector: Labels::from([("app".into(), name(index).into())]),
-            affinity_timeout: None,
-            publish_not_ready: false,
-            algorithm: Algorithm::Random,
-            unknown_algorithm: None,
+            ..Service::new(ObjectKey::new("bench", name(index)))
         })
     }
 

@@ -3,11 +3,13 @@
 mod agent;
 mod completion;
 mod controller;
+mod daemon;
 mod debug;
 mod dns;
 mod install;
 mod lab;
 mod monitor;
+mod source;
 mod status;
 mod uninstall;
 

@@ -9,9 +9,10 @@ use anyhow::{Context, bail};
 use sheetbend_apply::netlink;
 use sheetbend_shell::config::Config;
 use sheetbend_shell::drain::Drain;
-use sheetbend_shell::{exit, log};
+use sheetbend_shell::exit;
 
 use crate::agent::{Args as AgentArgs, SettingsFile};
+use crate::daemon;
 use crate::install::Install;
 
 /// `sheetbend uninstall`.
@@ -28,14 +29,10 @@ pub(crate) struct Args {
 /// Removes links, routes, programs, maps, the runtime's configuration and plugin, and the state; puts kernel settings
 /// back.
 pub(crate) fn run(args: &Args) -> ExitCode {
-    let config = match args.agent.config() {
+    let config = match daemon::configured(args.agent.config()) {
         Ok(config) => config,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return ExitCode::from(exit::BAD_INPUT);
-        }
+        Err(code) => return code,
     };
-    log::init(&config.log_level, config.log_format);
     match remove(&config).and_then(|()| if args.stay { stay() } else { Ok(()) }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -13,6 +13,7 @@ mod overlay;
 mod policy;
 mod route;
 mod service;
+mod slices;
 
 pub use compiler::{Compiler, Counters};
 pub use overlay::router_address;

@@ -43,22 +43,10 @@ pub(crate) struct Args {
     settings: Vec<String>,
 }
 
-const DEFAULT_FILE: &str = "/etc/sheetbend/config.yaml";
-
 impl Args {
     /// The whole configuration: file, environment, flags.
     pub(crate) fn config(&self) -> Result<Config, ConfigErrors> {
-        let mut sources = Sources::default();
-        let default_file = PathBuf::from(DEFAULT_FILE);
-        if let Some(file) = self.config.as_ref().or_else(|| default_file.exists().then_some(&default_file)) {
-            sources = sources.file(file);
-        }
-        sources = sources.environment(std::env::vars());
-        for setting in &self.settings {
-            let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
-            sources = sources.flag(key, Some(value));
-        }
-        let sources = sources
+        let sources = Sources::usual(self.config.as_deref(), &self.settings)
             .flag("node.name", self.node.as_deref())
             .flag("node.instance", self.instance.as_deref())
             .flag("intake.objects", self.objects.as_deref())

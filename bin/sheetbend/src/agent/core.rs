@@ -21,11 +21,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::{debug, error, info, warn};
 
-use super::Cluster;
 use super::cni::{NodeFacts, PodChange};
 use super::leaks::{Held, Question};
 use super::settings::SettingsFile;
 use super::view::{Sockets, View};
+use crate::source::Cluster;
 
 /// How long ADD waits for the pod's object and its policy.
 const POLICY_WAIT: Duration = Duration::from_secs(8);

@@ -17,8 +17,8 @@ use sheetbend_shell::ready::Ready;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::source::Cluster;
 use crate::install::{self, Install};
+use crate::source::Cluster;
 
 /// Start-up taint: whoever registers nodes with it keeps pods away until their network is there.
 pub(crate) const TAINT: &str = "sheetbend.dev/not-ready";

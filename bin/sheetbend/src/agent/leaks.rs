@@ -14,7 +14,7 @@ use sheetbend_shell::admin::DocumentFn;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 
-use super::Cluster;
+use crate::source::Cluster;
 
 /// One thing that should not be so.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

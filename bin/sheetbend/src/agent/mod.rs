@@ -12,7 +12,6 @@ mod leaks;
 mod prerequisites;
 mod publish;
 mod settings;
-pub(crate) mod source;
 mod view;
 
 use std::collections::BTreeMap;
@@ -29,41 +28,29 @@ use sheetbend_compile::Compiler;
 use sheetbend_intake::cni::Server;
 use sheetbend_model::state::Attachment;
 use sheetbend_model::types::NodeName;
+use sheetbend_shell::admin;
 use sheetbend_shell::config::Config;
 use sheetbend_shell::drain::Drain;
 use sheetbend_shell::ready::Ready;
-use sheetbend_shell::{admin, exit, log};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use crate::daemon;
+use crate::source::{self, Cluster, Kubernetes, Source};
 pub(crate) use args::Args;
 use cni::CniConfig;
 use core::{Core, CoreConfig, Outputs};
 use duties::Duties;
 pub(crate) use leaks::Leak;
 pub(crate) use settings::SettingsFile;
-pub(crate) use source::{Cluster, client};
-use source::{Kubernetes, Source};
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(args: Args) -> ExitCode {
-    let config = match args.config() {
-        Ok(config) => config,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return ExitCode::from(exit::BAD_INPUT);
-        }
-    };
-    log::init(&config.log_level, config.log_format);
-    heap::share();
-    match serve(&config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            error!("{error:#}");
-            ExitCode::from(exit::INTERNAL)
-        }
-    }
+    daemon::run(args.config(), |config| {
+        heap::share();
+        serve(config)
+    })
 }
 
 fn serve(config: &Config) -> anyhow::Result<()> {
@@ -71,10 +58,10 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let _instance = lock(&config.node.run_dir)?;
     info!(%node, instance = config.node.instance, mode = %config.network.mode, "starting");
-    runtime.block_on(daemon(config, node))
+    runtime.block_on(work(config, node))
 }
 
-async fn daemon(config: &Config, node: NodeName) -> anyhow::Result<()> {
+async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let drain = Drain::on_signals()?;
     let ready = Ready::default();
     if config.objects.is_none() {

@@ -13,7 +13,7 @@ use sheetbend_model::types::ObjectKey;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{debug, warn};
 
-use super::source::Cluster;
+use crate::source::Cluster;
 
 /// Requests under way.
 const PARALLEL: usize = 16;

@@ -16,11 +16,11 @@ use sheetbend_intake::kube::{self, Client, Waiting, Watched};
 use sheetbend_model::types::NodeName;
 use sheetbend_shell::config::{ClusterPoolConfig, Config};
 use sheetbend_shell::drain::Drain;
-use sheetbend_shell::{exit, log};
 use tokio::sync::watch;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::agent::Args as AgentArgs;
+use crate::{daemon, source};
 use report::Reports;
 
 /// Between two tries of what was refused.
@@ -41,21 +41,7 @@ pub(crate) struct Args {
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(args: &Args) -> ExitCode {
-    let config = match args.agent.config() {
-        Ok(config) => config,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return ExitCode::from(exit::BAD_INPUT);
-        }
-    };
-    log::init(&config.log_level, config.log_format);
-    match serve(args, &config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            error!("{error:#}");
-            ExitCode::from(exit::INTERNAL)
-        }
-    }
+    daemon::run(args.agent.config(), |config| serve(args, config))
 }
 
 fn serve(args: &Args, config: &Config) -> anyhow::Result<()> {
@@ -69,7 +55,7 @@ fn serve(args: &Args, config: &Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let drain = Drain::on_signals()?;
-        let client = crate::agent::client(config).await?;
+        let client = source::client(config).await?;
         info!(identity, pool = ?config.cluster_pool.blocks, "starting");
         let (leads, leading) = watch::channel(false);
         tokio::spawn(lease::run(client.clone(), args.namespace.clone(), identity.clone(), leads));

@@ -1,6 +1,6 @@
 //! The command line of `sheetbend dns`: every flag is a key of the one configuration.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sheetbend_shell::config::{Config, ConfigErrors, Sources};
 
@@ -36,22 +36,10 @@ pub(crate) struct Args {
     settings: Vec<String>,
 }
 
-const DEFAULT_FILE: &str = "/etc/sheetbend/config.yaml";
-
 impl Args {
     /// The whole configuration: file, environment, flags.
     pub(super) fn config(&self) -> Result<Config, ConfigErrors> {
-        let mut sources = Sources::default();
-        let default = Path::new(DEFAULT_FILE);
-        if let Some(file) = self.config.as_deref().or_else(|| default.exists().then_some(default)) {
-            sources = sources.file(file);
-        }
-        sources = sources.environment(std::env::vars());
-        for setting in &self.settings {
-            let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
-            sources = sources.flag(key, Some(value));
-        }
-        let sources = sources
+        let sources = Sources::usual(self.config.as_deref(), &self.settings)
             .flag("intake.objects", self.objects.as_deref())
             .flag("intake.kubeconfig", self.kubeconfig.as_deref())
             .flag("dns.listen", self.listen.as_deref())

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sheetbend_dns::{Handle, Hosts, Responder, Routes, Server, nameservers};
+use sheetbend_shell::admin;
 use sheetbend_shell::config::{Config, DnsConfig};
 use sheetbend_shell::drain::Drain;
 use sheetbend_shell::ready::Ready;
-use sheetbend_shell::{admin, exit, log};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle as Runtime;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
+use crate::daemon;
 pub(crate) use args::Args;
 
 /// How long the cluster's names are waited for before other names are answered without them.
@@ -30,31 +31,17 @@ const MAX_WORKERS: usize = 4;
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(args: &Args) -> ExitCode {
-    let config = match args.config() {
-        Ok(config) => config,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return ExitCode::from(exit::BAD_INPUT);
-        }
-    };
-    log::init(&config.log_level, config.log_format);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let served = runtime.context("starting the runtime").and_then(|runtime| {
-        let served = runtime.block_on(daemon(&config));
+    daemon::run(args.config(), |config| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.context("starting the runtime")?;
+        let served = runtime.block_on(serve(config));
         // The thread that watches the objects is not waited for.
         runtime.shutdown_background();
         served
-    });
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            error!("{error:#}");
-            ExitCode::from(exit::INTERNAL)
-        }
-    }
+    })
 }
 
-async fn daemon(config: &Config) -> anyhow::Result<()> {
+async fn serve(config: &Config) -> anyhow::Result<()> {
     let drain = Drain::on_signals()?;
     let ready = Ready::default();
     let (named, listening) = (ready.task("names"), ready.task("sockets"));

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
-use crate::agent::source;
+use crate::source;
 
 /// What was last known of the cluster's names, in the state directory.
 const LAST_GOOD: &str = "dns-snapshot";

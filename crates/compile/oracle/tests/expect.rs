@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sheetbend_model::state::{
     Endpoint, EndpointPort, EndpointSlice, IpBlock, LabelSelector, NetworkPolicy, Node, Peer, Pod, PodPhase,
-    PolicyPort, PolicyRule, PortMatch, Service, ServicePort, Snapshot, TargetPort, TrafficPolicy,
+    PolicyPort, PolicyRule, PortMatch, Service, ServicePort, Snapshot, TargetPort,
 };
 use sheetbend_model::types::{Direction, Family, NetworkId, NodeName, ObjectKey, Port, Protocol};
 use sheetbend_oracle::{End, Expected, L4, Probe, expect};
@@ -83,16 +83,7 @@ fn add_policy(
 /// Service `cart` at 10.96.0.1 and fd96::1, port 80, with these pods (number, name) behind it.
 fn add_service(cluster: &mut Snapshot, endpoints: &[(u8, &str)]) {
     let service = Service {
-        key: key("cart"),
-        service_type: Default::default(),
         cluster_ips: vec![addr("10.96.0.1"), addr("fd96::1")],
-        external_name: None,
-        external_ips: Vec::new(),
-        ingress_ips: Vec::new(),
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        health_check_node_port: None,
-        proxied_elsewhere: false,
         ports: vec![ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,
@@ -100,11 +91,7 @@ fn add_service(cluster: &mut Snapshot, endpoints: &[(u8, &str)]) {
             node_port: None,
             target: TargetPort::Number(port(80)),
         }],
-        selector: Default::default(),
-        affinity_timeout: None,
-        publish_not_ready: false,
-        algorithm: Default::default(),
-        unknown_algorithm: None,
+        ..Service::new(key("cart"))
     };
     cluster.services.insert(service.key.clone(), Arc::new(service));
     for (family, prefix) in [(Family::IPv4, "10.244.0."), (Family::IPv6, "fd00::")] {

@@ -3,16 +3,17 @@
 
 mod service;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use sheetbend_model::plan::{Record, Zone, ZoneKey};
-use sheetbend_model::state::{EndpointSlice, Pod, Snapshot};
+use sheetbend_model::state::{Pod, Snapshot};
 use sheetbend_model::types::ObjectKey;
 
 use crate::changes::Changes;
+use crate::slices::{Slices, service_of};
 use service::Names;
 
 /// The version of the specification, as `dns-version.<zone>` says it (§2.2).
@@ -47,8 +48,7 @@ pub struct ZoneCounters {
 pub struct ZoneCompiler {
     origin: Arc<str>,
     snapshot: Snapshot,
-    /// Service → the names of its EndpointSlices, sorted.
-    slices: BTreeMap<ObjectKey, Vec<Arc<str>>>,
+    slices: Slices,
     zone: Zone,
     pod_names: PodNames,
     counters: ZoneCounters,
@@ -60,7 +60,7 @@ impl ZoneCompiler {
         Self {
             origin: origin.to_ascii_lowercase().into(),
             snapshot: Snapshot::default(),
-            slices: BTreeMap::new(),
+            slices: Slices::default(),
             zone: Zone::default(),
             pod_names,
             counters: ZoneCounters::default(),
@@ -88,7 +88,7 @@ impl ZoneCompiler {
                 .extend([change.old, change.new].into_iter().flatten().filter_map(|slice| service_of(slice)));
         }
         let had: Vec<Names> = dirty.iter().map(|key| self.names(&old, key)).collect();
-        self.index(&changes);
+        self.slices.update(&changes);
         let mut changed = self.set_version(*next != Snapshot::default());
         for (key, had) in dirty.iter().zip(had) {
             self.counters.services += 1;
@@ -139,12 +139,7 @@ impl ZoneCompiler {
 
     fn names(&self, snapshot: &Snapshot, key: &ObjectKey) -> Names {
         let Some(service) = snapshot.services.get(key) else { return Names::default() };
-        let slices = self.slices.get(key).map_or(&[][..], Vec::as_slice);
-        let slices = slices.iter().filter_map(|name| {
-            let key = ObjectKey { namespace: key.namespace.clone(), name: name.clone() };
-            snapshot.endpoint_slices.get(&key).map(AsRef::as_ref)
-        });
-        service::names(service, slices, &self.origin)
+        service::names(service, self.slices.of(snapshot, key), &self.origin)
     }
 
     fn withdraw(&mut self, names: &Names) {
@@ -164,25 +159,6 @@ impl ZoneCompiler {
             self.zone.add_pointer(addr, name);
         }
     }
-
-    fn index(&mut self, changes: &Changes<'_>) {
-        for change in &changes.endpoint_slices {
-            if let Some(service) = change.old.and_then(|slice| service_of(slice))
-                && let Some(names) = self.slices.get_mut(&service)
-            {
-                names.retain(|name| *name != change.key.name);
-                if names.is_empty() {
-                    self.slices.remove(&service);
-                }
-            }
-            if let Some(service) = change.new.and_then(|slice| service_of(slice)) {
-                let names = self.slices.entry(service).or_default();
-                if let Err(index) = names.binary_search(&change.key.name) {
-                    names.insert(index, change.key.name.clone());
-                }
-            }
-        }
-    }
 }
 
 impl fmt::Debug for ZoneCompiler {
@@ -192,11 +168,6 @@ impl fmt::Debug for ZoneCompiler {
             .field("counters", &self.counters)
             .finish()
     }
-}
-
-fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
-    let name = slice.service.clone()?;
-    Some(ObjectKey { namespace: slice.key.namespace.clone(), name })
 }
 
 /// The addresses by which a Pod has a `pod` name: none once it has ended, for they may be another's.

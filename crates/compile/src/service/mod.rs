@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use sheetbend_model::plan::{Condition, Dataplane, Entry, EntryKey, Frontend, Scope, ServiceEntry, Step};
-use sheetbend_model::state::{EndpointSlice, Service, ServicePort, Snapshot, TrafficPolicy};
+use sheetbend_model::state::{Service, ServicePort, Snapshot, TrafficPolicy};
 use sheetbend_model::types::{Family, NodeName, ObjectKey, Protocol};
 
 use crate::changes::{Changes, in_namespace};
 use crate::compiler::Counters;
+use crate::slices::{Slices, service_of};
 use host_ports::HostPorts;
 
 /// Which Services and slices belong together, and who has which frontend.
@@ -20,8 +21,7 @@ use host_ports::HostPorts;
 pub(crate) struct ServiceTables {
     /// Whose local endpoints and host ports count.
     node: NodeName,
-    /// Service → names of its slices, sorted.
-    slices: HashMap<ObjectKey, Vec<Arc<str>>>,
+    slices: Slices,
     /// Frontend → Services that claim it, sorted; the first has it.
     claims: HashMap<Frontend, Vec<ObjectKey>>,
     host_ports: HostPorts,
@@ -53,7 +53,7 @@ impl ServiceTables {
         Self {
             host_ports: HostPorts::new(node.clone()),
             node,
-            slices: HashMap::new(),
+            slices: Slices::default(),
             claims: HashMap::new(),
             conditions: BTreeMap::new(),
         }
@@ -137,22 +137,7 @@ impl ServiceTables {
     }
 
     fn index(&mut self, old: &Snapshot, next: &Snapshot, changes: &Changes<'_>, dirty: &BTreeSet<ObjectKey>) {
-        for change in &changes.endpoint_slices {
-            if let Some(service) = change.old.and_then(|slice| service_of(slice))
-                && let Some(names) = self.slices.get_mut(&service)
-            {
-                names.retain(|name| *name != change.key.name);
-                if names.is_empty() {
-                    self.slices.remove(&service);
-                }
-            }
-            if let Some(service) = change.new.and_then(|slice| service_of(slice)) {
-                let names = self.slices.entry(service).or_default();
-                if let Err(index) = names.binary_search(&change.key.name) {
-                    names.insert(index, change.key.name.clone());
-                }
-            }
-        }
+        self.slices.update(changes);
         for key in dirty {
             for frontend in
                 old.services.get(key).into_iter().flat_map(|service| frontends::of_service(service))
@@ -183,7 +168,7 @@ impl ServiceTables {
         let service = snapshot.services.get(owner)?;
         let (port, meaning) = frontends::port_of(service, frontend)?;
         let only = (meaning.policy == TrafficPolicy::Local).then_some(&self.node);
-        let slices = self.slices_of(snapshot, service);
+        let slices = self.slices.of(snapshot, &service.key);
         let backends = endpoints::backends(snapshot, slices, port, Family::of(frontend.addr), only);
         Some(ServiceEntry {
             service: service.key.clone(),
@@ -194,18 +179,6 @@ impl ServiceTables {
             affinity_timeout: service.affinity_timeout,
             backends: backends.chosen.into(),
             draining: backends.draining.into(),
-        })
-    }
-
-    fn slices_of<'a>(
-        &'a self,
-        snapshot: &'a Snapshot,
-        service: &'a Service,
-    ) -> impl Iterator<Item = &'a EndpointSlice> {
-        let names = self.slices.get(&service.key).map_or(&[][..], Vec::as_slice);
-        names.iter().filter_map(|name| {
-            let key = ObjectKey { namespace: service.key.namespace.clone(), name: name.clone() };
-            snapshot.endpoint_slices.get(&key).map(AsRef::as_ref)
         })
     }
 
@@ -239,7 +212,7 @@ impl ServiceTables {
             }
         }
         for port in service.ports.iter().filter(|port| port.protocol == Protocol::Sctp) {
-            if endpoints::has_other_port(self.slices_of(snapshot, service), port) {
+            if endpoints::has_other_port(self.slices.of(snapshot, &service.key), port) {
                 add("SctpPortTranslation", sctp_message(port));
             }
         }
@@ -253,11 +226,6 @@ fn sctp_message(port: &ServicePort) -> String {
          port than {} are left out. Set targetPort to {}",
         port.port, port.port, port.port
     )
-}
-
-fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
-    let name = slice.service.clone()?;
-    Some(ObjectKey { namespace: slice.key.namespace.clone(), name })
 }
 
 /// Services that changed, whose slices changed, or with an endpoint whose pod ended or came back.

@@ -6,9 +6,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes},
     programs::TcContext,
 };
-use sheetbend_ebpf_abi::{
-    CT_HAIRPIN, CT_MASQUERADED, CT_OUTSIDE, CT_SERVICE, CtEntry, Hook, NO_ADDR, Reason, ServiceFlowKey,
-};
+use sheetbend_ebpf_abi::{CT_HAIRPIN, CT_MASQUERADED, CT_OUTSIDE, CT_SERVICE, CtEntry, Hook, Reason};
 
 use crate::{
     conntrack,
@@ -18,8 +16,7 @@ use crate::{
     maps::{SERVICE_FLOWS, SNAT},
     outside,
     packet::{
-        DROP, ICMP, ICMPV6, Ip, MAPPED, OUTSIDE, OWN, PASS, Packet, SCTP, TCP, UDP, is_hairpin, put, same,
-        words,
+        DROP, ICMP, ICMPV6, Ip, MAPPED, OUTSIDE, OWN, PASS, Packet, SCTP, TCP, UDP, is_hairpin, same, words,
     },
     parse::load,
     refuse::fold,
@@ -230,17 +227,8 @@ fn undo_service(ctx: &TcContext, packet: &mut Packet, quoted: &mut Quoted) -> Re
     if !same(&quoted.src, &packet.dst) {
         return Ok(false);
     }
-    let mut key = ServiceFlowKey {
-        network: packet.network,
-        client: NO_ADDR,
-        frontend: NO_ADDR,
-        client_port: quoted.dst_port,
-        frontend_port: quoted.src_port,
-        protocol: quoted.protocol,
-        pad: [0; 3],
-    };
-    put(&mut key.client, &quoted.dst);
-    put(&mut key.frontend, &quoted.src);
+    let (client, frontend) = ((&quoted.dst, quoted.dst_port), (&quoted.src, quoted.src_port));
+    let key = service::flow_key(packet.network, quoted.protocol, client, frontend);
     // SAFETY: copied at once; a racing writer writes whole words.
     let found = unsafe { SERVICE_FLOWS.get(&key) }.map(|flow| (flow.backend, flow.source_port));
     let Some((number, source_port)) = found else { return Ok(false) };

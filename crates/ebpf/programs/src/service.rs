@@ -48,7 +48,7 @@ pub fn service(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
 /// [`Reason::SnatExhausted`], [`Reason::MapFull`].
 #[inline(always)]
 fn direct(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
-    let key = flow_key(packet);
+    let key = own_key(packet);
     let now = now();
     let source_port = match moved(packet, &key, now) {
         Some(source_port) => source_port,
@@ -117,19 +117,26 @@ fn other_port(packet: &mut Packet, now: u64) -> Result<u16, Reason> {
 
 /// The key of a client's flow to what it believes to be the other end.
 #[inline(always)]
-fn flow_key(packet: &Packet) -> ServiceFlowKey {
+pub fn flow_key(network: u32, protocol: u8, client: (&Ip, u16), frontend: (&Ip, u16)) -> ServiceFlowKey {
     let mut key = ServiceFlowKey {
-        network: packet.network,
+        network,
         client: NO_ADDR,
         frontend: NO_ADDR,
-        client_port: packet.src_port,
-        frontend_port: packet.dst_port,
-        protocol: packet.protocol,
+        client_port: client.1,
+        frontend_port: frontend.1,
+        protocol,
         pad: [0; 3],
     };
-    put(&mut key.client, &packet.src);
-    put(&mut key.frontend, &packet.dst);
+    put(&mut key.client, client.0);
+    put(&mut key.frontend, frontend.0);
     key
+}
+
+/// The same of a packet that the client sends.
+#[inline(always)]
+fn own_key(packet: &Packet) -> ServiceFlowKey {
+    let (client, frontend) = ((&packet.src, packet.src_port), (&packet.dst, packet.dst_port));
+    flow_key(packet.network, packet.protocol, client, frontend)
 }
 
 /// The entry of a frontend.
@@ -173,7 +180,7 @@ pub fn translate(ctx: &TcContext, packet: &mut Packet, entry: &ServiceEntry) -> 
     packet.frontend_port = packet.dst_port;
     packet.client_port = packet.src_port;
     packet.flags |= SERVICE;
-    let key = flow_key(packet);
+    let key = own_key(packet);
     let now = now();
     let kept = kept(packet, &key, entry, now)?;
     let (number, backend, source_port) = match kept {

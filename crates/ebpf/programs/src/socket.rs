@@ -1,6 +1,6 @@
 //! Sockets of processes: a call that names a Service gets a backend in its place, and the process sees the Service in
-//! return. It saves the translation of every packet; packets of sockets that are not under the cgroup are translated
-//! on their way.
+//! return. It saves the translation of every packet; what pods send by sockets that are not under the cgroup is translated
+//! on its way.
 //!
 //! A program here says 1 (go on) or 0 (refuse).
 
@@ -27,7 +27,7 @@ const GO_ON: i32 = 1;
 const REFUSE: i32 = 0;
 /// `ECONNREFUSED` of errno.h, as the stack says of a closed port.
 const CONNECTION_REFUSED: i32 = 111;
-/// Third and fourth word of ::1.
+/// ::1.
 const LOOPBACK_V6: Ip = [0, 0, 0, 1_u32.to_be()];
 
 /// The address that the call names.

@@ -88,6 +88,30 @@ pub struct Service {
     pub unknown_algorithm: Option<Arc<str>>,
 }
 
+impl Service {
+    /// A ClusterIP Service without addresses, ports and endpoints, as the API's defaults have it.
+    pub fn new(key: ObjectKey) -> Self {
+        Self {
+            key,
+            service_type: ServiceType::ClusterIP,
+            cluster_ips: Vec::new(),
+            external_name: None,
+            external_ips: Vec::new(),
+            ingress_ips: Vec::new(),
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            health_check_node_port: None,
+            proxied_elsewhere: false,
+            ports: Vec::new(),
+            selector: Labels::new(),
+            affinity_timeout: None,
+            publish_not_ready: false,
+            algorithm: Algorithm::default(),
+            unknown_algorithm: None,
+        }
+    }
+}
+
 /// A Service port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {

@@ -46,7 +46,26 @@ pub struct Sources {
     errors: Vec<ConfigError>,
 }
 
+/// Read where no file is named and this one exists.
+const DEFAULT_FILE: &str = "/etc/sheetbend/config.yaml";
+
 impl Sources {
+    /// What every daemon begins with: the file, by default `/etc/sheetbend/config.yaml` where it exists; over it the
+    /// environment; over that `settings`, each `KEY=VALUE`.
+    pub fn usual(file: Option<&Path>, settings: &[String]) -> Self {
+        let default = Path::new(DEFAULT_FILE);
+        let mut sources = Self::default();
+        if let Some(file) = file.or_else(|| default.exists().then_some(default)) {
+            sources = sources.file(file);
+        }
+        sources = sources.environment(std::env::vars());
+        for setting in settings {
+            let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
+            sources = sources.flag(key, Some(value));
+        }
+        sources
+    }
+
     /// Adds a YAML file.
     pub fn file(mut self, path: &Path) -> Self {
         let place = path.display().to_string();

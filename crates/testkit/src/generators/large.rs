@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sheetbend_model::state::{
-    Algorithm, Attachment, AttachmentId, ContainerPort, Endpoint, EndpointPort, EndpointSlice, IpBlock,
-    LabelSelector, Namespace, NetworkPolicy, Node, Peer, Pod, PodPhase, PolicyPort, PolicyRule, PortMatch,
-    Service, ServicePort, ServiceType, Snapshot, TargetPort, TrafficPolicy,
+    Attachment, AttachmentId, ContainerPort, Endpoint, EndpointPort, EndpointSlice, IpBlock, LabelSelector,
+    Namespace, NetworkPolicy, Node, Peer, Pod, PodPhase, PolicyPort, PolicyRule, PortMatch, Service,
+    ServicePort, Snapshot, TargetPort,
 };
 use sheetbend_model::types::{
     Family, Labels, Mac, NetworkId, NodeName, ObjectKey, Port, PortRange, Protocol,
@@ -222,16 +222,7 @@ pub fn services(count: usize, endpoints: usize) -> Snapshot {
         let to = (index + 1) * endpoints / count;
         let key = service_key(index);
         let service = Service {
-            key: key.clone(),
-            service_type: ServiceType::ClusterIP,
             cluster_ips: vec![Ipv4Addr::from(0x0a60_0000 + 10 + index as u32).into()],
-            external_name: None,
-            external_ips: Vec::new(),
-            ingress_ips: Vec::new(),
-            internal_policy: TrafficPolicy::Cluster,
-            external_policy: TrafficPolicy::Cluster,
-            health_check_node_port: None,
-            proxied_elsewhere: false,
             ports: vec![ServicePort {
                 name: "".into(),
                 protocol: Protocol::Tcp,
@@ -239,11 +230,7 @@ pub fn services(count: usize, endpoints: usize) -> Snapshot {
                 node_port: None,
                 target: TargetPort::Number(port(8080)),
             }],
-            selector: Labels::new(),
-            affinity_timeout: None,
-            publish_not_ready: false,
-            algorithm: Algorithm::Random,
-            unknown_algorithm: None,
+            ..Service::new(key.clone())
         };
         snapshot.services.insert(key, Arc::new(service));
         let slice = endpoint_slice(index, from..to);

@@ -65,11 +65,17 @@ fn bulk(stream: &mut TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// The uplink's MTU shrinks under pods that have the old one: the node's stack tells them, in the middle of a stream.
+/// The link between the nodes shrinks under pods that have the old MTU: the node's stack tells them, in the middle of
+/// a stream. Both ends shrink, as a link has one MTU: a veth drops what is longer than its own end takes.
 fn path_mtu(lab: &Lab) -> Result<()> {
-    let (node, client) = (lab.place("node-1")?, lab.pod("client")?);
+    let client = lab.pod("client")?;
     let far = lab.pod("far")?.addresses()?;
-    let uplink = uplink(&node, "172.30.0.11")?;
+    let mut nodes = Vec::new();
+    for (name, address) in [("node-1", "172.30.0.11"), ("node-2", "172.30.0.12")] {
+        let node = lab.place(name)?;
+        let uplink = uplink(&node, address)?;
+        nodes.push((name, node, uplink));
+    }
     let mut streams = Vec::new();
     for ip in far {
         let mut stream = client.connect(SocketAddr::new(ip, ECHO), CONNECT)?;
@@ -77,10 +83,12 @@ fn path_mtu(lab: &Lab) -> Result<()> {
         streams.push(stream);
     }
     let set = |mtu: u32| -> Result<()> {
-        node.ip(&format!("link set {uplink} mtu {mtu}"))?;
-        // The agent reads the uplink's MTU when it starts.
-        lab.sheetbend(&["lab", "node", "node-1", "stop"])?;
-        lab.sheetbend(&["lab", "node", "node-1", "start"])
+        nodes.iter().try_for_each(|(_, node, uplink)| node.ip(&format!("link set {uplink} mtu {mtu}")).map(drop))?;
+        nodes.iter().try_for_each(|(name, ..)| {
+            // The agent reads the uplink's MTU when it starts.
+            lab.sheetbend(&["lab", "node", name, "stop"])?;
+            lab.sheetbend(&["lab", "node", name, "start"])
+        })
     };
     set(1400)?;
     let learnt = streams.iter_mut().zip(far).try_for_each(|(stream, ip)| {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
 use super::pods::{Cluster, NAMESPACE, Place, idle, server};
-use super::report::Row;
+use super::report::{Row, percentiles};
 use crate::progress::Step;
 
 const SECTION: &str = "A new pod is known on another node";
@@ -33,7 +33,7 @@ pub(super) fn measure(cluster: &Cluster, step: &mut Step) -> Result<Vec<Row>> {
         },
     }))?;
     let (here, there) = (cluster.addresses("near")?[0], cluster.addresses("far")?[0]);
-    let mut times = std::thread::scope(|scope| -> Result<Vec<Duration>> {
+    let times = std::thread::scope(|scope| -> Result<Vec<Duration>> {
         let mut running = Vec::new();
         for number in 0..PODS {
             step.note(&format!("pod {} of {PODS}", number + 1));
@@ -49,8 +49,7 @@ pub(super) fn measure(cluster: &Cluster, step: &mut Step) -> Result<Vec<Row>> {
         let died = |_| anyhow::anyhow!("a thread died");
         running.into_iter().map(|one| one.join().map_err(died)?).collect()
     })?;
-    times.sort();
-    let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3;
+    let at = percentiles(times);
     let note = format!("p50 {:.0} ms, longest {:.0} ms, {PODS} pods", at(0.5), at(1.0));
     Ok(vec![Row::new(SECTION, "end of ADD → let in there, p99", format!("{:.0} ms", at(0.99)), note)])
 }

@@ -1,6 +1,7 @@
 //! Rows, as a table for people and for docs/performance.md.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
@@ -31,6 +32,15 @@ impl Row {
     /// With a promise.
     pub(super) fn kept(self, kept: bool, target: &str) -> Self {
         Self { kept: Some(kept), target: target.to_owned(), ..self }
+    }
+}
+
+/// What part of `times`, 0 to 1, is not above how many milliseconds.
+pub(super) fn percentiles(mut times: Vec<Duration>) -> impl Fn(f64) -> f64 {
+    times.sort();
+    move |part| {
+        let place = (times.len().saturating_sub(1) as f64 * part) as usize;
+        times.get(place).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Where the agent's cluster comes from: a directory of objects, or an API server.
+//! Where a daemon's cluster comes from: a directory of objects, or an API server.
 
 use std::path::PathBuf;
 use std::sync::Arc;
