@@ -7,6 +7,7 @@ mod cni;
 mod core;
 mod duties;
 mod events;
+mod health_checks;
 mod heap;
 mod leaks;
 mod prerequisites;
@@ -113,6 +114,7 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let cni = Arc::new(cni);
     let own_name = node.clone();
     let server = Server::bind(&run_dir.join("cni.sock"))?;
+    tokio::spawn(health_checks::serve(views.clone()));
     events::spawn(&run_dir.join("events.sock"), node, events, views)?;
     for rule in foreign_rules() {
         warn!("a rule of somebody else gets in our way: {rule}");

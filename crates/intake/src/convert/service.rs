@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sheetbend_model::state::{
-    Algorithm, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceType, TargetPort,
+    Algorithm, Endpoint, EndpointPort, EndpointSlice, Hints, Service, ServicePort, ServiceType, TargetPort,
     TrafficPolicy,
 };
 use sheetbend_model::types::{Family, NodeName, ObjectKey, Port};
@@ -150,5 +150,14 @@ fn endpoint(endpoint: &discovery::Endpoint, namespace: &Arc<str>) -> Endpoint {
         hostname: endpoint.hostname.as_deref().filter(|name| !name.is_empty()).map(Arc::from),
         node: endpoint.node_name.as_deref().map(NodeName::new),
         pod: super::pod_reference(endpoint.target_ref.as_ref(), namespace),
+        hints: endpoint.hints.as_ref().and_then(hints).map(Arc::new),
     }
+}
+
+fn hints(hints: &discovery::EndpointHints) -> Option<Hints> {
+    let hints = Hints {
+        zones: hints.for_zones.iter().flatten().map(|zone| zone.name.as_str().into()).collect(),
+        nodes: hints.for_nodes.iter().flatten().map(|node| NodeName::new(node.name.as_str())).collect(),
+    };
+    (hints != Hints::default()).then_some(hints)
 }

@@ -85,6 +85,15 @@ impl fmt::Display for Backend {
     }
 }
 
+/// What a health check node port answers (core/v1, `healthCheckNodePort`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Whose port it is.
+    pub service: ObjectKey,
+    /// Its ready endpoints on this node.
+    pub endpoints: u32,
+}
+
 /// One frontend's Service port: who it is and which backends new flows choose from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceEntry {

@@ -15,12 +15,12 @@ mod snapshot;
 
 pub use attachment::{Attachment, AttachmentId};
 pub use config::{NetworkConfig, NetworkMode, NetworkModeError};
-pub use node::{Namespace, Node};
+pub use node::{Namespace, Node, ZONE};
 pub use pod::{ContainerPort, Pod, PodPhase};
 pub use policy::{IpBlock, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortMatch};
 pub use selector::{LabelSelector, Operator, Requirement};
 pub use service::{
-    Algorithm, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceType, TargetPort,
+    Algorithm, Endpoint, EndpointPort, EndpointSlice, Hints, Service, ServicePort, ServiceType, TargetPort,
     TrafficPolicy,
 };
 pub use sharing::Sharing;

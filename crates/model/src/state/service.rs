@@ -179,4 +179,15 @@ pub struct Endpoint {
     pub node: Option<NodeName>,
     /// `targetRef` to a Pod: its key and uid.
     pub pod: Option<(ObjectKey, Arc<str>)>,
+    /// `hints`: whose clients it is meant for; `None` = everybody's.
+    pub hints: Option<Arc<Hints>>,
+}
+
+/// `hints` of an endpoint (discovery/v1 EndpointHints, KEP-2433 and KEP-3015).
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Hints {
+    /// `forZones`: values of the node label [`ZONE`](super::ZONE).
+    pub zones: Vec<Arc<str>>,
+    /// `forNodes`.
+    pub nodes: Vec<NodeName>,
 }

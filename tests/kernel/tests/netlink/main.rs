@@ -3,6 +3,7 @@
 
 mod attach;
 mod foreign;
+mod health_checks;
 mod kill;
 mod kubernetes;
 mod leaks;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         .iter()
         .chain(node::TESTS)
         .chain(foreign::TESTS)
+        .chain(health_checks::TESTS)
         .chain(kill::TESTS)
         .chain(kubernetes::TESTS)
         .chain(leaks::TESTS)

@@ -38,6 +38,11 @@ pub(super) fn check(check: &mut Check<'_>, service: &Service) {
         spec.external_traffic_policy.as_deref(),
         &["Cluster", "Local"],
     );
+    check.word(
+        &field.key("trafficDistribution"),
+        spec.traffic_distribution.as_deref(),
+        &["PreferSameZone", "PreferSameNode", "PreferClose"],
+    );
     outside(check, &field, spec);
 }
 
