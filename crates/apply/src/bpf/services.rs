@@ -112,9 +112,11 @@ impl Kernel {
             None => self.write_slots(&wanted)?,
         };
         let value = rows::service(entry, wanted.service, first);
-        if old != Some(value)
-            && let Err(error) = self.tables.services.put(&key, &value)
-        {
+        let ranges = entry.sources.as_deref().unwrap_or_default();
+        let written = self
+            .widen_sources(wanted.service, ranges)
+            .and_then(|()| if old == Some(value) { Ok(()) } else { self.tables.services.put(&key, &value) });
+        if let Err(error) = written {
             if kept.is_none() {
                 self.forget_slots(first, wanted.slots.len() as u32);
             }
@@ -122,6 +124,7 @@ impl Kernel {
             return Err(error);
         }
         self.numbers.hold(SymbolKind::Service, wanted.service);
+        self.narrow_sources(wanted.service, ranges)?;
         self.change_over(frontend, old.as_ref(), &old_slots, wanted, kept.is_none())
     }
 
@@ -131,6 +134,7 @@ impl Kernel {
         let Some(old) = self.tables.services.get(&key)? else { return Ok(()) };
         let old_slots = self.read_slots(Some(&old))?;
         self.tables.services.delete(&key)?;
+        self.narrow_sources(old.service, &[])?;
         let nothing = Numbered { service: 0, slots: Vec::new(), draining: Vec::new() };
         self.change_over(frontend, Some(&old), &old_slots, nothing, true)
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use sheetbend_model::state::{
     ContainerPort, Endpoint, EndpointSlice, Pod, Service, ServicePort, ServiceType, Snapshot, TrafficPolicy,
 };
@@ -46,6 +47,8 @@ pub struct Found {
     pub candidates: Vec<Candidate>,
     /// There are none only because of a traffic policy Local: dropped, not refused.
     pub is_dropped: bool,
+    /// Whom a load balancer's address admits, in its family; `None` = everybody.
+    pub admits: Option<BTreeSet<IpNet>>,
 }
 
 /// The Service, or host port, that somebody at `at` finds behind (addr, protocol, port), and its backends: the ready
@@ -73,7 +76,13 @@ pub fn service(
     let candidates =
         if is_local { chosen(&endpoints.into_iter().filter(here).collect::<Vec<_>>()) } else { all.clone() };
     let is_dropped = candidates.is_empty() && !everywhere.is_empty();
-    Some(Found { owner: service.key.clone(), candidates, is_dropped })
+    let is_balanced = service.service_type == ServiceType::LoadBalancer
+        && !is_cluster_address
+        && service.ingress_ips.iter().any(|own| own.to_canonical() == addr);
+    let in_family = |range: &&IpNet| Family::of(range.addr()) == Family::of(addr);
+    let admits = service.source_ranges.as_ref().filter(|_| is_balanced);
+    let admits = admits.map(|ranges| ranges.iter().filter(in_family).map(IpNet::trunc).collect());
+    Some(Found { owner: service.key.clone(), candidates, is_dropped, admits })
 }
 
 /// The endpoints whose hints name `node`, else those whose hints name its zone; all, where a ready one lacks a hint or
@@ -212,7 +221,8 @@ fn host_port(
         if let Some(found) = pod.ports.iter().find(|own| matches(own)) {
             let candidate =
                 Candidate { addr: own.to_canonical(), port: found.port, pod: Some(pod.key.clone()) };
-            return Some(Found { owner: pod.key.clone(), candidates: vec![candidate], is_dropped: false });
+            let (owner, candidates) = (pod.key.clone(), vec![candidate]);
+            return Some(Found { owner, candidates, is_dropped: false, admits: None });
         }
     }
     None

@@ -8,6 +8,7 @@ mod host_ports;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use sheetbend_model::plan::{
     Condition, Dataplane, Entry, EntryKey, Frontend, HealthCheck, Scope, ServiceEntry, Step,
 };
@@ -197,6 +198,7 @@ impl ServiceTables {
             port_name: port.name.clone(),
             reach: meaning.reach,
             only_remote: backends.only_remote,
+            sources: sources(service, frontend).filter(|_| meaning.is_balanced),
             algorithm: service.algorithm,
             affinity_timeout: service.affinity_timeout,
             backends: backends.chosen.into(),
@@ -245,6 +247,17 @@ impl ServiceTables {
         }
         conditions
     }
+}
+
+/// Whom the load balancer's address `frontend` admits. A family without a range admits nobody: whoever wrote ranges did
+/// not mean the whole other family.
+fn sources(service: &Service, frontend: &Frontend) -> Option<Arc<[IpNet]>> {
+    let ranges = service.source_ranges.as_ref()?;
+    let of_family = |range: &&IpNet| Family::of(range.addr()) == Family::of(frontend.addr);
+    let mut ranges: Vec<IpNet> = ranges.iter().filter(of_family).map(IpNet::trunc).collect();
+    ranges.sort_unstable();
+    ranges.dedup();
+    Some(ranges.into())
 }
 
 fn sctp_message(port: &ServicePort) -> String {

@@ -27,6 +27,7 @@ struct Seen {
     dropped: usize,
     host_ports: usize,
     nearest: usize,
+    restricted: usize,
     healthy: usize,
     unhealthy: usize,
 }
@@ -62,6 +63,8 @@ fn every_frontend_has_the_backends_that_the_objects_say() {
                 matched += 1;
                 prop_assert_eq!(&found.service, &wanted.owner);
                 prop_assert_eq!(found.only_remote, wanted.is_dropped, "{}", frontend);
+                let admitted = found.sources.as_ref().map(|ranges| ranges.iter().copied().collect());
+                prop_assert_eq!(&admitted, &wanted.admits, "{}", frontend);
                 let chosen: BTreeSet<_> = found.backends.iter().map(|b| (b.addr, b.port)).collect();
                 let candidates: BTreeSet<_> = wanted.candidates.iter().map(|c| (c.addr, c.port)).collect();
                 prop_assert_eq!(&chosen, &candidates, "{}", frontend);
@@ -77,6 +80,7 @@ fn every_frontend_has_the_backends_that_the_objects_say() {
                 seen.dropped += usize::from(found.only_remote);
                 seen.host_ports += usize::from(is_host_port(&cluster, found));
                 let anywhere = service(&unhinted, at, frontend.addr, frontend.protocol, frontend.port.get());
+                seen.restricted += usize::from(admitted.is_some());
                 seen.nearest += usize::from(anywhere != Some(wanted));
             }
             prop_assert_eq!(matched, tables.services.len(), "a row that no Service has");
@@ -105,11 +109,12 @@ fn every_frontend_has_the_backends_that_the_objects_say() {
         dropped,
         host_ports,
         nearest,
+        restricted,
         healthy,
         unhealthy,
     } = seen;
     let services = [frontends, several_backends, draining, node_ports, external, apart, dropped, host_ports];
-    let all = [&services[..], &[nearest, healthy, unhealthy]].concat();
+    let all = [&services[..], &[nearest, restricted, healthy, unhealthy]].concat();
     assert!(all.iter().all(|count| *count >= 15), "{all:?}");
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::types::{Family, Labels, NodeName, ObjectKey, Port, Protocol};
@@ -66,6 +67,8 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// `status.loadBalancer.ingress[].ip` with ipMode VIP (KEP-1860): packets arrive with that destination.
     pub ingress_ips: Vec<IpAddr>,
+    /// `spec.loadBalancerSourceRanges` of a LoadBalancer: which clients its load balancer addresses admit; `None` = all.
+    pub source_ranges: Option<Arc<[IpNet]>>,
     /// `spec.internalTrafficPolicy`: of the cluster addresses.
     pub internal_policy: TrafficPolicy,
     /// `spec.externalTrafficPolicy`: of node ports, external and load balancer addresses, for clients elsewhere.
@@ -98,6 +101,7 @@ impl Service {
             external_name: None,
             external_ips: Vec::new(),
             ingress_ips: Vec::new(),
+            source_ranges: None,
             internal_policy: TrafficPolicy::Cluster,
             external_policy: TrafficPolicy::Cluster,
             health_check_node_port: None,

@@ -11,7 +11,9 @@ use sheetbend_model::state::{
 use sheetbend_model::types::{Family, Labels, NodeName, ObjectKey, Port, Protocol};
 
 use super::objects::{node_port_number, port_number, protocol};
-use super::pools::{NAMESPACES, NODES, PODS, SERVICES, ZONES, pod_address, pod_key, port, service_key, text};
+use super::pools::{
+    NAMESPACES, NODES, PODS, SERVICES, ZONES, blocks, pod_address, pod_key, port, service_key, text,
+};
 
 /// A cluster address of the pool; a few are claimed by several Services.
 pub fn cluster_address(number: u8, family: Family) -> IpAddr {
@@ -59,7 +61,8 @@ pub fn service(index: u8) -> impl Strategy<Value = Service> {
     let policy = || prop_oneof![2 => Just(TrafficPolicy::Cluster), 1 => Just(TrafficPolicy::Local)];
     let outside =
         (policy(), policy(), prop::bool::weighted(0.3), prop::bool::weighted(0.3), prop::bool::weighted(0.7));
-    (ports, service_type, families, algorithm, odd, outside).prop_map(
+    let ranges = prop::option::weighted(0.4, prop::sample::subsequence(blocks(), 0..=2));
+    (ports, service_type, families, algorithm, odd, outside, ranges).prop_map(
         move |(
             ports,
             service_type,
@@ -67,6 +70,7 @@ pub fn service(index: u8) -> impl Strategy<Value = Service> {
             algorithm,
             (shared, unknown, affinity_timeout, proxied_elsewhere),
             (internal_policy, external_policy, has_external, has_ingress, has_health),
+            ranges,
         )| Service {
             key: service_key(index),
             service_type,
@@ -85,6 +89,7 @@ pub fn service(index: u8) -> impl Strategy<Value = Service> {
                 .filter(|_| has_ingress)
                 .map(|family| external_address(2 + index, family))
                 .collect(),
+            source_ranges: ranges.filter(|_| service_type == ServiceType::LoadBalancer).map(Arc::from),
             internal_policy,
             external_policy,
             // Now and then two Services claim one.
