@@ -13,6 +13,7 @@ mod leaks;
 mod prerequisites;
 mod publish;
 mod settings;
+mod sockets;
 mod view;
 
 use std::collections::BTreeMap;

@@ -67,6 +67,7 @@ pub(super) struct Flows {
     pub(super) service_flows: Table<abi::ServiceFlowKey, abi::ServiceFlowValue>,
     pub(super) snat: Table<abi::SnatKey, abi::SnatValue>,
     pub(super) affinity: Table<abi::AffinityKey, abi::AffinityValue>,
+    pub(super) sockets: Table<abi::SocketKey, abi::SocketValue>,
     pub(super) round_robin: Table<u32, u32>,
 }
 
@@ -403,6 +404,7 @@ impl OpenMaps<'_> {
             service_flows: self.table(map::SERVICE_FLOWS)?,
             snat: self.table(map::SNAT)?,
             affinity: self.table(map::AFFINITY)?,
+            sockets: self.table(map::SOCKETS)?,
             round_robin: self.table(map::ROUND_ROBIN)?,
         })
     }
