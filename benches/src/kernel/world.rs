@@ -152,7 +152,7 @@ impl World {
 
 /// What an attachment would say of a pod's veth.
 pub(crate) fn link() -> PodLink {
-    PodLink { mac: Mac(POD_MAC), mtu: 1500 }
+    PodLink { mac: Mac(POD_MAC), mtu: 1500, shaped: false }
 }
 
 /// Ethernet source and destination of what pod 0 sends.

@@ -51,7 +51,9 @@ fn request(environment: &Environment, config: &Config) -> Result<Request, CniErr
             }
             let Arguments { pod, pod_uid } = Arguments::parse(&environment.args)?;
             let requested = config.requested()?;
-            Ok(Request::Add(Add { attachment, netns: environment.netns.clone(), pod, pod_uid, requested }))
+            let bandwidth = config.bandwidth()?;
+            let netns = environment.netns.clone();
+            Ok(Request::Add(Add { attachment, netns, pod, pod_uid, requested, bandwidth }))
         }
         // Whatever is wrong with the configuration by now, what ADD made must go.
         Command::Del => Ok(Request::Del(attachment)),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
-use sheetbend_cni_wire::{AttachmentRef, CniError, DEFAULT_RUN_DIR, code};
+use sheetbend_cni_wire::{AttachmentRef, Bandwidth, CniError, DEFAULT_RUN_DIR, code};
 
 use crate::agent::Place;
 use crate::environment::is_identifier;
@@ -31,6 +31,8 @@ const STANDARD_KEYS: [&str; 14] = [
     "disableGC",
     "loadOnlyInlinedPlugins",
 ];
+/// The capability that we have.
+const BANDWIDTH: &str = "bandwidth";
 /// Of GC. The second name is what libcni sends besides, from a draft.
 const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
@@ -128,10 +130,20 @@ impl Config {
         Ok(())
     }
 
-    /// Capabilities that a runtime asks for in `runtimeConfig`: none is built yet, and none may be ignored.
+    /// `runtimeConfig.bandwidth` (CNI conventions).
+    pub(crate) fn bandwidth(&self) -> Result<Bandwidth, CniError> {
+        let wanted = self.json.get("runtimeConfig").and_then(|config| config.get(BANDWIDTH));
+        let Some(wanted) = wanted.filter(|wanted| !wanted.is_null()) else { return Ok(Bandwidth::default()) };
+        serde_json::from_value(wanted.clone()).map_err(|why| {
+            let details = "it has ingressRate, ingressBurst, egressRate and egressBurst, each in bits";
+            invalid(format!("runtimeConfig.bandwidth is {wanted}: {why}"), details)
+        })
+    }
+
+    /// Capabilities that a runtime asks for in `runtimeConfig`: none that is not built may be ignored.
     pub(crate) fn check_capabilities(&self) -> Result<(), CniError> {
         let Some(Value::Object(wanted)) = self.json.get("runtimeConfig") else { return Ok(()) };
-        for (key, value) in wanted {
+        for (key, value) in wanted.iter().filter(|(key, _)| *key != BANDWIDTH) {
             let empty = match value {
                 Value::Null => true,
                 Value::Array(list) => list.is_empty(),

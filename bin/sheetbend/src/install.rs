@@ -53,7 +53,11 @@ impl Install {
         let config = json!({
             "cniVersion": self.version,
             "name": "sheetbend",
-            "plugins": [{"type": PLUGIN, "runDir": self.run_dir}],
+            "plugins": [{
+                "type": PLUGIN,
+                "runDir": self.run_dir,
+                "capabilities": {"bandwidth": true},
+            }],
         });
         let text = format!("{config:#}\n");
         steps.extend(put(&self.config_dir, CONFIG, text.as_bytes(), 0o644)?);

@@ -19,6 +19,7 @@ const TESTS: &[Test] = &[
     ("cnitool::add_check_del_1_0_0", || add_check_del("1.0.0")),
     ("cnitool::add_check_del_1_1_0", || add_check_del("1.1.0")),
     ("cnitool::status_and_gc", status_and_gc),
+    ("cnitool::bandwidth_becomes_a_queue", bandwidth_becomes_a_queue),
     ("cnitool::capabilities_that_we_lack_are_refused", capabilities_that_we_lack_are_refused),
     ("cnitool::the_pod_reaches_its_node", the_pod_reaches_its_node),
 ];
@@ -128,12 +129,25 @@ fn capabilities_that_we_lack_are_refused() -> Result<()> {
             r#"{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}"#,
             "runtimeConfig.portMappings",
         ),
-        (r#"{"bandwidth":{"ingressRate":1000000,"ingressBurst":1000000}}"#, "runtimeConfig.bandwidth"),
+        (r#"{"bandwidth":{"ingressRat":1000000,"ingressBurst":1000000}}"#, "runtimeConfig.bandwidth"),
     ] {
         let refused = call.run("add", wanted)?;
         ensure!(!refused.ok && refused.text.contains(named), "{wanted}: {}", refused.text);
     }
     ensure!(call.node.consistent()?.is_empty());
+    Ok(())
+}
+
+/// What a runtime asks for is on both ends; what it does not ask for is not.
+fn bandwidth_becomes_a_queue() -> Result<()> {
+    let call = Call::new("1.0.0", &json!({ "bandwidth": true }))?;
+    let wanted = r#"{"bandwidth":{"ingressRate":1000000,"ingressBurst":4294967295}}"#;
+    let added = call.run("add", wanted)?;
+    ensure!(added.ok, "{}", added.text);
+    let queues = call.node.netns.tool("tc", "qdisc show")?;
+    ensure!(queues.contains("qdisc tbf 5b00: dev sb") && queues.contains("rate 1Mbit"), "{queues}");
+    let inside = call.pod.tool("tc", "qdisc show")?;
+    ensure!(!inside.contains("tbf"), "{inside}");
     Ok(())
 }
 

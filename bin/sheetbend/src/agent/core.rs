@@ -435,5 +435,6 @@ impl Core {
 }
 
 fn pod_link(attachment: &Attachment) -> PodLink {
-    PodLink { mac: attachment.pod_mac, mtu: attachment.mtu }
+    let shaped = attachment.bandwidth.ingress.is_some();
+    PodLink { mac: attachment.pod_mac, mtu: attachment.mtu, shaped }
 }

@@ -20,6 +20,8 @@ pub struct PodLink {
     pub mac: Mac,
     /// MTU of the veth, bytes.
     pub mtu: u32,
+    /// What it receives has to pass the queue of the veth's end on the node.
+    pub shaped: bool,
 }
 
 /// 16 bytes in network order, IPv4 mapped.
@@ -149,6 +151,7 @@ pub(super) fn pod(pod: &LocalPod, link: PodLink, set: u32) -> abi::PodEntry {
                 | isolated(Direction::Egress, abi::POD_ISOLATED_EGRESS)
         }
     };
+    let flags = flags | if link.shaped { abi::POD_SHAPED } else { 0 };
     abi::PodEntry {
         network: pod.addresses.first().map_or(0, |key| key.network.0),
         set,

@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::libc::{EEXIST, ENODEV};
 use sha2::{Digest, Sha256};
 use sheetbend_ebpf_abi::HOST_MAC;
-use sheetbend_model::state::AttachmentId;
+use sheetbend_model::state::{AttachmentId, Bandwidth};
 use sheetbend_model::types::Mac;
 
 use super::connection::{Change, Connection, Request};
@@ -16,6 +16,7 @@ use super::filters::{self, PodPrograms};
 use super::messages::{self, StackRoute};
 use super::namespace::Namespace;
 use super::read_back::find_link;
+use super::shaping;
 use super::{GATEWAY_IPV4, GATEWAY_IPV6, NetlinkError};
 
 /// The loopback device, index 1 in every network namespace.
@@ -42,6 +43,8 @@ pub struct AttachSpec {
     pub addresses: Vec<IpAddr>,
     /// Addresses of the node, at most one per family, that the node itself uses towards the pod.
     pub sources: Vec<IpAddr>,
+    /// Limits.
+    pub bandwidth: Bandwidth,
 }
 
 /// What [`attach`] made.
@@ -147,6 +150,7 @@ fn host_end(spec: &AttachSpec, index: u32) -> Vec<Request> {
     if spec.addresses.iter().any(IpAddr::is_ipv6) {
         requests.push(no_automatic_address(name, index));
     }
+    requests.extend(spec.bandwidth.ingress.map(|rate| shaping::limit(name, index, rate)));
     requests
 }
 
@@ -162,6 +166,7 @@ fn pod_end(spec: &AttachSpec, index: u32) -> Vec<Request> {
     if ipv6 {
         requests.push(no_automatic_address(name, index));
     }
+    requests.extend(spec.bandwidth.egress.map(|rate| shaping::limit(name, index, rate)));
     requests.push(Request::new(format!("bring {name} up in the pod"), Change::Modify, messages::up(index)));
     if ipv6 {
         let own = IpNet::V6(Ipv6Net::new_assert(messages::link_local(spec.pod_mac), 64));

@@ -13,6 +13,7 @@ mod messages;
 mod namespace;
 pub mod node;
 mod read_back;
+mod shaping;
 mod sockets;
 mod sysctl;
 

@@ -34,6 +34,7 @@ fn attachment(container: &str, addresses: &[&str]) -> Arc<Attachment> {
         host_mac: Mac([0x0a, 0x5b, 0, 0, 0, 1]),
         pod_mac: Mac([0x0a, 0x5d, 1, 2, 3, 4]),
         mtu: 1450,
+        bandwidth: Default::default(),
     })
 }
 

@@ -27,8 +27,8 @@ pub use event::{Event, EventKind, FLOW_STAGE_EGRESS, FLOW_STAGE_INGRESS, Hook};
 pub use maps::{LAYOUT_VERSION, SOCKET_PROGRAMS, STAGE_PROGRAMS, limits, names};
 pub use policy::{
     ClassKey, DIRECTION_EGRESS, DIRECTION_INGRESS, POD_ISOLATED_EGRESS, POD_ISOLATED_INGRESS, POD_READY,
-    PodEntry, PrefixKey, ROUTE_LOCAL, ROUTE_NO_MASQUERADE, ROUTE_NODE, ROUTE_NODE_ADDRESS, ROUTE_UNOWNED,
-    RouteEntry, RuleKey, RuleValue,
+    POD_SHAPED, PodEntry, PrefixKey, ROUTE_LOCAL, ROUTE_NO_MASQUERADE, ROUTE_NODE, ROUTE_NODE_ADDRESS,
+    ROUTE_UNOWNED, RouteEntry, RuleKey, RuleValue,
 };
 pub use reason::{Reason, Verdict};
 pub use service::{

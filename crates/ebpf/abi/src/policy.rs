@@ -34,6 +34,8 @@ pub const POD_READY: u32 = 1;
 pub const POD_ISOLATED_INGRESS: u32 = 2;
 /// `PodEntry::flags`: egress is denied unless a rule allows it.
 pub const POD_ISOLATED_EGRESS: u32 = 4;
+/// `PodEntry::flags`: what it receives passes the queue of the veth's end on the node, which limits its rate.
+pub const POD_SHAPED: u32 = 8;
 
 /// Value of hash `PODS`, key: `u32` interface index of the veth's end on the node.
 #[repr(C)]

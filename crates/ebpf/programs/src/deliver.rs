@@ -1,10 +1,13 @@
 //! The one way to a local pod.
 
 use aya_ebpf::{
-    helpers::{bpf_csum_update, bpf_redirect_peer, generated::bpf_skb_change_type},
+    helpers::{
+        bpf_csum_update, bpf_redirect_peer,
+        generated::{bpf_redirect, bpf_skb_change_type},
+    },
     programs::TcContext,
 };
-use sheetbend_ebpf_abi::{ClassKey, HOST_MAC, Hook, MARK_FORWARDED, POD_READY, PodEntry, Reason};
+use sheetbend_ebpf_abi::{ClassKey, HOST_MAC, Hook, MARK_FORWARDED, MARK_OURS, POD_READY, POD_SHAPED, PodEntry, Reason};
 
 use crate::{
     conntrack::{self, Ends},
@@ -106,6 +109,12 @@ pub fn translate_back(ctx: &TcContext, packet: &mut Packet, target: &PodEntry) -
 #[inline(always)]
 pub fn redirect(ctx: &TcContext, packet: &Packet, target: &PodEntry) -> Result<i32, Reason> {
     hop(ctx, packet, pod_mac(target), HOST)?;
+    if target.flags & POD_SHAPED != 0 {
+        // The queue is on our end; `to_pod` has nothing more to say.
+        set_mark(ctx, MARK_OURS);
+        // SAFETY: plain values.
+        return Ok(unsafe { bpf_redirect(packet.to, 0) } as i32);
+    }
     // SAFETY: plain values.
     Ok(unsafe { bpf_redirect_peer(packet.to, 0) } as i32)
 }

@@ -61,6 +61,23 @@ pub struct Add {
     /// not named gets the next free one.
     #[serde(default)]
     pub requested: Vec<IpAddr>,
+    /// `runtimeConfig.bandwidth`.
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
+}
+
+/// `runtimeConfig.bandwidth` (CNI conventions). A rate of 0, or none, is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Bandwidth {
+    /// To the pod, bits a second.
+    pub ingress_rate: u64,
+    /// To the pod, bits that may go at once after a pause.
+    pub ingress_burst: u64,
+    /// From the pod, bits a second.
+    pub egress_rate: u64,
+    /// From the pod, bits that may go at once after a pause.
+    pub egress_burst: u64,
 }
 
 /// A pod, by namespace and name.

@@ -41,4 +41,25 @@ pub struct Attachment {
     pub pod_mac: Mac,
     /// Maximum transmission unit of the veth, bytes.
     pub mtu: u32,
+    /// What the pod may receive and send.
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
+}
+
+/// Limits of a pod's traffic (CNI conventions, capability `bandwidth`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bandwidth {
+    /// To the pod; `None` = no limit.
+    pub ingress: Option<Rate>,
+    /// From the pod; `None` = no limit.
+    pub egress: Option<Rate>,
+}
+
+/// A limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// Bits a second, with Ethernet headers; not 0.
+    pub bits: u64,
+    /// How many bits may go at once after a pause.
+    pub burst_bits: u64,
 }

@@ -13,7 +13,7 @@ mod service;
 mod sharing;
 mod snapshot;
 
-pub use attachment::{Attachment, AttachmentId};
+pub use attachment::{Attachment, AttachmentId, Bandwidth, Rate};
 pub use config::{NetworkConfig, NetworkMode, NetworkModeError};
 pub use node::{Namespace, Node, ZONE};
 pub use pod::{ContainerPort, Pod, PodPhase};

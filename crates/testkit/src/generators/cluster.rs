@@ -96,6 +96,7 @@ fn put_pod(snapshot: &mut Snapshot, random: &RandomPod) {
                 host_mac: Mac([0x0a, 0x5b, 0, 0, 0, 1]),
                 pod_mac: Mac([0x0a, 0x5b, 0, 0, 1, random.index]),
                 mtu: 1450,
+                bandwidth: Default::default(),
             };
             snapshot.attachments.insert(id, Arc::new(attachment));
         }

@@ -155,6 +155,7 @@ fn add_pod(snapshot: &mut Snapshot, size: &Size, index: usize) {
             host_mac: Mac([0x0a, 0x5b, 0, 0, 0, 1]),
             pod_mac: Mac([0x0a, 0x5b, 0, 1, (index >> 8) as u8, index as u8]),
             mtu: 1450,
+            bandwidth: Default::default(),
         };
         snapshot.attachments.insert(id, Arc::new(attachment));
     }

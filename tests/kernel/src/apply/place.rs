@@ -108,5 +108,5 @@ pub(super) fn command(program: &str, arguments: &[&str]) -> anyhow::Result<Strin
 
 /// Every attachment has the same MAC and MTU here.
 pub fn links(_: &AttachmentId) -> Option<PodLink> {
-    Some(PodLink { mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1_450 })
+    Some(PodLink { mac: Mac([2, 0, 0, 0, 0, 1]), mtu: 1_450, shaped: false })
 }

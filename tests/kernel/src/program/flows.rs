@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use sheetbend_ebpf_abi::{
     CT_FIN_INITIATOR, CT_FROM_NODE, CT_REPLIED, DIRECTION_EGRESS, DIRECTION_INGRESS, EventKind,
     FLOW_STAGE_INGRESS, HOST_MAC, Hook, MARK_FORWARDED, MARK_OURS, POD_ISOLATED_EGRESS, POD_ISOLATED_INGRESS,
-    POD_READY, Reason, RuleKey,
+    POD_READY, POD_SHAPED, Reason, RuleKey,
 };
 
 use super::Case;
@@ -13,6 +13,7 @@ use super::node::{CLIENT, CLIENT_MAC, DROP, Family, Node, PASS, REDIRECT, SERVER
 
 pub(super) const CASES: &[(&str, Case)] = &[
     ("delivers_to_a_pod_of_the_node", delivers),
+    ("a_limited_pod_receives_through_the_queue_of_its_link", limited),
     ("spoofed_sources_are_refused", spoofed),
     ("a_pod_is_closed_until_its_policy_is_in_place", closed_at_first),
     ("link_duties_pass_before_policy", link_duties),
@@ -52,6 +53,19 @@ fn delivers(node: &mut Node) -> Result<()> {
     let events = node.tables.events()?;
     ensure!(events.is_empty(), "an established packet is no event: {events:?}");
     ensure!(node.tables.counter(CLIENT, Hook::FromPod, Reason::Forwarded)?.packets == 1);
+    Ok(())
+}
+
+/// A redirect into the pod's namespace would pass the queue by; both show as the same verdict, and differ in the mark.
+fn limited(node: &mut Node) -> Result<()> {
+    let server = node.family.server()?;
+    ensure!(node.client_sends(server, SYNS)?.mark == 0, "into the namespace");
+    node.pod(SERVER, POD_READY | POD_SHAPED, 0)?;
+    let outcome = node.client_sends(server, Body::Tcp(4001, 80, SYN, Vec::new()))?;
+    ensure!((outcome.verdict, outcome.mark) == (REDIRECT, MARK_OURS), "{outcome:?}");
+    ensure!(read(&outcome.bytes)?.to == SERVER_MAC, "{outcome:?}");
+    let onwards = node.run_with(Hook::ToPod, SERVER, &outcome.bytes, outcome.mark, CLIENT)?;
+    ensure!(onwards.verdict == PASS, "{onwards:?}");
     Ok(())
 }
 

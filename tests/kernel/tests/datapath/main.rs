@@ -1,6 +1,7 @@
 //! Real packets through a whole lab: pods, nodes and the world, with the agents that a user would run.
 #![allow(missing_docs, reason = "a test target")]
 
+mod bandwidth;
 mod errors;
 mod lab;
 mod published;
@@ -37,7 +38,15 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     let all = |mode| {
         let tunnel = if mode == "vxlan" { tunnel::TESTS } else { &[] };
-        let parts = [ways::TESTS, published::TESTS, errors::TESTS, refused::TESTS, tunnel, restart::TESTS];
+        let parts = [
+            ways::TESTS,
+            published::TESTS,
+            bandwidth::TESTS,
+            errors::TESTS,
+            refused::TESTS,
+            tunnel,
+            restart::TESTS,
+        ];
         parts.into_iter().flatten()
     };
     for mode in ["vxlan", "host-gw"] {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use sheetbend_apply::netlink::{self, AttachSpec, CheckFailure, NetlinkError};
 use sheetbend_kernel_tests::netlink::Netns;
-use sheetbend_model::state::AttachmentId;
+use sheetbend_model::state::{AttachmentId, Bandwidth};
 
 pub(crate) const TESTS: &[crate::Test] = &[
     ("attach::pods_of_one_node_reach_each_other", pods_of_one_node_reach_each_other),
@@ -34,6 +34,7 @@ pub(crate) fn pod_spec(netns: &Netns, number: u8) -> AttachSpec {
         pod_mac: netlink::pod_mac(&id),
         addresses: vec![ipv4(number), ipv6(number)],
         sources: Vec::new(),
+        bandwidth: Bandwidth::default(),
     }
 }
 

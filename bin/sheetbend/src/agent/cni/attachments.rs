@@ -12,8 +12,8 @@ use sheetbend_apply::netlink::{self, AttachSpec};
 use sheetbend_apply::store::{Store, boot_id, fail_point};
 use sheetbend_compile::ipam::{Ipam, NoAddress};
 use sheetbend_ebpf_abi::HOST_MAC;
-use sheetbend_intake::cni::wire::{Add, CniError, code};
-use sheetbend_model::state::{Attachment, AttachmentId};
+use sheetbend_intake::cni::wire::{self, Add, CniError, code};
+use sheetbend_model::state::{Attachment, AttachmentId, Bandwidth, Rate};
 use sheetbend_model::types::{Mac, NetworkId, ObjectKey};
 use tracing::{info, warn};
 
@@ -52,6 +52,15 @@ pub(super) fn spec(attachment: &Attachment, sources: Vec<IpAddr>) -> AttachSpec 
         pod_mac: attachment.pod_mac,
         addresses: attachment.addresses.clone(),
         sources,
+        bandwidth: attachment.bandwidth,
+    }
+}
+
+fn bandwidth(wanted: &wire::Bandwidth) -> Bandwidth {
+    let rate = |bits, burst_bits| (bits > 0).then_some(Rate { bits, burst_bits });
+    Bandwidth {
+        ingress: rate(wanted.ingress_rate, wanted.ingress_burst),
+        egress: rate(wanted.egress_rate, wanted.egress_burst),
     }
 }
 
@@ -119,6 +128,7 @@ impl Attachments {
             host_mac: Mac(HOST_MAC),
             pod_mac: netlink::pod_mac(&id),
             mtu: facts.pod_mtu,
+            bandwidth: bandwidth(&add.bandwidth),
             id,
         });
         let written = write(store, &attachment);

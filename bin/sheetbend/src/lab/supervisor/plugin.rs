@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::journal::Journal;
 use crate::lab::children;
@@ -47,6 +47,8 @@ pub(super) struct Target {
     pub(super) netns: PathBuf,
     /// Addresses that the pod shall have; empty = any.
     pub(super) wanted: Vec<IpAddr>,
+    /// `runtimeConfig.bandwidth`; empty = no limit.
+    pub(super) bandwidth: Map<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -155,6 +157,9 @@ impl Plugin {
         if let (Some(map), false) = (config.as_object_mut(), target.wanted.is_empty()) {
             // CNI CONVENTIONS.md, "args in network config".
             map.insert("args".to_owned(), json!({ "cni": { "ips": target.wanted } }));
+        }
+        if let (Some(map), false) = (config.as_object_mut(), target.bandwidth.is_empty()) {
+            map.insert("runtimeConfig".to_owned(), json!({ "bandwidth": target.bandwidth }));
         }
         config.to_string().into_bytes()
     }

@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use super::fabric::NAMESPACE_SYSCTLS;
 use super::node::LabNode;
 use super::plugin::Target;
+use crate::lab::bandwidth;
 use crate::lab::children::{self, Process};
 use crate::lab::layout;
 use crate::lab::names::{resolv_conf, use_resolv_conf};
@@ -22,6 +23,7 @@ use crate::lab::netns::{self, NETNS_DIR, Netns};
 use crate::lab::probe::{DropWatch, Job, Limits, Probe, Seen, Speech, run};
 use crate::lab::serve::{Identity, Serving, serve};
 use crate::lab::state::LabDir;
+use serde_json::{Map, Value};
 
 /// Runs a command instead of the server (JSON array).
 pub(super) const COMMAND_ANNOTATION: &str = "sheetbend.dev/lab-command";
@@ -43,6 +45,8 @@ pub(super) struct PodPlan {
     pub(super) node: String,
     /// `spec.hostNetwork`.
     pub(super) host_network: bool,
+    /// `runtimeConfig.bandwidth`, as its annotations say.
+    pub(super) bandwidth: Map<String, Value>,
     /// Every port to serve.
     pub(super) ports: BTreeSet<(Protocol, u16)>,
     /// The command to run instead.
@@ -90,6 +94,8 @@ impl PodPlan {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             host_network: spec.host_network.unwrap_or_default(),
             command: command.transpose()?,
+            bandwidth: bandwidth::of_pod(pod.metadata.annotations.as_ref())
+                .with_context(|| format!("Pod {key}"))?,
             key,
             node,
             ports,
@@ -222,6 +228,7 @@ fn target(plan: &PodPlan, netns: &str) -> Target {
         container_id: format!("{:032x}", rand::random::<u128>()),
         netns: PathBuf::from(NETNS_DIR).join(netns),
         wanted: plan.wanted.clone(),
+        bandwidth: plan.bandwidth.clone(),
     }
 }
 
