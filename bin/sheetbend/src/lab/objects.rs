@@ -92,7 +92,9 @@ fn split(expanded: Expanded, request: &LabRequest) -> Cluster {
             | Object::Job(_)
             | Object::Service(_)
             | Object::EndpointSlice(_)
-            | Object::NetworkPolicy(_) => {}
+            | Object::NetworkPolicy(_)
+            | Object::LoadBalancerPool(_)
+            | Object::L2Announcement(_) => {}
         }
         cluster.others.push(object);
     }

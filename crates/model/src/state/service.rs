@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::Exposure;
 use crate::types::{Family, Labels, NodeName, ObjectKey, Port, Protocol};
 
 /// `spec.type` of a Service.
@@ -86,6 +87,8 @@ pub struct Service {
     pub algorithm: Algorithm,
     /// The text of an unknown `sheetbend.dev/load-balancing` value; the default is used and a Condition names it.
     pub unknown_algorithm: Option<Arc<str>>,
+    /// Of Services of type LoadBalancer, those with externalIPs, and those that still have what a pool gave them.
+    pub exposure: Option<Arc<Exposure>>,
 }
 
 impl Service {
@@ -108,6 +111,7 @@ impl Service {
             publish_not_ready: false,
             algorithm: Algorithm::default(),
             unknown_algorithm: None,
+            exposure: None,
         }
     }
 }

@@ -32,6 +32,9 @@ pub(super) async fn answer(
         return Json(version).into_response();
     }
     let Some(target) = path::parse(uri.path()) else { return status(StatusCode::NOT_FOUND, "NotFound") };
+    if !state.is_served(&target.resource) {
+        return status(StatusCode::NOT_FOUND, "NotFound");
+    }
     let content: Value = serde_json::from_slice(&body).unwrap_or_default();
     match (&method, target.name.clone()) {
         (&Method::GET, None) => read_all(&state, target, &options),

@@ -116,6 +116,11 @@ impl ApiServer {
         self.state.set_streaming(streaming);
     }
 
+    /// Serves a resource, as `loadbalancerpools`, or answers 404 for it, as where nobody installed its definition.
+    pub fn set_served(&self, resource: &str, served: bool) {
+        self.state.set_served(resource, served);
+    }
+
     /// What was asked so far, as `GET /api/v1/pods?watch=true`.
     pub fn requests(&self) -> Vec<String> {
         self.state.requests()
