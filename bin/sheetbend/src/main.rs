@@ -45,7 +45,7 @@ enum Command {
     Debug(debug::Command),
     /// Run a node's agent: the daemon that makes pods' networks.
     Agent(agent::Args),
-    /// Run what a cluster needs once: gives nodes their pod ranges, says on objects what is wrong with them.
+    /// Run what a cluster needs once: gives nodes their pod ranges and Services their addresses, says on objects what is wrong with them.
     Controller(controller::Args),
     /// Remove everything that the agent put on this node.
     Uninstall(uninstall::Args),
