@@ -68,3 +68,13 @@ fn main() -> ExitCode {
         Command::Completion(args) => completion::run::<Cli>(&args),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn every_subcommand_can_be_parsed() {
+        super::Cli::command().debug_assert();
+    }
+}

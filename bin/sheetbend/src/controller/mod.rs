@@ -30,6 +30,8 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// `sheetbend controller`.
 #[derive(Debug, clap::Args)]
+// Its group would have the name of the one inside.
+#[group(skip)]
 pub(crate) struct Args {
     /// Namespace of the Lease.
     #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE", default_value = "kube-system")]
