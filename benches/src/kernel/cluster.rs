@@ -85,6 +85,7 @@ impl Cluster {
             hostname: None,
             node: Some(NodeName::new("two")),
             pod: Some((ObjectKey::new("bench", format!("pod-{number}")), format!("uid-{number}").into())),
+            hints: None,
         }
     }
 }

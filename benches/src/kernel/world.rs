@@ -197,6 +197,7 @@ pub(crate) fn service(v6: bool, index: u32, endpoints: u32) -> anyhow::Result<(F
         port_name: "".into(),
         reach: Reach::Inside,
         only_remote: false,
+        sources: None,
         algorithm: Algorithm::Random,
         affinity_timeout: None,
         backends: backends.into(),

@@ -248,6 +248,7 @@ mod tests {
             hostname: None,
             node: Some(NodeName::new(node)),
             pod: None,
+            hints: None,
         };
         let slice = EndpointSlice {
             key: ObjectKey::new("shop", "web-1"),

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use sheetbend_model::plan::{Condition, Dataplane, Entry, EntryKey, LocalPod, Overlay, Plan, Route, Step};
+use sheetbend_model::plan::{
+    Condition, Dataplane, Entry, EntryKey, HealthCheck, LocalPod, Overlay, Plan, Route, Step,
+};
 use sheetbend_model::state::{AttachmentId, NetworkConfig, Snapshot};
-use sheetbend_model::types::{BlockKey, NodeName};
+use sheetbend_model::types::{BlockKey, NodeName, Port};
 
 use crate::changes::Changes;
 use crate::policy::{self, PolicyTables};
@@ -111,10 +113,15 @@ impl Compiler {
         self.policy.pods()
     }
 
+    /// What load balancers that ask at a port of this node are told; a process answers them, not the kernel.
+    pub fn health_checks(&self) -> BTreeMap<Port, HealthCheck> {
+        self.services.health_checks()
+    }
+
     /// What is wrong with the user's objects now.
     pub fn conditions(&self) -> BTreeSet<Condition> {
-        let found = self.policy.conditions().chain(self.services.conditions()).chain(&self.route_conditions);
-        found.cloned().collect()
+        let found = self.policy.conditions().chain(&self.route_conditions).cloned();
+        found.chain(self.services.conditions()).collect()
     }
 
     /// The Snapshot of the last update.

@@ -64,7 +64,7 @@ fn shop() -> Snapshot {
         .values()
         .filter_map(|object| {
             if let Object::Service(service) = object {
-                Some(build_endpoint_slices(service, &pods))
+                Some(build_endpoint_slices(service, &pods, []))
             } else {
                 None
             }

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use k8s_openapi::api::discovery::v1::Endpoint;
 use sheetbend_intake::file::{
     Assigned, Cluster, Expanded, Manifests, Object, Source, build_endpoint_slices, expand, parse,
 };
@@ -121,6 +122,14 @@ fn labels(object: &Object) -> String {
     labels.map(|(key, value)| format!(" {key}={value}")).collect()
 }
 
+/// ` for NAME,…` of the zones and nodes that `endpoint` is meant for.
+fn hints(endpoint: &Endpoint) -> String {
+    let Some(hints) = &endpoint.hints else { return String::new() };
+    let zones = hints.for_zones.iter().flatten().map(|zone| format!("zone {}", zone.name));
+    let nodes = hints.for_nodes.iter().flatten().map(|node| format!("node {}", node.name));
+    format!(" for {}", zones.chain(nodes).collect::<Vec<_>>().join(", "))
+}
+
 #[test]
 fn endpoint_slices() {
     golden("slices", |sources| {
@@ -131,11 +140,14 @@ fn endpoint_slices() {
         let objects = || manifests.objects.values().map(|manifest| &*manifest.object);
         let pods =
             || objects().filter_map(|object| if let Object::Pod(pod) = object { Some(&**pod) } else { None });
+        let nodes = || {
+            objects().filter_map(|object| if let Object::Node(node) = object { Some(&**node) } else { None })
+        };
         let mut text = String::new();
         for object in objects() {
             let Object::Service(service) = object else { continue };
             writeln!(text, "{}", object.id()).unwrap();
-            for slice in build_endpoint_slices(service, pods()) {
+            for slice in build_endpoint_slices(service, pods(), nodes()) {
                 let ports = slice.ports.iter().flatten().map(|port| {
                     let (name, protocol) = (port.name.as_deref().unwrap(), port.protocol.as_deref().unwrap());
                     format!(" {name}={}/{protocol}", port.port.unwrap())
@@ -150,12 +162,13 @@ fn endpoint_slices() {
                     let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.as_deref()).unwrap();
                     writeln!(
                         text,
-                        "    {} {pod} on {}{}{}{}",
+                        "    {} {pod} on {}{}{}{}{}",
                         endpoint.addresses.join(","),
                         endpoint.node_name.as_deref().unwrap_or("-"),
                         flag(conditions.ready, "ready"),
                         flag(conditions.serving, "serving"),
                         flag(conditions.terminating, "terminating"),
+                        hints(endpoint),
                     )
                     .unwrap();
                 }

@@ -131,7 +131,7 @@ fn all_kinds() -> Vec<Object> {
         .iter()
         .filter_map(|object| {
             if let Object::Service(service) = object {
-                Some(build_endpoint_slices(service, &pods))
+                Some(build_endpoint_slices(service, &pods, []))
             } else {
                 None
             }

@@ -24,6 +24,7 @@ use tracing::{debug, error, info, warn};
 use super::cni::{NodeFacts, PodChange};
 use super::leaks::{Held, Question};
 use super::settings::SettingsFile;
+use super::sockets;
 use super::view::{Sockets, View};
 use crate::source::Cluster;
 
@@ -226,7 +227,10 @@ impl Core {
             return self.answer();
         }
         match self.carry_out(plan) {
-            Ok(()) => self.applied(cluster.generation.as_deref()),
+            Ok(()) => {
+                sockets::end_left(&mut self.kernel, &self.attachments);
+                self.applied(cluster.generation.as_deref());
+            }
             Err(error) => {
                 error!("the kernel does not hold what it should, trying again: {error:#}");
                 self.stale = true;

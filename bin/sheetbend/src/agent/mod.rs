@@ -8,11 +8,13 @@ mod cni;
 mod core;
 mod duties;
 mod events;
+mod health_checks;
 mod heap;
 mod leaks;
 mod prerequisites;
 mod publish;
 mod settings;
+mod sockets;
 mod view;
 
 use std::collections::BTreeMap;
@@ -115,6 +117,7 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let cni = Arc::new(cni);
     let own_name = node.clone();
     let server = Server::bind(&run_dir.join("cni.sock"))?;
+    tokio::spawn(health_checks::serve(views.clone()));
     events::spawn(&run_dir.join("events.sock"), node, events, views)?;
     for rule in foreign_rules() {
         warn!("a rule of somebody else gets in our way: {rule}");

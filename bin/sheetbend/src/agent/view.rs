@@ -7,9 +7,9 @@ use std::sync::{Arc, OnceLock};
 use serde_json::{Value, json};
 use sheetbend_apply::bpf::{Kernel, Names};
 use sheetbend_compile::Compiler;
-use sheetbend_model::plan::{Condition, Entry, EntryKey, LocalPod, Overlay, Posture, Step};
+use sheetbend_model::plan::{Condition, Entry, EntryKey, HealthCheck, LocalPod, Overlay, Posture, Step};
 use sheetbend_model::state::Snapshot;
-use sheetbend_model::types::AddrKey;
+use sheetbend_model::types::{AddrKey, Port};
 
 /// How the node's own processes reach Services.
 #[derive(Clone, Debug, Default)]
@@ -28,10 +28,12 @@ pub(crate) struct View {
     /// What the numbers in events mean.
     pub(crate) names: Arc<Names>,
     /// Whether the kernel holds all that is wanted.
-    synced: bool,
+    pub(crate) synced: bool,
     version: String,
     overlay: Overlay,
     conditions: Vec<Condition>,
+    /// What load balancers are told.
+    pub(crate) health_checks: BTreeMap<Port, HealthCheck>,
     pods: Vec<LocalPod>,
     sockets: Sockets,
     /// Built when the first event of this state asks.
@@ -47,6 +49,7 @@ impl View {
             version: kernel.version().to_owned(),
             overlay: compiler.overlay().clone(),
             conditions: compiler.conditions().into_iter().collect(),
+            health_checks: compiler.health_checks(),
             pods: compiler.pods().map(|(_, pod)| pod.clone()).collect(),
             sockets,
             owners: OnceLock::new(),

@@ -150,10 +150,16 @@ pub(crate) fn endpoint_slices(cluster: &Cluster, pods: &BTreeMap<ObjectKey, Obje
         .values()
         .filter_map(|object| if let Object::Pod(pod) = object { Some(&**pod) } else { None })
         .collect();
+    let nodes: Vec<&Node> = cluster
+        .others
+        .iter()
+        .filter_map(|object| if let Object::Node(node) = object { Some(&**node) } else { None })
+        .collect();
     let mut slices = Vec::new();
     for object in &cluster.others {
         if let Object::Service(service) = object {
-            slices.extend(build_endpoint_slices(service, pods.iter().copied()).into_iter().map(Object::from));
+            let built = build_endpoint_slices(service, pods.iter().copied(), nodes.iter().copied());
+            slices.extend(built.into_iter().map(Object::from));
         }
     }
     slices

@@ -23,6 +23,7 @@ use super::object::{PINNED, ProgramObject};
 use super::plain::{Lpm, Plain};
 use super::rows;
 use super::services::Services;
+use super::sources::Sources;
 use super::symbols;
 use super::sys;
 use super::table::Table;
@@ -54,6 +55,7 @@ pub(super) struct Tables {
     pub(super) rules: Table<Lpm<abi::RuleKey>, abi::RuleValue>,
     pub(super) routes: Table<Lpm<PrefixKey>, abi::RouteEntry>,
     pub(super) services: Table<abi::ServiceKey, abi::ServiceEntry>,
+    pub(super) sources: Table<Lpm<abi::SourceKey>, u32>,
     pub(super) slots: Table<u32, u32>,
     pub(super) backends: Table<u32, abi::BackendEntry>,
 }
@@ -65,6 +67,7 @@ pub(super) struct Flows {
     pub(super) service_flows: Table<abi::ServiceFlowKey, abi::ServiceFlowValue>,
     pub(super) snat: Table<abi::SnatKey, abi::SnatValue>,
     pub(super) affinity: Table<abi::AffinityKey, abi::AffinityValue>,
+    pub(super) sockets: Table<abi::SocketKey, abi::SocketValue>,
     pub(super) round_robin: Table<u32, u32>,
 }
 
@@ -114,6 +117,7 @@ pub struct Kernel {
     pub(super) rules: BTreeMap<[u8; 16], abi::RuleValue>,
     pub(super) pods: BTreeMap<AttachmentId, PodRows>,
     pub(super) services: Services,
+    pub(super) sources: Sources,
     /// Addresses of pods that went, as long as flows of theirs may be left → since when, ns of CLOCK_MONOTONIC.
     /// `None` until the flows have been looked through once.
     pub(super) gone: Option<BTreeMap<AddrKey, u64>>,
@@ -154,6 +158,7 @@ impl Kernel {
             rules: BTreeMap::new(),
             pods: BTreeMap::new(),
             services: Services::default(),
+            sources: Sources::default(),
             gone: None,
             waiting: Vec::new(),
             verdicts_changed: false,
@@ -189,6 +194,7 @@ impl Kernel {
         self.tables.classes.for_each(|_, class| numbers.hold(SymbolKind::Class, class))?;
         self.tables.pods.for_each(|_, pod| numbers.hold(SymbolKind::PolicySet, pod.set))?;
         self.services = Services::read_back(&self.tables, numbers)?;
+        self.sources = Sources::read_back(&self.tables)?;
         Ok(())
     }
 
@@ -385,6 +391,7 @@ impl OpenMaps<'_> {
             rules: self.table(map::RULES)?,
             routes: self.table(map::ROUTES)?,
             services: self.table(map::SERVICES)?,
+            sources: self.table(map::SOURCES)?,
             slots: self.table(map::SLOTS)?,
             backends: self.table(map::BACKENDS)?,
         })
@@ -397,6 +404,7 @@ impl OpenMaps<'_> {
             service_flows: self.table(map::SERVICE_FLOWS)?,
             snat: self.table(map::SNAT)?,
             affinity: self.table(map::AFFINITY)?,
+            sockets: self.table(map::SOCKETS)?,
             round_robin: self.table(map::ROUND_ROBIN)?,
         })
     }
@@ -404,7 +412,7 @@ impl OpenMaps<'_> {
 
 impl Tables {
     /// (name, writes, deletions) of every table since the last call.
-    pub(super) fn take_counts(&self) -> [(&'static str, u64, u64); 11] {
+    pub(super) fn take_counts(&self) -> [(&'static str, u64, u64); 12] {
         [
             self.config.take_counts(),
             self.epoch.take_counts(),
@@ -415,6 +423,7 @@ impl Tables {
             self.rules.take_counts(),
             self.routes.take_counts(),
             self.services.take_counts(),
+            self.sources.take_counts(),
             self.slots.take_counts(),
             self.backends.take_counts(),
         ]

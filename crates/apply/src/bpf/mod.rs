@@ -21,6 +21,7 @@ mod rows;
 mod services;
 mod slots;
 mod sockets;
+mod sources;
 mod sweep;
 mod symbols;
 mod sys;

@@ -18,7 +18,7 @@ struct Aligned<T: ?Sized>(T);
 static EMBEDDED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../ebpf/object/sheetbend.o"));
 
 /// Maps that are pinned once per layout version: (name, what its entries come from).
-pub(super) const PINNED: [(&str, &str); 22] = [
+pub(super) const PINNED: [(&str, &str); 23] = [
     (names::CONFIG, "the node"),
     (names::POLICY_EPOCH, "the node"),
     (names::PODS, "pods of this node"),
@@ -28,6 +28,7 @@ pub(super) const PINNED: [(&str, &str); 22] = [
     (names::RULES, "rules of policies of this node"),
     (names::ROUTES, "pod ranges and addresses of nodes"),
     (names::SERVICES, "Service ports"),
+    (names::SOURCES, "loadBalancerSourceRanges of Services"),
     (names::SLOTS, "ready endpoints of Services"),
     (names::BACKENDS, "endpoints of Services"),
     (names::AFFINITY, "clients with session affinity"),

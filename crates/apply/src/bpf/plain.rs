@@ -83,6 +83,7 @@ plain!(
     abi::SocketValue,
     Lpm<abi::PrefixKey>,
     Lpm<abi::RuleKey>,
+    Lpm<abi::SourceKey>,
 );
 
 #[cfg(test)]
@@ -114,6 +115,7 @@ mod tests {
             (size_of::<abi::SocketValue>(), 16 + 8 + 2 + 6),
             (size_of::<Lpm<abi::PrefixKey>>(), 24),
             (size_of::<Lpm<abi::RuleKey>>(), 16),
+            (size_of::<Lpm<abi::SourceKey>>(), 24),
         ];
         for (index, (have, want)) in sizes.into_iter().enumerate() {
             assert_eq!(have, want, "row {index}");

@@ -246,6 +246,7 @@ impl Kernel {
             }
         }
         self.retire_unnamed_backends()?;
+        self.retire_unnamed_sources()?;
         self.retire_due()
     }
 

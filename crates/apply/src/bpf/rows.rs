@@ -51,6 +51,12 @@ pub(super) fn prefix_key(key: &BlockKey) -> Lpm<PrefixKey> {
     Lpm { len: 32 + bits, data: PrefixKey { network: key.network.0.to_be_bytes(), addr: addr(network_addr) } }
 }
 
+/// A range of clients that the Service with this number admits.
+pub(super) fn source_key(service: u32, range: IpNet) -> Lpm<abi::SourceKey> {
+    let Lpm { len, data: PrefixKey { addr, .. } } = prefix_key(&BlockKey::new(range));
+    Lpm { len, data: abi::SourceKey { service: service.to_be_bytes(), client: addr } }
+}
+
 /// The block behind a key; `None` for a length that [`prefix_key`] never writes.
 pub(super) fn prefix_key_back(key: &Lpm<PrefixKey>) -> Option<BlockKey> {
     let bits = key.len.checked_sub(32)?;
@@ -197,7 +203,8 @@ pub(super) fn service(entry: &ServiceEntry, service: u32, first_slot: u32) -> ab
             Reach::EveryNode => abi::SERVICE_OUTSIDE,
             Reach::ThisNode => abi::SERVICE_OUTSIDE | abi::SERVICE_THIS_NODE,
             Reach::Apart => abi::SERVICE_OUTSIDE | abi::SERVICE_THIS_NODE | abi::SERVICE_APART,
-        } | if entry.only_remote { abi::SERVICE_SILENT } else { 0 },
+        } | if entry.only_remote { abi::SERVICE_SILENT } else { 0 }
+            | if entry.sources.is_some() { abi::SERVICE_RANGES } else { 0 },
         pad: [0; 2],
     }
 }

@@ -3,7 +3,7 @@
 //! A Service's backends lie in a row of slots. Another list is written to another range, then the Service's one value
 //! points there, and the old range goes after [`GRACE`]: a packet under way may still read it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use sheetbend_ebpf_abi as abi;
 use sheetbend_ebpf_abi::SymbolKind;
@@ -39,6 +39,8 @@ pub(super) struct Services {
     draining: BTreeMap<Frontend, Vec<u32>>,
     /// Oldest first, with the time it goes, ns of CLOCK_MONOTONIC.
     pub(super) retiring: VecDeque<(u64, Retired)>,
+    /// Backends that no row names any more, since [`Kernel::sockets_left`] was asked.
+    left: Vec<u32>,
     /// Whether rows are compared with the kernel's even where we know them.
     pub(super) checking: bool,
 }
@@ -112,9 +114,11 @@ impl Kernel {
             None => self.write_slots(&wanted)?,
         };
         let value = rows::service(entry, wanted.service, first);
-        if old != Some(value)
-            && let Err(error) = self.tables.services.put(&key, &value)
-        {
+        let ranges = entry.sources.as_deref().unwrap_or_default();
+        let written = self
+            .widen_sources(wanted.service, ranges)
+            .and_then(|()| if old == Some(value) { Ok(()) } else { self.tables.services.put(&key, &value) });
+        if let Err(error) = written {
             if kept.is_none() {
                 self.forget_slots(first, wanted.slots.len() as u32);
             }
@@ -122,6 +126,7 @@ impl Kernel {
             return Err(error);
         }
         self.numbers.hold(SymbolKind::Service, wanted.service);
+        self.narrow_sources(wanted.service, ranges)?;
         self.change_over(frontend, old.as_ref(), &old_slots, wanted, kept.is_none())
     }
 
@@ -131,6 +136,7 @@ impl Kernel {
         let Some(old) = self.tables.services.get(&key)? else { return Ok(()) };
         let old_slots = self.read_slots(Some(&old))?;
         self.tables.services.delete(&key)?;
+        self.narrow_sources(old.service, &[])?;
         let nothing = Numbered { service: 0, slots: Vec::new(), draining: Vec::new() };
         self.change_over(frontend, Some(&old), &old_slots, nothing, true)
     }
@@ -245,6 +251,7 @@ impl Kernel {
         let due = self.numbers.now + GRACE;
         for number in old_slots.iter().chain(&old_draining) {
             if *number != 0 && !self.numbers.is_held(SymbolKind::Backend, *number) {
+                self.services.left.push(*number);
                 self.services.retiring.push_back((due, Retired::Backend(*number)));
             }
         }
@@ -291,6 +298,32 @@ impl Kernel {
             self.services.retiring.pop_front();
         }
         Ok(())
+    }
+
+    /// Cookies of UDP sockets that processes have connected through a Service to a backend which has gone since the last
+    /// call: no packet of theirs passes a program that could send it elsewhere.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn sockets_left(&mut self) -> Result<BTreeSet<u64>, BpfError> {
+        let mut left = BTreeSet::new();
+        for number in std::mem::take(&mut self.services.left) {
+            // Its row stays for a grace period.
+            let row = self.tables.backends.get(&number)?;
+            let is_udp = row.is_some_and(|row| i32::from(row.protocol) == libc::IPPROTO_UDP);
+            if is_udp && !self.numbers.is_held(SymbolKind::Backend, number) {
+                left.insert(number);
+            }
+        }
+        let mut cookies = BTreeSet::new();
+        if !left.is_empty() {
+            self.flows.sockets.for_each(|key, value| {
+                if key.kind == abi::SOCKET_BACKEND && left.contains(&value.backend) {
+                    cookies.insert(key.cookie);
+                }
+            })?;
+        }
+        Ok(cookies)
     }
 
     /// Rows of backends that nothing names go, once everything wanted has been put.

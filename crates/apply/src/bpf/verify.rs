@@ -140,6 +140,10 @@ impl Kernel {
             let service = symbols.text(SymbolKind::Service, row.service);
             held.insert((names::SERVICES, format!("{key:?}")), service_text(&row, &service, &backends));
         })?;
+        self.tables.sources.for_each(|key, value| {
+            let service = symbols.text(SymbolKind::Service, u32::from_be_bytes(key.data.service));
+            held.insert((names::SOURCES, format!("{service} {}", source_text(&key))), value.to_string());
+        })?;
         let retiring: Vec<Retired> = self.services.retiring.iter().map(|(_, retired)| *retired).collect();
         for (slot, backend) in slots {
             let is_retiring = retiring.iter().any(|retired| match retired {
@@ -201,6 +205,10 @@ fn wanted_services(want: &Dataplane, rows: &mut Rows) {
         let backends: Vec<String> =
             entry.backends.iter().map(|backend| hex(&symbols::backend(backend))).collect();
         let service = hex(&symbols::service(frontend, entry));
+        for range in entry.sources.iter().flat_map(|ranges| ranges.iter()) {
+            let row = format!("{service} {}", source_text(&rows::source_key(0, *range)));
+            rows.insert((names::SOURCES, row), "1".into());
+        }
         let text = service_text(&rows::service(entry, 0, 0), &service, &backends);
         rows.insert((names::SERVICES, format!("{:?}", rows::service_key(frontend))), text);
         for backend in entry.backends.iter() {
@@ -236,6 +244,10 @@ fn pod_text(row: abi::PodEntry, set: &str) -> String {
 fn service_text(row: &abi::ServiceEntry, service: &str, backends: &[String]) -> String {
     let rest = abi::ServiceEntry { service: 0, first_slot: 0, ..*row };
     format!("service {service} {rest:?} backends {backends:?}")
+}
+
+fn source_text(key: &Lpm<abi::SourceKey>) -> String {
+    format!("{} bits {}", rows::addr_back(key.data.client), key.len)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod messages;
 mod namespace;
 pub mod node;
 mod read_back;
+mod sockets;
 mod sysctl;
 
 pub use attach::{AttachSpec, Attached, activate, attach, detach, host_ifname, pod_mac};
@@ -22,6 +23,7 @@ pub use error::NetlinkError;
 pub use filters::{PodPrograms, filtered_devices, remove_filters, replace_filters};
 pub use foreign::{Chain, ForeignDrop, foreign_drops, packet_filter_chains};
 pub use read_back::{PodLink, pod_links};
+pub use sockets::end_udp_sockets;
 
 /// Route protocol number (`rtm_protocol`, also `IFA_PROTO` of addresses) by which everything of ours is known.
 pub const PROTOCOL: u8 = 91;

@@ -1,7 +1,10 @@
 //! Services and host ports, read literally.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use ipnet::IpNet;
 use sheetbend_model::state::{
     ContainerPort, Endpoint, EndpointSlice, Pod, Service, ServicePort, ServiceType, Snapshot, TrafficPolicy,
 };
@@ -44,6 +47,8 @@ pub struct Found {
     pub candidates: Vec<Candidate>,
     /// There are none only because of a traffic policy Local: dropped, not refused.
     pub is_dropped: bool,
+    /// Whom a load balancer's address admits, in its family; `None` = everybody.
+    pub admits: Option<BTreeSet<IpNet>>,
 }
 
 /// The Service, or host port, that somebody at `at` finds behind (addr, protocol, port), and its backends: the ready
@@ -65,12 +70,84 @@ pub fn service(
         At::ClientNode(_) => is_cluster_address && service.internal_policy == TrafficPolicy::Local,
         At::Entry(_) => service.external_policy == TrafficPolicy::Local,
     };
-    let all = chosen(&endpoints);
+    let everywhere = chosen(&endpoints);
+    let all = chosen(&near(&endpoints, snapshot, at.node()));
     let here = |(endpoint, ..): &(&Endpoint, IpAddr, Port)| endpoint.node.as_ref() == Some(at.node());
     let candidates =
         if is_local { chosen(&endpoints.into_iter().filter(here).collect::<Vec<_>>()) } else { all.clone() };
-    let is_dropped = candidates.is_empty() && !all.is_empty();
-    Some(Found { owner: service.key.clone(), candidates, is_dropped })
+    let is_dropped = candidates.is_empty() && !everywhere.is_empty();
+    let is_balanced = service.service_type == ServiceType::LoadBalancer
+        && !is_cluster_address
+        && service.ingress_ips.iter().any(|own| own.to_canonical() == addr);
+    let in_family = |range: &&IpNet| Family::of(range.addr()) == Family::of(addr);
+    let admits = service.source_ranges.as_ref().filter(|_| is_balanced);
+    let admits = admits.map(|ranges| ranges.iter().filter(in_family).map(IpNet::trunc).collect());
+    Some(Found { owner: service.key.clone(), candidates, is_dropped, admits })
+}
+
+/// The endpoints whose hints name `node`, else those whose hints name its zone; all, where a ready one lacks a hint or
+/// nobody ready is meant (KEP-3015).
+fn near<'a>(
+    endpoints: &[(&'a Endpoint, IpAddr, Port)],
+    snapshot: &Snapshot,
+    node: &NodeName,
+) -> Vec<(&'a Endpoint, IpAddr, Port)> {
+    let uid = |endpoint: &Endpoint| endpoint.pod.as_ref().map(|(_, uid)| uid.to_string());
+    let mut names: BTreeMap<_, (bool, BTreeSet<String>, BTreeSet<String>)> = BTreeMap::new();
+    for (endpoint, addr, port) in endpoints {
+        // What several slices say of one endpoint counts together.
+        let (ready, nodes, zones) = names.entry((*addr, *port, uid(endpoint))).or_default();
+        *ready |= endpoint.ready;
+        if let Some(hints) = &endpoint.hints {
+            nodes.extend(hints.nodes.iter().map(ToString::to_string));
+            zones.extend(hints.zones.iter().map(ToString::to_string));
+        }
+    }
+    let zone = snapshot.nodes.get(node).and_then(|node| node.zone()).map(ToOwned::to_owned);
+    let ready: Vec<_> = names.values().filter(|(ready, ..)| *ready).collect();
+    let by_node = ready.iter().all(|(_, nodes, _)| !nodes.is_empty())
+        && ready.iter().any(|(_, nodes, _)| nodes.contains(&node.to_string()));
+    let by_zone = ready.iter().all(|(.., zones)| !zones.is_empty())
+        && ready.iter().any(|(.., zones)| zone.as_ref().is_some_and(|zone| zones.contains(zone)));
+    let is_near = |(endpoint, addr, port): &&(&Endpoint, IpAddr, Port)| {
+        let (ready, nodes, zones) = &names[&(*addr, *port, uid(endpoint))];
+        // Nobody looks at the hints of those that only finish their work.
+        !ready
+            || if by_node {
+                nodes.contains(&node.to_string())
+            } else {
+                !by_zone || zone.as_ref().is_some_and(|zone| zones.contains(zone))
+            }
+    };
+    endpoints.iter().filter(is_near).copied().collect()
+}
+
+/// What `node` answers at a health check node port: the Service that has it (the least key), and how many of its ready
+/// endpoints are there. `None` = nobody's.
+pub fn health_check(snapshot: &Snapshot, node: &NodeName, port: Port) -> Option<(ObjectKey, u32)> {
+    let asks = |service: &&Arc<Service>| {
+        service.service_type == ServiceType::LoadBalancer
+            && service.external_policy == TrafficPolicy::Local
+            && service.health_check_node_port == Some(port)
+            && !service.proxied_elsewhere
+    };
+    let service = snapshot.services.values().find(asks)?;
+    let mut ready = BTreeSet::new();
+    for slice in snapshot.endpoint_slices.values() {
+        if slice.key.namespace != service.key.namespace || slice.service.as_ref() != Some(&service.key.name) {
+            continue;
+        }
+        for endpoint in &slice.endpoints {
+            if endpoint.ready && endpoint.node.as_ref() == Some(node) {
+                // A pod has an endpoint per family.
+                ready.insert(match &endpoint.pod {
+                    Some((pod, uid)) => format!("{pod} {uid}"),
+                    None => format!("{:?}", endpoint.addresses.first()),
+                });
+            }
+        }
+    }
+    Some((service.key.clone(), ready.len().try_into().unwrap_or(u32::MAX)))
 }
 
 fn chosen(endpoints: &[(&Endpoint, IpAddr, Port)]) -> Vec<Candidate> {
@@ -144,7 +221,8 @@ fn host_port(
         if let Some(found) = pod.ports.iter().find(|own| matches(own)) {
             let candidate =
                 Candidate { addr: own.to_canonical(), port: found.port, pod: Some(pod.key.clone()) };
-            return Some(Found { owner: pod.key.clone(), candidates: vec![candidate], is_dropped: false });
+            let (owner, candidates) = (pod.key.clone(), vec![candidate]);
+            return Some(Found { owner, candidates, is_dropped: false, admits: None });
         }
     }
     None

@@ -103,6 +103,7 @@ fn add_service(cluster: &mut Snapshot, endpoints: &[(u8, &str)]) {
             hostname: None,
             node: None,
             pod: Some((key(name), (*name).into())),
+            hints: None,
         };
         let slice = EndpointSlice {
             key: key(&format!("cart-{family}")),

@@ -7,6 +7,17 @@ use sheetbend_model::plan::Backend;
 use sheetbend_model::state::{Endpoint, EndpointSlice, ServicePort, Snapshot};
 use sheetbend_model::types::{Family, NetworkId, NodeName, Port, Protocol};
 
+/// Whose clients choose.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Viewpoint<'a> {
+    /// Their node.
+    pub(super) node: &'a NodeName,
+    /// Its zone.
+    pub(super) zone: Option<&'a str>,
+    /// Only endpoints of that node count (KEP-2086): a traffic policy Local.
+    pub(super) only: bool,
+}
+
 /// Backends of one frontend, sorted.
 #[derive(Debug, Default)]
 pub(super) struct Backends {
@@ -25,16 +36,70 @@ struct State {
     ready: bool,
     serving: bool,
     terminating: bool,
+    nodes: Hinted,
+    zones: Hinted,
 }
 
-/// Chooses the ready endpoints, else those that are terminating and still serve (KEP-1669); with `only`, among those
-/// on that node (KEP-2086).
+/// What hints of one kind say of an endpoint, or of all that are ready.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hinted {
+    /// It has one.
+    any: bool,
+    /// One is for these clients.
+    here: bool,
+}
+
+impl Hinted {
+    fn see(&mut self, any: bool, here: bool) {
+        self.any |= any;
+        self.here |= here;
+    }
+}
+
+impl State {
+    fn see(&mut self, endpoint: &Endpoint, from: Viewpoint<'_>) {
+        self.here |= !from.only || endpoint.node.as_ref() == Some(from.node);
+        self.ready |= endpoint.ready;
+        self.serving |= endpoint.serving;
+        self.terminating |= endpoint.terminating;
+        if let Some(hints) = &endpoint.hints {
+            self.nodes.see(!hints.nodes.is_empty(), hints.nodes.contains(from.node));
+            let is_here = |zone: &Arc<str>| Some(&**zone) == from.zone;
+            self.zones.see(!hints.zones.is_empty(), hints.zones.iter().any(is_here));
+        }
+    }
+
+    /// Hints count only where every ready endpoint has them and one is for these clients, the nodes' before the zones'
+    /// (KEP-3015): whoever follows half of them overloads a few.
+    fn nearest(states: &BTreeMap<Backend, State>) -> impl Fn(&State) -> bool + use<> {
+        let all = |kind: fn(&State) -> Hinted| {
+            let mut ready = states.values().filter(|state| state.ready).map(kind).peekable();
+            let (mut every, mut here) = (ready.peek().is_some(), false);
+            for hinted in ready {
+                every &= hinted.any;
+                here |= hinted.here;
+            }
+            every && here
+        };
+        let kind: Option<fn(&State) -> Hinted> = if all(|state| state.nodes) {
+            Some(|state| state.nodes)
+        } else if all(|state| state.zones) {
+            Some(|state| state.zones)
+        } else {
+            None
+        };
+        move |state| kind.is_none_or(|kind| kind(state).here)
+    }
+}
+
+/// Chooses the ready endpoints, the nearest where hints say which, else those that are terminating and still serve
+/// (KEP-1669).
 pub(super) fn backends<'a>(
     snapshot: &Snapshot,
     slices: impl Iterator<Item = &'a EndpointSlice>,
     port: &ServicePort,
     family: Family,
-    only: Option<&NodeName>,
+    from: Viewpoint<'_>,
 ) -> Backends {
     let mut states: BTreeMap<Backend, State> = BTreeMap::new();
     for slice in slices.filter(|slice| slice.family == family) {
@@ -44,19 +109,17 @@ pub(super) fn backends<'a>(
                     continue;
                 }
                 let Some(backend) = backend(endpoint, port.protocol, number, family) else { continue };
-                let state = states.entry(backend).or_default();
-                state.here |= only.is_none() || endpoint.node.as_ref() == only;
-                state.ready |= endpoint.ready;
-                state.serving |= endpoint.serving;
-                state.terminating |= endpoint.terminating;
+                states.entry(backend).or_default().see(endpoint, from);
             }
         }
     }
     let any_ready = states.values().any(|state| state.here && state.ready);
+    let nearest = State::nearest(&states);
     let mut backends = Backends::default();
     let mut any_elsewhere = false;
     for (backend, state) in states {
-        let usable = if any_ready { state.ready } else { state.serving && state.terminating };
+        let is_near = from.only || nearest(&state);
+        let usable = if any_ready { state.ready && is_near } else { state.serving && state.terminating };
         let chosen = usable && state.here;
         any_elsewhere |= !state.here && (state.ready || state.serving && state.terminating);
         // An endpoint that is merely not ready keeps its connections; a datagram goes elsewhere at once.

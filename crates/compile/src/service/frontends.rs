@@ -19,6 +19,8 @@ pub(super) fn any_address(family: Family) -> IpAddr {
 pub(super) struct Meaning {
     pub(super) reach: Reach,
     pub(super) policy: TrafficPolicy,
+    /// A load balancer's address, which may admit some clients only.
+    pub(super) is_balanced: bool,
 }
 
 /// The frontends of `service`. A headless Service has none, and so has one that somebody else serves.
@@ -81,22 +83,18 @@ pub(super) fn port_of<'a>(service: &'a Service, frontend: &Frontend) -> Option<(
         let number = if is_node_port { port.node_port } else { Some(port.port) };
         port.protocol == frontend.protocol && number == Some(frontend.port)
     })?;
+    let is_balanced = service.service_type == ServiceType::LoadBalancer
+        && service.ingress_ips.iter().any(|addr| addr.to_canonical() == frontend.addr);
     let is_cluster_address = service.cluster_ips.iter().any(|addr| addr.to_canonical() == frontend.addr);
-    let meaning = match (is_cluster_address, frontend.scope, service.external_policy) {
-        (true, ..) => Meaning { reach: Reach::Inside, policy: service.internal_policy },
+    let (reach, policy) = match (is_cluster_address, frontend.scope, service.external_policy) {
+        (true, ..) => (Reach::Inside, service.internal_policy),
         // Traffic from within a node counts as having gone out and come back by any node.
-        (false, Scope::Inside, TrafficPolicy::Local) => {
-            Meaning { reach: Reach::Apart, policy: TrafficPolicy::Cluster }
-        }
-        (false, Scope::Outside, TrafficPolicy::Local) => {
-            Meaning { reach: Reach::ThisNode, policy: TrafficPolicy::Local }
-        }
+        (false, Scope::Inside, TrafficPolicy::Local) => (Reach::Apart, TrafficPolicy::Cluster),
+        (false, Scope::Outside, TrafficPolicy::Local) => (Reach::ThisNode, TrafficPolicy::Local),
         (false, Scope::Outside, TrafficPolicy::Cluster) => return None,
-        (false, Scope::Inside, TrafficPolicy::Cluster) => {
-            Meaning { reach: Reach::EveryNode, policy: TrafficPolicy::Cluster }
-        }
+        (false, Scope::Inside, TrafficPolicy::Cluster) => (Reach::EveryNode, TrafficPolicy::Cluster),
     };
-    Some((port, meaning))
+    Some((port, Meaning { reach, policy, is_balanced: is_balanced && !is_cluster_address }))
 }
 
 /// The frontends of a pod's host ports on `node`, each with the container's port.

@@ -105,6 +105,7 @@ impl HostPorts {
             port_name: port.name.clone().unwrap_or_default(),
             reach: Reach::ThisNode,
             only_remote: false,
+            sources: None,
             algorithm: Algorithm::default(),
             affinity_timeout: None,
             backends: [backend].into(),

@@ -2,18 +2,24 @@
 
 mod endpoints;
 mod frontends;
+mod health;
 mod host_ports;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use sheetbend_model::plan::{Condition, Dataplane, Entry, EntryKey, Frontend, Scope, ServiceEntry, Step};
+use ipnet::IpNet;
+use sheetbend_model::plan::{
+    Condition, Dataplane, Entry, EntryKey, Frontend, HealthCheck, Scope, ServiceEntry, Step,
+};
 use sheetbend_model::state::{Service, ServicePort, Snapshot, TrafficPolicy};
-use sheetbend_model::types::{Family, NodeName, ObjectKey, Protocol};
+use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, Protocol};
 
 use crate::changes::{Changes, in_namespace};
 use crate::compiler::Counters;
 use crate::slices::{Slices, service_of};
+use endpoints::Viewpoint;
+use health::HealthChecks;
 use host_ports::HostPorts;
 
 /// Which Services and slices belong together, and who has which frontend.
@@ -25,6 +31,7 @@ pub(crate) struct ServiceTables {
     /// Frontend → Services that claim it, sorted; the first has it.
     claims: HashMap<Frontend, Vec<ObjectKey>>,
     host_ports: HostPorts,
+    health: HealthChecks,
     conditions: BTreeMap<ObjectKey, Vec<Condition>>,
 }
 
@@ -55,6 +62,7 @@ impl ServiceTables {
             node,
             slices: Slices::default(),
             claims: HashMap::new(),
+            health: HealthChecks::default(),
             conditions: BTreeMap::new(),
         }
     }
@@ -68,7 +76,10 @@ impl ServiceTables {
         counters: &mut Counters,
     ) -> Delta {
         let mut delta = Delta::default();
-        let dirty = dirty(old, next, changes);
+        let mut dirty = dirty(old, next, changes);
+        if self.zone(old) != self.zone(next) {
+            dirty.extend(old.services.keys().chain(next.services.keys()).cloned());
+        }
         let mut frontends = self.host_ports.touched(changes);
         if dirty.is_empty() && frontends.is_empty() {
             return delta;
@@ -132,13 +143,24 @@ impl ServiceTables {
         }
     }
 
-    pub(crate) fn conditions(&self) -> impl Iterator<Item = &Condition> {
-        self.conditions.values().flatten().chain(self.host_ports.conditions())
+    pub(crate) fn conditions(&self) -> impl Iterator<Item = Condition> {
+        let found = self.conditions.values().flatten().chain(self.host_ports.conditions()).cloned();
+        found.chain(self.health.conditions())
+    }
+
+    pub(crate) fn health_checks(&self) -> BTreeMap<Port, HealthCheck> {
+        self.health.all()
     }
 
     fn index(&mut self, old: &Snapshot, next: &Snapshot, changes: &Changes<'_>, dirty: &BTreeSet<ObjectKey>) {
         self.slices.update(changes);
         for key in dirty {
+            if let Some(service) = old.services.get(key) {
+                self.health.remove(service);
+            }
+            if let Some(service) = next.services.get(key) {
+                self.health.insert(service, self.slices.of(next, key), &self.node);
+            }
             for frontend in
                 old.services.get(key).into_iter().flat_map(|service| frontends::of_service(service))
             {
@@ -167,19 +189,26 @@ impl ServiceTables {
         };
         let service = snapshot.services.get(owner)?;
         let (port, meaning) = frontends::port_of(service, frontend)?;
-        let only = (meaning.policy == TrafficPolicy::Local).then_some(&self.node);
+        let only = meaning.policy == TrafficPolicy::Local;
+        let from = Viewpoint { node: &self.node, zone: self.zone(snapshot), only };
         let slices = self.slices.of(snapshot, &service.key);
-        let backends = endpoints::backends(snapshot, slices, port, Family::of(frontend.addr), only);
+        let backends = endpoints::backends(snapshot, slices, port, Family::of(frontend.addr), from);
         Some(ServiceEntry {
             service: service.key.clone(),
             port_name: port.name.clone(),
             reach: meaning.reach,
             only_remote: backends.only_remote,
+            sources: sources(service, frontend).filter(|_| meaning.is_balanced),
             algorithm: service.algorithm,
             affinity_timeout: service.affinity_timeout,
             backends: backends.chosen.into(),
             draining: backends.draining.into(),
         })
+    }
+
+    /// The zone that this node is in.
+    fn zone<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a str> {
+        snapshot.nodes.get(&self.node)?.zone()
     }
 
     fn conditions_of(&self, snapshot: &Snapshot, service: &Service) -> Vec<Condition> {
@@ -218,6 +247,17 @@ impl ServiceTables {
         }
         conditions
     }
+}
+
+/// Whom the load balancer's address `frontend` admits. A family without a range admits nobody: whoever wrote ranges did
+/// not mean the whole other family.
+fn sources(service: &Service, frontend: &Frontend) -> Option<Arc<[IpNet]>> {
+    let ranges = service.source_ranges.as_ref()?;
+    let of_family = |range: &&IpNet| Family::of(range.addr()) == Family::of(frontend.addr);
+    let mut ranges: Vec<IpNet> = ranges.iter().filter(of_family).map(IpNet::trunc).collect();
+    ranges.sort_unstable();
+    ranges.dedup();
+    Some(ranges.into())
 }
 
 fn sctp_message(port: &ServicePort) -> String {

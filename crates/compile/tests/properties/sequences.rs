@@ -4,8 +4,10 @@ use proptest::prelude::*;
 use sheetbend_compile::{Compiler, compile};
 use sheetbend_model::plan::{Dataplane, Plan, diff};
 use sheetbend_model::state::{NetworkConfig, Snapshot};
+use sheetbend_oracle::health_check;
 use sheetbend_testkit::generators::cluster::sequence;
 use sheetbend_testkit::generators::pools;
+use sheetbend_testkit::generators::services::health_ports;
 
 use crate::runner;
 
@@ -30,6 +32,11 @@ impl Follower {
         same(&self.compiler.dataplane(), &fresh, "the compiler's own tables")?;
         self.tables.conditions = self.compiler.conditions();
         same(&self.tables, &fresh, &format!("the tables after the plan\n{plan}"))?;
+        for port in health_ports() {
+            let told = self.compiler.health_checks().get(&port).cloned();
+            let told = told.map(|check| (check.service, check.endpoints));
+            prop_assert_eq!(told, health_check(next, &pools::node(), port), "port {}", port);
+        }
         Ok(plan)
     }
 }

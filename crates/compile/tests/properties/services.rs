@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use proptest::prelude::*;
-use sheetbend_compile::compile;
+use sheetbend_compile::{Compiler, compile};
 use sheetbend_model::plan::{Frontend, Reach, Scope};
-use sheetbend_model::state::{NetworkConfig, Snapshot};
+use sheetbend_model::state::{EndpointSlice, NetworkConfig, Snapshot};
 use sheetbend_model::types::{Family, NetworkId, Protocol};
-use sheetbend_oracle::{At, service};
+use sheetbend_oracle::{At, health_check, service};
 use sheetbend_testkit::generators::cluster::cluster;
 use sheetbend_testkit::generators::pools;
-use sheetbend_testkit::generators::services::{cluster_address, external_address};
+use sheetbend_testkit::generators::services::{cluster_address, external_address, health_ports};
 
 use crate::runner;
 
@@ -26,6 +26,10 @@ struct Seen {
     apart: usize,
     dropped: usize,
     host_ports: usize,
+    nearest: usize,
+    restricted: usize,
+    healthy: usize,
+    unhealthy: usize,
 }
 
 #[test]
@@ -34,6 +38,7 @@ fn every_frontend_has_the_backends_that_the_objects_say() {
     let cell = std::cell::RefCell::new(&mut seen);
     runner("services", 1200)
         .run(&cluster(), |cluster| {
+            let unhinted = without_hints(&cluster);
             let tables = compile(&cluster, &pools::node(), &NetworkConfig::default());
             let mut matched = 0;
             for frontend in frontends() {
@@ -58,6 +63,8 @@ fn every_frontend_has_the_backends_that_the_objects_say() {
                 matched += 1;
                 prop_assert_eq!(&found.service, &wanted.owner);
                 prop_assert_eq!(found.only_remote, wanted.is_dropped, "{}", frontend);
+                let admitted = found.sources.as_ref().map(|ranges| ranges.iter().copied().collect());
+                prop_assert_eq!(&admitted, &wanted.admits, "{}", frontend);
                 let chosen: BTreeSet<_> = found.backends.iter().map(|b| (b.addr, b.port)).collect();
                 let candidates: BTreeSet<_> = wanted.candidates.iter().map(|c| (c.addr, c.port)).collect();
                 prop_assert_eq!(&chosen, &candidates, "{}", frontend);
@@ -72,16 +79,53 @@ fn every_frontend_has_the_backends_that_the_objects_say() {
                 seen.apart += usize::from(frontend.scope == Scope::Outside);
                 seen.dropped += usize::from(found.only_remote);
                 seen.host_ports += usize::from(is_host_port(&cluster, found));
+                let anywhere = service(&unhinted, at, frontend.addr, frontend.protocol, frontend.port.get());
+                seen.restricted += usize::from(admitted.is_some());
+                seen.nearest += usize::from(anywhere != Some(wanted));
             }
             prop_assert_eq!(matched, tables.services.len(), "a row that no Service has");
+            let mut compiler = Compiler::new(pools::node(), NetworkConfig::default());
+            compiler.update(&cluster);
+            let told = compiler.health_checks();
+            for port in health_ports() {
+                let found = told.get(&port).cloned();
+                let found = found.map(|check| (check.service, check.endpoints));
+                let mut seen = cell.borrow_mut();
+                seen.healthy += usize::from(found.as_ref().is_some_and(|(_, endpoints)| *endpoints > 0));
+                seen.unhealthy += usize::from(found.as_ref().is_some_and(|(_, endpoints)| *endpoints == 0));
+                prop_assert_eq!(found, health_check(&cluster, &pools::node(), port));
+            }
             Ok(())
         })
         .unwrap();
     eprintln!("{seen:?}");
-    let Seen { frontends, several_backends, draining, node_ports, external, apart, dropped, host_ports } =
-        seen;
-    let all = [frontends, several_backends, draining, node_ports, external, apart, dropped, host_ports];
-    assert!(all.iter().all(|count| *count >= 50), "{all:?}");
+    let Seen {
+        frontends,
+        several_backends,
+        draining,
+        node_ports,
+        external,
+        apart,
+        dropped,
+        host_ports,
+        nearest,
+        restricted,
+        healthy,
+        unhealthy,
+    } = seen;
+    let services = [frontends, several_backends, draining, node_ports, external, apart, dropped, host_ports];
+    let all = [&services[..], &[nearest, restricted, healthy, unhealthy]].concat();
+    assert!(all.iter().all(|count| *count >= 15), "{all:?}");
+}
+
+fn without_hints(cluster: &Snapshot) -> Snapshot {
+    let mut cluster = cluster.clone();
+    for slice in cluster.endpoint_slices.clone().values() {
+        let mut slice = EndpointSlice::clone(slice);
+        slice.endpoints.iter_mut().for_each(|endpoint| endpoint.hints = None);
+        cluster.endpoint_slices.insert(slice.key.clone(), slice.into());
+    }
+    cluster
 }
 
 fn is_host_port(cluster: &Snapshot, entry: &sheetbend_model::plan::ServiceEntry) -> bool {

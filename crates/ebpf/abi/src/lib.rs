@@ -33,9 +33,9 @@ pub use policy::{
 pub use reason::{Reason, Verdict};
 pub use service::{
     ALGORITHM_RANDOM, ALGORITHM_ROUND_ROBIN, AffinityKey, AffinityValue, BACKEND_DRAINING, BackendEntry,
-    CounterKey, CounterValue, SCOPE_INSIDE, SCOPE_OUTSIDE, SERVICE_APART, SERVICE_OUTSIDE, SERVICE_SILENT,
-    SERVICE_THIS_NODE, SOCKET_BACKEND, SOCKET_FRONTEND, ServiceEntry, ServiceKey, SocketKey, SocketValue,
-    SymbolKey, SymbolKind,
+    CounterKey, CounterValue, SCOPE_INSIDE, SCOPE_OUTSIDE, SERVICE_APART, SERVICE_OUTSIDE, SERVICE_RANGES,
+    SERVICE_SILENT, SERVICE_THIS_NODE, SOCKET_BACKEND, SOCKET_FRONTEND, ServiceEntry, ServiceKey, SocketKey,
+    SocketValue, SourceKey, SymbolKey, SymbolKind,
 };
 
 /// An address in network order, IPv4 mapped.

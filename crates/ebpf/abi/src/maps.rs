@@ -23,6 +23,8 @@ pub mod names {
     pub const ROUTES: &str = "ROUTES";
     /// Hash: [`crate::ServiceKey`] → [`crate::ServiceEntry`].
     pub const SERVICES: &str = "SERVICES";
+    /// LPM: [`crate::SourceKey`] → `u32`, always 1.
+    pub const SOURCES: &str = "SOURCES";
     /// Hash: `u32` slot → `u32` backend.
     pub const SLOTS: &str = "SLOTS";
     /// Hash: `u32` backend → [`crate::BackendEntry`].
@@ -96,6 +98,8 @@ pub mod limits {
     pub const ROUTES: u32 = 65_536;
     /// Frontends.
     pub const SERVICES: u32 = 262_144;
+    /// Ranges of clients that Services admit.
+    pub const SOURCES: u32 = 65_536;
     /// Slots, old and new ranges together.
     pub const SLOTS: u32 = 1_048_576;
     /// Backends.

@@ -70,5 +70,6 @@ reasons! {
     UnsupportedProtocol = 30, Drop, "unsupported_protocol", "Neither IPv4, IPv6 nor ARP.";
     NoLocalEndpoints = 32, Drop, "no_local_endpoints", "The Service wants endpoints of this node, and all are on others.";
     TooBig = 33, Drop, "too_big", "It came to a node port and does not fit the way to the endpoint's node.";
+    SourceRange = 34, Drop, "source_range", "The client is in none of the ranges that the Service admits.";
     MapFull = 31, Drop, "map_full", "A table of the kernel is full; see sheetbend status.";
 }

@@ -32,6 +32,19 @@ pub const SERVICE_APART: u8 = 4;
 /// `ServiceEntry::flags`: without a slot, packets are dropped and not refused.
 pub const SERVICE_SILENT: u8 = 8;
 
+/// `ServiceEntry::flags`: new flows only from clients in `SOURCES`.
+pub const SERVICE_RANGES: u8 = 16;
+
+/// Key of LPM `SOURCES`: clients that a Service admits. The value says nothing.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceKey {
+    /// `ServiceEntry::service`, network order; always whole.
+    pub service: [u8; 4],
+    /// The client's address; a prefix of it.
+    pub client: Addr,
+}
+
 /// `ServiceEntry::algorithm`.
 pub const ALGORITHM_RANDOM: u8 = 0;
 /// `ServiceEntry::algorithm`.

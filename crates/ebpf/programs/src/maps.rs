@@ -15,7 +15,7 @@ use sheetbend_ebpf_abi::{
     AffinityKey, AffinityValue, BackendEntry, ClassKey, CounterKey, CounterValue, CtEntry, CtKey,
     FragmentKey, FragmentValue, NodeConfig, PodEntry, PrefixKey, RouteEntry, RuleKey, RuleValue,
     STAGE_PROGRAMS, ServiceEntry, ServiceFlowKey, ServiceFlowValue, ServiceKey, SnatKey, SnatValue,
-    SocketKey, SocketValue, SymbolKey, limits,
+    SocketKey, SocketValue, SourceKey, SymbolKey, limits,
 };
 
 use crate::packet::{Mac, Packet};
@@ -38,6 +38,8 @@ pub static RULES: LpmTrie<RuleKey, RuleValue> = LpmTrie::pinned(limits::RULES, B
 pub static ROUTES: LpmTrie<PrefixKey, RouteEntry> = LpmTrie::pinned(limits::ROUTES, BPF_F_NO_PREALLOC);
 #[map]
 pub static SERVICES: HashMap<ServiceKey, ServiceEntry> = HashMap::pinned(limits::SERVICES, BPF_F_NO_PREALLOC);
+#[map]
+pub static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::pinned(limits::SOURCES, BPF_F_NO_PREALLOC);
 #[map]
 pub static SLOTS: HashMap<u32, u32> = HashMap::pinned(limits::SLOTS, BPF_F_NO_PREALLOC);
 #[map]

@@ -1,16 +1,18 @@
 //! Services: which backend a client's packet goes to.
 
-use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_get_prandom_u32, programs::TcContext};
+use aya_ebpf::{
+    bindings::BPF_ANY, helpers::generated::bpf_get_prandom_u32, maps::lpm_trie::Key, programs::TcContext,
+};
 use sheetbend_ebpf_abi::{
     ALGORITHM_ROUND_ROBIN, AffinityKey, AffinityValue, BACKEND_DRAINING, BackendEntry, CT_IDLE_SECONDS,
-    NO_ADDR, ROUTE_NODE_ADDRESS, Reason, SCOPE_INSIDE, SERVICE_SILENT, SERVICE_THIS_NODE, ServiceEntry,
-    ServiceFlowKey, ServiceFlowValue, ServiceKey,
+    NO_ADDR, ROUTE_NODE_ADDRESS, Reason, SCOPE_INSIDE, SERVICE_RANGES, SERVICE_SILENT, SERVICE_THIS_NODE,
+    ServiceEntry, ServiceFlowKey, ServiceFlowValue, ServiceKey, SourceKey,
 };
 
 use crate::{
     conntrack::{self, SECOND, now},
     forward::route,
-    maps::{AFFINITY, BACKENDS, ROUND_ROBIN, SERVICE_FLOWS, SERVICES, SLOTS},
+    maps::{AFFINITY, BACKENDS, ROUND_ROBIN, SERVICE_FLOWS, SERVICES, SLOTS, SOURCES},
     outside,
     packet::{
         DROP, HAIRPIN, Ip, MAPPED, OUTSIDE, Packet, SERVICE, TCP, TCP_ACK, TCP_SYN, hairpin, put, same, words,
@@ -173,7 +175,8 @@ fn inside(ctx: &TcContext, packet: &Packet) -> Option<&'static ServiceEntry> {
 /// Sends the packet to a backend of `entry`.
 ///
 /// # Errors
-/// [`Reason::NoEndpoints`], [`Reason::NoLocalEndpoints`], [`Reason::BackendGone`], [`Reason::SnatExhausted`].
+/// [`Reason::NoEndpoints`], [`Reason::NoLocalEndpoints`], [`Reason::BackendGone`], [`Reason::SnatExhausted`],
+/// [`Reason::SourceRange`].
 #[inline(always)]
 pub fn translate(ctx: &TcContext, packet: &mut Packet, entry: &ServiceEntry) -> Result<(), Reason> {
     packet.frontend = packet.dst;
@@ -186,6 +189,7 @@ pub fn translate(ctx: &TcContext, packet: &mut Packet, entry: &ServiceEntry) -> 
     let (number, backend, source_port) = match kept {
         Some(found) => found,
         None => {
+            admit(entry, &packet.src)?;
             let (number, backend) = choose(entry, packet.network, &packet.src, now)?;
             let source_port = free_port(packet, backend, now)?;
             let value = ServiceFlowValue {
@@ -211,6 +215,22 @@ pub fn translate(ctx: &TcContext, packet: &mut Packet, entry: &ServiceEntry) -> 
         rewrite::replace(ctx, packet, End::Source, source, source_port)?;
     }
     rewrite::replace(ctx, packet, End::Destination, ip, port)
+}
+
+/// Whether `client` may use the Service.
+///
+/// # Errors
+/// [`Reason::SourceRange`].
+#[inline(always)]
+fn admit(entry: &ServiceEntry, client: &Ip) -> Result<(), Reason> {
+    if entry.flags & SERVICE_RANGES == 0 {
+        return Ok(());
+    }
+    let mut data = SourceKey { service: entry.service.to_be_bytes(), client: NO_ADDR };
+    put(&mut data.client, client);
+    let key = Key::new(8 * size_of::<SourceKey>() as u32, data);
+    // SAFETY: not preallocated, so that the value is whole until the program ends.
+    SOURCES.get(&key).map(drop).ok_or(Reason::SourceRange)
 }
 
 /// The source port towards the backend: the client's own, or another when one of its other flows, through another

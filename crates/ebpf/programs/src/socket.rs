@@ -10,8 +10,8 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use sheetbend_ebpf_abi::{
-    NO_ADDR, ROUTE_LOCAL, ROUTE_NODE_ADDRESS, Reason, SCOPE_INSIDE, SERVICE_THIS_NODE, SOCKET_BACKEND,
-    SOCKET_FRONTEND, ServiceEntry, SocketKey, SocketValue,
+    NO_ADDR, ROUTE_LOCAL, ROUTE_NODE_ADDRESS, Reason, SCOPE_INSIDE, SERVICE_RANGES, SERVICE_THIS_NODE,
+    SOCKET_BACKEND, SOCKET_FRONTEND, ServiceEntry, SocketKey, SocketValue,
 };
 
 use crate::{
@@ -98,8 +98,9 @@ fn service(ctx: &SockAddrContext, named: &Named) -> Option<&'static ServiceEntry
         return None;
     }
     if let Some(entry) = find(0, &named.ip, named.port, named.protocol, SCOPE_INSIDE) {
-        let is_loop = is_loopback(&named.ip);
-        return (!is_loop || is_node(ctx)).then_some(entry);
+        // A pod's source address is judged on its packet; the node itself is always admitted.
+        let only_node = is_loopback(&named.ip) || entry.flags & SERVICE_RANGES != 0;
+        return (!only_node || is_node(ctx)).then_some(entry);
     }
     let any = any_address(is_v4(&named.ip));
     let entry = find(0, &any, named.port, named.protocol, SCOPE_INSIDE)?;

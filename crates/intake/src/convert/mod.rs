@@ -231,4 +231,4 @@ fn pod_reference(
 }
 
 pub(crate) use pod::{addresses as pod_addresses, container_ports, phase as pod_phase, ready as pod_ready};
-pub(crate) use service::cluster_ips;
+pub(crate) use service::{SOURCE_RANGES, cluster_ips, source_range_texts};

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sheetbend_model::state::{
-    Algorithm, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceType, TargetPort,
+    Algorithm, Endpoint, EndpointPort, EndpointSlice, Hints, Service, ServicePort, ServiceType, TargetPort,
     TrafficPolicy,
 };
 use sheetbend_model::types::{Family, NodeName, ObjectKey, Port};
@@ -18,6 +19,9 @@ const OTHER_PROXY: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "ser
 
 /// How a Service chooses its backends: `random` or `round-robin`.
 pub(crate) const LOAD_BALANCING: &str = "sheetbend.dev/load-balancing";
+
+/// Source ranges as they were written before the field `loadBalancerSourceRanges`.
+pub(crate) const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where absent: three hours (core/v1 defaults).
 const AFFINITY_TIMEOUT: u32 = 10_800;
@@ -43,6 +47,7 @@ pub(super) fn service(service: &core::Service, key: ObjectKey) -> Service {
         external_name: external_name(service_type, &spec),
         external_ips: spec.external_ips.iter().flatten().filter_map(|text| text.parse().ok()).collect(),
         ingress_ips: ingress_ips(service.status.as_ref()),
+        source_ranges: source_ranges(service, &spec).filter(|_| service_type == ServiceType::LoadBalancer),
         internal_policy: traffic_policy(spec.internal_traffic_policy.as_deref()),
         external_policy: traffic_policy(spec.external_traffic_policy.as_deref()),
         health_check_node_port: spec.health_check_node_port.and_then(|number| Port::try_from(number).ok()),
@@ -84,6 +89,23 @@ fn ingress_ips(status: Option<&core::ServiceStatus>) -> Vec<std::net::IpAddr> {
         .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
         .filter_map(|ingress| ingress.ip.as_ref()?.parse().ok())
         .collect()
+}
+
+/// Ranges that are written are in force: one that is no range admits nobody.
+fn source_ranges(service: &core::Service, spec: &core::ServiceSpec) -> Option<Arc<[IpNet]>> {
+    let ranges = source_range_texts(service, spec);
+    let ranges = (!ranges.is_empty()).then_some(ranges)?;
+    Some(ranges.iter().filter_map(|text| super::block(text)).collect())
+}
+
+/// `loadBalancerSourceRanges`, else those of the annotation that was before it.
+pub(crate) fn source_range_texts(service: &core::Service, spec: &core::ServiceSpec) -> Vec<String> {
+    let written = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
+    let annotation = service.metadata.annotations.as_ref().and_then(|all| all.get(SOURCE_RANGES));
+    let annotation = annotation.map(|text| text.split(',')).into_iter().flatten();
+    let texts: Vec<&str> =
+        if written.is_empty() { annotation.collect() } else { written.iter().map(String::as_str).collect() };
+    texts.into_iter().map(str::trim).filter(|text| !text.is_empty()).map(ToOwned::to_owned).collect()
 }
 
 fn traffic_policy(word: Option<&str>) -> TrafficPolicy {
@@ -151,5 +173,14 @@ fn endpoint(endpoint: &discovery::Endpoint, namespace: &Arc<str>) -> Endpoint {
         hostname: endpoint.hostname.as_deref().filter(|name| !name.is_empty()).map(Arc::from),
         node: endpoint.node_name.as_deref().map(NodeName::new),
         pod: super::pod_reference(endpoint.target_ref.as_ref(), namespace),
+        hints: endpoint.hints.as_ref().and_then(hints).map(Arc::new),
     }
+}
+
+fn hints(hints: &discovery::EndpointHints) -> Option<Hints> {
+    let hints = Hints {
+        zones: hints.for_zones.iter().flatten().map(|zone| zone.name.as_str().into()).collect(),
+        nodes: hints.for_nodes.iter().flatten().map(|node| NodeName::new(node.name.as_str())).collect(),
+    };
+    (hints != Hints::default()).then_some(hints)
 }

@@ -57,7 +57,9 @@ fn damage_and_other_versions_are_told_apart_and_nothing_is_taken() {
         fs::write(&path, &text).unwrap();
         assert!(matches!(read(&path), Err(LastGoodError::Damaged { .. })), "{text}");
     }
-    for text in [whole.replacen(":3}", ":2}", 1), String::from("{}\n"), String::from("hello\n")] {
+    for text in
+        [whole.replacen(&format!(":{FORMAT}}}"), ":1}", 1), String::from("{}\n"), String::from("hello\n")]
+    {
         fs::write(&path, &text).unwrap();
         assert!(matches!(read(&path), Err(LastGoodError::Format { .. })), "{text}");
     }

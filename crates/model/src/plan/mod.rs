@@ -15,5 +15,5 @@ pub use class::{Class, Term};
 pub use dataplane::{Condition, Dataplane, LocalPod, Origin, Overlay, Posture, Route, RuleKey};
 pub use diff::{Entry, EntryKey, Plan, Step, diff};
 pub use policy_set::{PolicyRef, PolicySet};
-pub use service::{Backend, Frontend, Reach, Scope, ServiceEntry};
+pub use service::{Backend, Frontend, HealthCheck, Reach, Scope, ServiceEntry};
 pub use zone::{Record, Zone, ZoneKey, dashed};

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::state::Algorithm;
 use crate::types::{NetworkId, ObjectKey, Port, Protocol};
 
@@ -85,6 +87,15 @@ impl fmt::Display for Backend {
     }
 }
 
+/// What a health check node port answers (core/v1, `healthCheckNodePort`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Whose port it is.
+    pub service: ObjectKey,
+    /// Its ready endpoints on this node.
+    pub endpoints: u32,
+}
+
 /// One frontend's Service port: who it is and which backends new flows choose from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceEntry {
@@ -97,6 +108,9 @@ pub struct ServiceEntry {
     /// Endpoints exist, but a traffic policy Local leaves none: a packet is dropped, not refused, as the API's other
     /// implementations do.
     pub only_remote: bool,
+    /// Clients it admits to new flows, of the frontend's family; `None` = all. The node's own processes are always
+    /// admitted.
+    pub sources: Option<Arc<[IpNet]>>,
     /// How a backend is chosen.
     pub algorithm: Algorithm,
     /// Session affinity by client address, seconds; `None` = off.

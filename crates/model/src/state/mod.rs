@@ -19,12 +19,12 @@ pub use config::{NetworkConfig, NetworkMode, NetworkModeError};
 pub use load_balancer::{
     AddressRange, AddressRangeError, Exposure, L2Announcement, LOAD_BALANCER_CLASS, LoadBalancerPool,
 };
-pub use node::{Namespace, Node};
+pub use node::{Namespace, Node, ZONE};
 pub use pod::{ContainerPort, Pod, PodPhase};
 pub use policy::{IpBlock, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortMatch};
 pub use selector::{LabelSelector, Operator, Requirement};
 pub use service::{
-    Algorithm, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceType, TargetPort,
+    Algorithm, Endpoint, EndpointPort, EndpointSlice, Hints, Service, ServicePort, ServiceType, TargetPort,
     TrafficPolicy,
 };
 pub use sharing::Sharing;

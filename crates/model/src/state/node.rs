@@ -26,7 +26,15 @@ impl Node {
     pub fn address(&self, family: Family) -> Option<IpAddr> {
         self.addresses.iter().copied().find(|addr| Family::of(*addr) == family)
     }
+
+    /// Its zone, where it has the label [`ZONE`].
+    pub fn zone(&self) -> Option<&str> {
+        self.labels.get(ZONE).map(|zone| &**zone)
+    }
 }
+
+/// The label with a node's zone.
+pub const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// A Namespace (core/v1).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

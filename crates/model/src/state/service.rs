@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Exposure;
@@ -67,6 +68,8 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// `status.loadBalancer.ingress[].ip` with ipMode VIP (KEP-1860): packets arrive with that destination.
     pub ingress_ips: Vec<IpAddr>,
+    /// `spec.loadBalancerSourceRanges` of a LoadBalancer: which clients its load balancer addresses admit; `None` = all.
+    pub source_ranges: Option<Arc<[IpNet]>>,
     /// `spec.internalTrafficPolicy`: of the cluster addresses.
     pub internal_policy: TrafficPolicy,
     /// `spec.externalTrafficPolicy`: of node ports, external and load balancer addresses, for clients elsewhere.
@@ -101,6 +104,7 @@ impl Service {
             external_name: None,
             external_ips: Vec::new(),
             ingress_ips: Vec::new(),
+            source_ranges: None,
             internal_policy: TrafficPolicy::Cluster,
             external_policy: TrafficPolicy::Cluster,
             health_check_node_port: None,
@@ -183,4 +187,15 @@ pub struct Endpoint {
     pub node: Option<NodeName>,
     /// `targetRef` to a Pod: its key and uid.
     pub pod: Option<(ObjectKey, Arc<str>)>,
+    /// `hints`: whose clients it is meant for; `None` = everybody's.
+    pub hints: Option<Arc<Hints>>,
+}
+
+/// `hints` of an endpoint (discovery/v1 EndpointHints, KEP-2433 and KEP-3015).
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Hints {
+    /// `forZones`: values of the node label [`ZONE`](super::ZONE).
+    pub zones: Vec<Arc<str>>,
+    /// `forNodes`.
+    pub nodes: Vec<NodeName>,
 }

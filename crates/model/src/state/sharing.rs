@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{ContainerPort, EndpointSlice, Pod, Service};
+use super::{ContainerPort, EndpointSlice, Hints, Pod, Service};
 use crate::types::{Labels, ObjectKey};
 
 /// Texts, label sets and port lists of objects that an intake holds. Pods of one workload differ in name, uid and
@@ -13,6 +13,7 @@ pub struct Sharing {
     texts: BTreeSet<Arc<str>>,
     labels: BTreeSet<Arc<Labels>>,
     ports: BTreeSet<Arc<[ContainerPort]>>,
+    hints: BTreeSet<Arc<Hints>>,
 }
 
 impl Sharing {
@@ -46,7 +47,7 @@ impl Sharing {
         service.cluster_ips.shrink_to_fit();
     }
 
-    /// Lets `slice` use what others have too: namespace, port names, nodes.
+    /// Lets `slice` use what others have too: namespace, port names, nodes, hints.
     pub fn endpoint_slice(&mut self, slice: &mut EndpointSlice) {
         self.key(&mut slice.key);
         slice.ports.iter_mut().for_each(|port| self.text(&mut port.name));
@@ -57,6 +58,12 @@ impl Sharing {
             if let Some((pod, _)) = &mut endpoint.pod {
                 self.key(pod);
             }
+            if let Some(hints) = &mut endpoint.hints {
+                match self.hints.get(&*hints) {
+                    Some(known) => *hints = Arc::clone(known),
+                    None => drop(self.hints.insert(Arc::clone(hints))),
+                }
+            }
             endpoint.addresses.shrink_to_fit();
         }
         slice.ports.shrink_to_fit();
@@ -66,6 +73,7 @@ impl Sharing {
     /// Forgets what no object has any more.
     pub fn sweep(&mut self) {
         self.ports.retain(|ports| Arc::strong_count(ports) > 1);
+        self.hints.retain(|hints| Arc::strong_count(hints) > 1);
         // Label sets hold texts.
         self.labels.retain(|labels| Arc::strong_count(labels) > 1);
         self.texts.retain(|text| Arc::strong_count(text) > 1);

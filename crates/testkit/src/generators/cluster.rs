@@ -5,14 +5,14 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use proptest::prelude::*;
 use sheetbend_model::state::{
-    Attachment, AttachmentId, EndpointSlice, Namespace, NetworkPolicy, Node, Service, Snapshot,
+    Attachment, AttachmentId, EndpointSlice, Namespace, NetworkPolicy, Node, Service, Snapshot, ZONE,
 };
-use sheetbend_model::types::{Family, Labels, Mac, NetworkId, NodeName, ObjectKey};
+use sheetbend_model::types::{Family, Mac, NetworkId, NodeName, ObjectKey};
 
 use super::objects::{RandomPod, namespace, pod, pods, policies, policy};
 use super::pools::{
-    NAMESPACES, NODES, PODS, POLICIES, SERVICES, node_address, pod_key, pod_range, policy_key, service_key,
-    text,
+    NAMESPACES, NODES, PODS, POLICIES, SERVICES, ZONES, node_address, pod_key, pod_range, policy_key,
+    service_key, text,
 };
 use super::services::{endpoint_slice, service};
 
@@ -115,11 +115,12 @@ pub fn node(index: usize) -> impl Strategy<Value = Node> {
         1 => Just(vec![Family::IPv4]),
         1 => Just(vec![Family::IPv6]),
     ];
-    (families, prop::bool::weighted(0.1)).prop_map(move |(families, clash)| {
+    let zone = prop::option::weighted(0.8, prop::sample::select(&ZONES[..]));
+    (families, prop::bool::weighted(0.1), zone).prop_map(move |(families, clash, zone)| {
         let place = if clash { (index + 1) % NODES.len() } else { index };
         Node {
             name: NodeName::new(NODES[index]),
-            labels: Labels::new(),
+            labels: zone.map(|zone| (text(ZONE), text(zone))).into_iter().collect(),
             addresses: families.iter().map(|family| node_address(index, *family)).collect(),
             pod_cidrs: Family::ALL
                 .iter()

@@ -263,6 +263,7 @@ pub fn endpoint_slice(index: usize, numbers: std::ops::Range<usize>) -> Endpoint
                     ObjectKey::new(service.namespace.clone(), format!("pod-{number:06}")),
                     format!("00000000-0000-0000-0000-{number:012}").into(),
                 )),
+                hints: None,
             })
             .collect(),
     }

@@ -10,6 +10,8 @@ use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, PortRange};
 pub const NAMESPACES: [&str; 3] = ["blue", "green", "red"];
 /// Nodes of random clusters. The first is the one whose Dataplane is looked at.
 pub const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
+/// Their zones.
+pub const ZONES: [&str; 2] = ["zone-1", "zone-2"];
 /// Label keys of pods and namespaces.
 pub const LABEL_KEYS: [&str; 3] = ["app", "env", "tier"];
 /// Label values.

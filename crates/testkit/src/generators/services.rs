@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use sheetbend_model::state::{
-    Algorithm, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceType, TargetPort,
+    Algorithm, Endpoint, EndpointPort, EndpointSlice, Hints, Service, ServicePort, ServiceType, TargetPort,
     TrafficPolicy,
 };
-use sheetbend_model::types::{Family, Labels, NodeName, ObjectKey, Protocol};
+use sheetbend_model::types::{Family, Labels, NodeName, ObjectKey, Port, Protocol};
 
 use super::objects::{node_port_number, port_number, protocol};
-use super::pools::{NAMESPACES, NODES, PODS, SERVICES, pod_address, pod_key, service_key, text};
+use super::pools::{
+    NAMESPACES, NODES, PODS, SERVICES, ZONES, blocks, pod_address, pod_key, port, service_key, text,
+};
 
 /// A cluster address of the pool; a few are claimed by several Services.
 pub fn cluster_address(number: u8, family: Family) -> IpAddr {
@@ -19,6 +21,11 @@ pub fn cluster_address(number: u8, family: Family) -> IpAddr {
         Family::IPv4 => IpAddr::from([10, 96, 0, 10 + number]),
         Family::IPv6 => IpAddr::from([0xfd00, 0x96, 0, 0, 0, 0, 0, 10 + u16::from(number)]),
     }
+}
+
+/// The health check node ports of the pool.
+pub fn health_ports() -> [Port; 3] {
+    [32_000, 32_001, 32_002].map(port)
 }
 
 /// An external or load balancer address of the pool; the first two are claimed by several Services.
@@ -52,15 +59,18 @@ pub fn service(index: u8) -> impl Strategy<Value = Service> {
         prop::bool::weighted(0.05),
     );
     let policy = || prop_oneof![2 => Just(TrafficPolicy::Cluster), 1 => Just(TrafficPolicy::Local)];
-    let outside = (policy(), policy(), prop::bool::weighted(0.3), prop::bool::weighted(0.3));
-    (ports, service_type, families, algorithm, odd, outside).prop_map(
+    let outside =
+        (policy(), policy(), prop::bool::weighted(0.3), prop::bool::weighted(0.3), prop::bool::weighted(0.7));
+    let ranges = prop::option::weighted(0.4, prop::sample::subsequence(blocks(), 0..=2));
+    (ports, service_type, families, algorithm, odd, outside, ranges).prop_map(
         move |(
             ports,
             service_type,
             families,
             algorithm,
             (shared, unknown, affinity_timeout, proxied_elsewhere),
-            (internal_policy, external_policy, has_external, has_ingress),
+            (internal_policy, external_policy, has_external, has_ingress, has_health),
+            ranges,
         )| Service {
             key: service_key(index),
             service_type,
@@ -79,9 +89,11 @@ pub fn service(index: u8) -> impl Strategy<Value = Service> {
                 .filter(|_| has_ingress)
                 .map(|family| external_address(2 + index, family))
                 .collect(),
+            source_ranges: ranges.filter(|_| service_type == ServiceType::LoadBalancer).map(Arc::from),
             internal_policy,
             external_policy,
-            health_check_node_port: None,
+            // Now and then two Services claim one.
+            health_check_node_port: has_health.then(|| health_ports()[usize::from(index % 3)]),
             proxied_elsewhere,
             ports: (0u8..)
                 .zip(ports)
@@ -126,8 +138,8 @@ fn endpoint(service: u8, family: Family) -> impl Strategy<Value = Endpoint> {
     let pod = prop_oneof![8 => own, 1 => 0..PODS];
     // Two endpoints sometimes share a host name.
     let hostname = prop::option::weighted(0.4, prop::sample::select(&["first", "second"][..]));
-    (pod, state, 0..2usize, prop::bool::weighted(0.9), hostname).prop_map(
-        move |(pod, (ready, serving, terminating), place, is_pod, hostname)| Endpoint {
+    (pod, state, 0..2usize, prop::bool::weighted(0.9), hostname, hints()).prop_map(
+        move |(pod, (ready, serving, terminating), place, is_pod, hostname, hints)| Endpoint {
             addresses: vec![pod_address(place, pod, family)],
             ready,
             serving,
@@ -135,8 +147,20 @@ fn endpoint(service: u8, family: Family) -> impl Strategy<Value = Endpoint> {
             hostname: hostname.map(text),
             node: Some(NodeName::new(NODES[place])),
             pod: is_pod.then(|| (pod_key(pod), Arc::from(format!("uid-{pod}")))),
+            hints: hints.map(Arc::new),
         },
     )
+}
+
+/// Mostly complete, as a controller writes them: one missing among a Service's endpoints turns all of them off.
+fn hints() -> impl Strategy<Value = Option<Hints>> {
+    let zones = prop::collection::vec(prop::sample::select(&ZONES[..]), 0..=2);
+    let nodes = prop::collection::vec(prop::sample::select(&NODES[..]), 0..=1);
+    let hints = (zones, nodes).prop_map(|(zones, nodes)| Hints {
+        zones: zones.into_iter().map(text).collect(),
+        nodes: nodes.into_iter().map(NodeName::new).collect(),
+    });
+    prop::option::weighted(0.9, hints)
 }
 
 /// Slice `number` of Service `index`; two slices of a Service may hold the same endpoint.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -102,8 +103,11 @@ fn backend() -> impl Strategy<Value = Backend> {
 
 fn service() -> impl Strategy<Value = (Frontend, ServiceEntry)> {
     let backends = proptest::collection::btree_set((backend(), any::<bool>()), 0..6);
-    (0..4u16, backends, any::<bool>(), proptest::option::of(1..9u32)).prop_map(
-        |(n, backends, in_turn, affinity)| {
+    let affinity = proptest::option::of(1..9u32);
+    let ranges: Vec<IpNet> = BLOCKS.iter().map(|text| block(text).block).collect();
+    let sources = proptest::option::of(subsequence(ranges, 0..=3));
+    (0..4u16, backends, any::<bool>(), affinity, sources).prop_map(
+        |(n, backends, in_turn, affinity, sources)| {
             let frontend = Frontend {
                 network: NetworkId::default(),
                 addr: addr(if n % 2 == 0 { "10.96.0.1" } else { "fd00::1" }),
@@ -122,6 +126,7 @@ fn service() -> impl Strategy<Value = (Frontend, ServiceEntry)> {
                 port_name: "".into(),
                 reach: [Reach::Inside, Reach::EveryNode, Reach::ThisNode, Reach::Apart][usize::from(n)],
                 only_remote: in_turn,
+                sources: sources.map(Arc::from),
                 algorithm: if in_turn { Algorithm::RoundRobin } else { Algorithm::Random },
                 affinity_timeout: affinity,
                 backends: of(false).into(),

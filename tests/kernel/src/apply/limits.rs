@@ -98,6 +98,7 @@ pub(super) fn a_full_slot_table_keeps_the_old_backends(place: &Place) -> anyhow:
         port_name: "".into(),
         reach: Reach::Inside,
         only_remote: false,
+        sources: None,
         algorithm: Algorithm::Random,
         affinity_timeout: None,
         backends: (1..=count)

@@ -249,7 +249,8 @@ impl Node {
         self.tables.service(key, entry, &backends)
     }
 
-    /// Enters a frontend: (address, port, protocol, scope, flags) with backends (number, address, port).
+    /// Enters a frontend: (address, port, protocol, scope, flags) with backends (number, address, port); returns its
+    /// number.
     ///
     /// # Errors
     /// What the kernel says.
@@ -257,7 +258,7 @@ impl Node {
         &mut self,
         (ip, port, protocol, scope, flags): (IpAddr, u16, u8, u8, u8),
         backends: &[(u32, IpAddr, u16)],
-    ) -> Result<()> {
+    ) -> Result<u32> {
         let key = ServiceKey { network: 0, addr: addr(ip), port, protocol, scope };
         let number = 1000 + u32::from(port) * 2 + u32::from(scope);
         let entry = ServiceEntry {
@@ -275,7 +276,8 @@ impl Node {
                 (*number, BackendEntry { network: 0, addr: addr(*ip), port: *port, protocol, flags: 0 })
             })
             .collect();
-        self.tables.service(key, entry, &backends)
+        self.tables.service(key, entry, &backends)?;
+        Ok(number)
     }
 
     /// Lets the frontend (address, port, protocol) of [`Node::frontend`] remember its clients.

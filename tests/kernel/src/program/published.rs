@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use sheetbend_ebpf_abi::{
     CT_MASQUERADED, CT_OUTSIDE, DIRECTION_INGRESS, Hook, MARK_FORWARDED, MARK_OURS, MODE_HOST_GW, NodeConfig,
     POD_ISOLATED_INGRESS, POD_READY, Reason, RuleKey, SCOPE_INSIDE, SCOPE_OUTSIDE, SERVICE_APART,
-    SERVICE_OUTSIDE, SERVICE_SILENT, SERVICE_THIS_NODE,
+    SERVICE_OUTSIDE, SERVICE_RANGES, SERVICE_SILENT, SERVICE_THIS_NODE,
 };
 
 use super::Case;
@@ -26,6 +26,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("a_pod_reaches_node_ports_of_its_own_and_of_other_nodes", from_pods),
     ("a_host_port_is_its_own_nodes_only", host_port),
     ("an_external_address_leads_to_its_service", external_address),
+    ("a_balanced_address_admits_only_its_source_ranges", source_ranges),
     ("an_icmp_error_finds_its_way_through_a_node_port", icmp_errors),
     ("a_cluster_address_is_not_served_to_clients_elsewhere", cluster_address),
     ("affinity_holds_for_clients_of_a_node_port", affinity),
@@ -274,6 +275,34 @@ fn external_address(node: &mut Node) -> Result<()> {
     let seen = node.leaves(&reply.bytes)?;
     ensure!((seen.src, seen.src_port) == (external, 80), "{seen:?}");
     ensure!(node.arrives(world, external, Body::Tcp(5000, 81, SYN, vec![]))?.verdict == PASS);
+    Ok(())
+}
+
+/// Clients elsewhere and pods in a range, and outside of it. A flow that is under way outlives its range.
+fn source_ranges(node: &mut Node) -> Result<()> {
+    let (world, server, own) = (node.family.world()?, node.family.server()?, node.family.node()?);
+    let external = node.family.of("198.51.100.80", "2001:db8:e::80")?;
+    let flags = SERVICE_OUTSIDE | SERVICE_RANGES;
+    let number = node.frontend((external, 80, 6, SCOPE_INSIDE, flags), &[(1, server, 8080)])?;
+    let refused = node.arrives(world, external, Body::Tcp(5000, 80, SYN, vec![]))?;
+    ensure!(refused.verdict == DROP, "{refused:?}");
+    ensure!(node.tables.counter(0, Hook::FromUplink, Reason::SourceRange)?.packets == 1);
+    // Another Service's ranges are another Service's.
+    node.tables.source(number + 1, addr(world), 128)?;
+    ensure!(node.arrives(world, external, Body::Tcp(5000, 80, SYN, vec![]))?.verdict == DROP);
+    node.tables.source(number, addr(world), 120)?;
+    let admitted = node.arrives(world, external, Body::Tcp(5000, 80, SYN, vec![]))?;
+    ensure!(admitted.verdict == REDIRECT && read(&admitted.bytes)?.dst == server, "{admitted:?}");
+    let client = node.family.client()?;
+    ensure!(node.client_sends(external, Body::Tcp(5001, 80, SYN, vec![]))?.verdict == DROP, "a pod {client}");
+    node.tables.source(number, addr(client), 128)?;
+    ensure!(node.client_sends(external, Body::Tcp(5001, 80, SYN, vec![]))?.verdict == REDIRECT);
+    node.tables.remove_source(number, addr(world), 120)?;
+    ensure!(node.arrives(world, external, Body::Tcp(5000, 80, ACK, vec![1]))?.verdict == REDIRECT);
+    ensure!(node.arrives(world, external, Body::Tcp(5002, 80, SYN, vec![]))?.verdict == DROP);
+    // Node ports of the same Service admit everybody, as the API says.
+    node.node_port(SERVICE_OUTSIDE, &[(1, server, 8080)])?;
+    ensure!(node.arrives(world, own, Body::Tcp(5003, NODE_PORT, SYN, vec![]))?.verdict == REDIRECT);
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use aya::{
 use sheetbend_ebpf_abi::{
     Addr, BackendEntry, ClassKey, CounterKey, CounterValue, CtEntry, CtKey, Event, Hook, NodeConfig,
     PodEntry, PrefixKey, Reason, RouteEntry, RuleKey, RuleValue, SOCKET_PROGRAMS, STAGE_PROGRAMS,
-    ServiceEntry, ServiceFlowKey, ServiceFlowValue, ServiceKey, names,
+    ServiceEntry, ServiceFlowKey, ServiceFlowValue, ServiceKey, SourceKey, names,
 };
 
 /// An ABI type as a map key or value.
@@ -258,6 +258,25 @@ impl Tables {
             self.put(names::BACKENDS, *number, *backend)?;
         }
         self.put(names::SERVICES, key, entry)
+    }
+
+    /// The Service with this number admits clients of `addr`'s first `bits` bits.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn source(&mut self, service: u32, addr: Addr, bits: u32) -> Result<()> {
+        let key = SourceKey { service: service.to_be_bytes(), client: addr };
+        self.put_prefix(names::SOURCES, 32 + bits, key, 1u32)
+    }
+
+    /// Takes it back.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn remove_source(&mut self, service: u32, addr: Addr, bits: u32) -> Result<()> {
+        let key = SourceKey { service: service.to_be_bytes(), client: addr };
+        let mut map: LpmTrie<&mut MapData, Plain<SourceKey>, Plain<u32>> = self.map(names::SOURCES)?;
+        map.remove(&Key::new(32 + bits, Plain(key))).context("removing from SOURCES")
     }
 
     /// Packets and bytes counted for (interface, hook, reason) on all CPUs.

@@ -4,6 +4,7 @@
 mod announce;
 mod attach;
 mod foreign;
+mod health_checks;
 mod kill;
 mod kubernetes;
 mod leaks;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         .chain(announce::TESTS)
         .chain(node::TESTS)
         .chain(foreign::TESTS)
+        .chain(health_checks::TESTS)
         .chain(kill::TESTS)
         .chain(kubernetes::TESTS)
         .chain(leaks::TESTS)

@@ -9,6 +9,7 @@ mod report;
 mod rolls;
 mod scale;
 mod smoke;
+mod starts;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,9 @@ pub(super) struct Args {
     /// How many times the agents are rolled.
     #[arg(long, default_value_t = 20)]
     times: u32,
+    /// Another cluster, to set how soon pods start beside; made with `kube up --name NAME --network peer`.
+    #[arg(long, value_name = "NAME")]
+    peer: Option<String>,
     /// Print the table and leave docs/performance.md alone.
     #[arg(long)]
     dry_run: bool,
@@ -46,6 +50,8 @@ enum Section {
     Churn,
     /// Make ten pods a second: how soon another node lets them in.
     Readiness,
+    /// Start pods one by one, and in turn on the --peer: from scheduled to ready.
+    Starts,
     /// Write 1,000 nodes and 10,000 pods: the agent's memory and idle CPU, and how soon a change is in the kernel.
     Scale,
 }
@@ -65,6 +71,16 @@ pub(super) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
     }
     if wants(Section::Readiness) {
         rows.extend(section("new pods at ten a second", &cluster, readiness::measure)?);
+    }
+    if wants(Section::Starts) {
+        let peer = args.peer.clone().map(|name| Which { name: Some(name) }.record()).transpose()?;
+        let peer = peer.map(|record| Cluster { record, kubectl: cluster.kubectl.clone() });
+        rows.extend(section("pods from scheduled to ready", &cluster, |cluster, step| {
+            peer.iter().try_for_each(Cluster::make_namespace)?;
+            let rows = starts::measure(cluster, peer.as_ref(), step);
+            peer.iter().try_for_each(Cluster::remove_namespace)?;
+            rows
+        })?);
     }
     if wants(Section::Scale) {
         rows.extend(section("1,000 nodes and 10,000 pods", &cluster, scale::measure)?);

@@ -6,7 +6,7 @@ use sheetbend_model::state::LOAD_BALANCER_CLASS;
 use sheetbend_model::types::Family;
 
 use super::{Check, names, selector};
-use crate::convert::protocol_of;
+use crate::convert::{SOURCE_RANGES, protocol_of, source_range_texts};
 use crate::file::field::Field;
 
 const TYPES: [&str; 4] = ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"];
@@ -39,7 +39,13 @@ pub(super) fn check(check: &mut Check<'_>, service: &Service) {
         spec.external_traffic_policy.as_deref(),
         &["Cluster", "Local"],
     );
+    check.word(
+        &field.key("trafficDistribution"),
+        spec.traffic_distribution.as_deref(),
+        &["PreferSameZone", "PreferSameNode", "PreferClose"],
+    );
     outside(check, &field, spec);
+    source_ranges(check, &field, service, spec);
 }
 
 fn all_ports(check: &mut Check<'_>, field: &Field<'_>, ports: &[ServicePort]) {
@@ -161,6 +167,18 @@ fn families(check: &mut Check<'_>, field: &Field<'_>, spec: &ServiceSpec) {
             let why = format!("is not the family of address {text}");
             check.invalid(&list_field.index(index), word, why, format!("write {family}"));
         }
+    }
+}
+
+fn source_ranges(check: &mut Check<'_>, field: &Field<'_>, service: &Service, spec: &ServiceSpec) {
+    let list = field.key("loadBalancerSourceRanges");
+    let annotations = Field::Root.key("metadata");
+    let annotations = annotations.key("annotations");
+    let annotation = annotations.key(SOURCE_RANGES);
+    let is_field = spec.load_balancer_source_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty());
+    for (index, text) in source_range_texts(service, spec).iter().enumerate() {
+        let item = list.index(index);
+        check.block(if is_field { &item } else { &annotation }, text);
     }
 }
 

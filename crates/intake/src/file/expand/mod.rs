@@ -2,6 +2,7 @@
 //! namespaces, pods of workloads, nodes for pods, addresses for Services, EndpointSlices. Pure.
 
 mod cluster_ip;
+mod hints;
 mod owners;
 mod schedule;
 mod slices;

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sheetbend_model::types::Family;
 
+use super::hints::{self, Zones};
 use super::{MANAGED_BY, SLICE_CONTROLLER};
 use crate::convert;
 
@@ -17,10 +18,12 @@ const MAX_ENDPOINTS: usize = 100;
 
 /// The slices of `service` for `pods`, which may be all pods of the cluster: those of its namespace that its selector
 /// matches, that have an address and have not ended. One family after the other; pods that resolve a named target
-/// port to different numbers are in different slices. Empty for a Service without selector, whose slices others make.
+/// port to different numbers are in different slices. `nodes` tell their zones. Empty for a Service without selector,
+/// whose slices others make.
 pub fn build_endpoint_slices<'a>(
     service: &Service,
     pods: impl IntoIterator<Item = &'a Pod>,
+    nodes: impl IntoIterator<Item = &'a Node>,
 ) -> Vec<EndpointSlice> {
     let Some(spec) = &service.spec else { return Vec::new() };
     let selector = spec.selector.iter().flatten().collect::<Vec<_>>();
@@ -38,7 +41,9 @@ pub fn build_endpoint_slices<'a>(
         .filter(|pod| !convert::pod_phase(pod.status.as_ref()).is_terminal())
         .collect();
     members.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-    families(spec).into_iter().flat_map(|family| family_slices(service, spec, family, &members)).collect()
+    let zones = hints::zones(nodes);
+    let slices = |family| family_slices(service, spec, family, &members, &zones);
+    families(spec).into_iter().flat_map(slices).collect()
 }
 
 /// `ipFamilies`, or what the cluster addresses tell, or IPv4.
@@ -58,7 +63,13 @@ fn families(spec: &ServiceSpec) -> Vec<Family> {
 /// Name, number, protocol.
 type PortKey = (String, i32, String);
 
-fn family_slices(service: &Service, spec: &ServiceSpec, family: Family, pods: &[&Pod]) -> Vec<EndpointSlice> {
+fn family_slices(
+    service: &Service,
+    spec: &ServiceSpec,
+    family: Family,
+    pods: &[&Pod],
+    zones: &Zones<'_>,
+) -> Vec<EndpointSlice> {
     let mut by_ports: BTreeMap<Vec<PortKey>, (Vec<EndpointPort>, Vec<Endpoint>)> = BTreeMap::new();
     for pod in pods {
         let addresses = convert::pod_addresses(pod.status.as_ref());
@@ -75,7 +86,9 @@ fn family_slices(service: &Service, spec: &ServiceSpec, family: Family, pods: &[
             })
             .collect();
         let group = by_ports.entry(key).or_insert_with(|| (ports, Vec::new()));
-        group.1.push(endpoint(service, spec, pod, address));
+        let mut endpoint = endpoint(service, spec, pod, address);
+        hints::write(spec, zones, &mut endpoint);
+        group.1.push(endpoint);
     }
     let mut slices = Vec::new();
     for (ports, endpoints) in by_ports.into_values() {
