@@ -45,7 +45,7 @@ enum Command {
     Debug(debug::Command),
     /// Run a node's agent: the daemon that makes pods' networks.
     Agent(agent::Args),
-    /// Run what a cluster needs once: gives nodes their pod ranges, says on objects what is wrong with them.
+    /// Run what a cluster needs once: gives nodes their pod ranges and Services their addresses, says on objects what is wrong with them.
     Controller(controller::Args),
     /// Remove everything that the agent put on this node.
     Uninstall(uninstall::Args),
@@ -66,5 +66,15 @@ fn main() -> ExitCode {
         Command::Uninstall(args) => uninstall::run(&args),
         Command::Dns(args) => dns::run(&args),
         Command::Completion(args) => completion::run::<Cli>(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn every_subcommand_can_be_parsed() {
+        super::Cli::command().debug_assert();
     }
 }

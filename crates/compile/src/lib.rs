@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** reads no clock, environment, socket or file.
 
+mod announce;
 mod changes;
 mod compiler;
 pub mod ipam;
@@ -15,6 +16,7 @@ mod route;
 mod service;
 mod slices;
 
+pub use announce::{Announcement, announcements};
 pub use compiler::{Compiler, Counters};
 pub use overlay::router_address;
 

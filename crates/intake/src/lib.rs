@@ -6,3 +6,4 @@ mod convert;
 pub mod file;
 pub mod kube;
 pub mod last_good;
+pub mod resources;

@@ -251,3 +251,19 @@ async fn the_watch_for_names_asks_for_no_pods() {
     server.delete("services", "shop", "web");
     until(&mut watched, |reading| reading.as_ref().is_some_and(|now| now.snapshot.services.is_empty())).await;
 }
+
+#[tokio::test]
+async fn a_cluster_without_our_resources_is_known_and_they_may_come_later() {
+    let server = cluster();
+    server.set_served("l2announcements", false);
+    let mut watched = watched(&server, Waiting::default()).await;
+    let reading = until(&mut watched, |reading| reading.as_ref().is_some_and(|reading| reading.fresh)).await;
+    assert!(reading.snapshot.l2_announcements.is_empty());
+    server.set_served("l2announcements", true);
+    server.put("l2announcements", json!({"metadata": {"name": "edge"}, "spec": {"interfaces": ["eth1"]}}));
+    let there = |reading: &Option<Reading>| {
+        reading.as_ref().is_some_and(|reading| reading.snapshot.l2_announcements.contains_key("edge"))
+    };
+    let reading = until(&mut watched, there).await;
+    assert_eq!(reading.snapshot.l2_announcements["edge"].interfaces, ["eth1".into()]);
+}

@@ -61,6 +61,8 @@ pub(crate) enum PodChange {
 /// What ADD needs to know of the node; known when the node is ready.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeFacts {
+    /// Name of the device that carries the node's address.
+    pub(crate) uplink: String,
     /// Maximum transmission unit of pods, bytes.
     pub(crate) pod_mtu: u32,
     /// What the node itself uses towards its pods, at most one address per family.

@@ -346,6 +346,7 @@ impl Core {
             error!("this node's own processes do not reach Services until the agent starts anew: {error}");
         }
         let facts = NodeFacts {
+            uplink: links.uplink.name.clone(),
             pod_mtu: links.pod_mtu,
             router_addresses: self.compiler.overlay().router_addresses.clone(),
             programs: self.kernel.pod_programs(),

@@ -2,6 +2,7 @@
 //!
 //! It can die at any moment: what it built stays pinned in the kernel and forwards on, and the next process finds it.
 
+mod announce;
 mod args;
 mod cni;
 mod core;
@@ -81,6 +82,7 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let (changes, core_changes) = mpsc::channel(1024);
     let (questions, core_questions) = mpsc::channel(4);
     let (facts, node_facts) = watch::channel(None);
+    let announcing = (facts.subscribe(), clusters.clone(), node.clone());
     let (view, views) = watch::channel(Arc::default());
     let cni_config = CniConfig {
         state_dir: config.node.state_dir.clone(),
@@ -124,6 +126,7 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let admin_socket = run_dir.join("admin.sock");
     let leaks = leaks::document(config.node.state_dir.clone(), questions, api_clusters.clone());
     let documents = vec![("/leaks", leaks)];
+    let announcing = announce(announcing, kubernetes.as_ref(), &drain);
     let (duties, keeper) = api_server(config, kubernetes, news, api_clusters, (own_name, pod_cidrs), &ready);
     tokio::select! {
         result = duties => result?,
@@ -131,6 +134,8 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
         result = admin::serve(&admin_socket, ready, status, documents, drain.clone()) => result.context("serving admin")?,
         () = drain.requested() => (),
     }
+    // Without an answer its Lease runs out by itself.
+    let _ = tokio::time::timeout(Duration::from_secs(2), announcing).await;
     if let Some(keeper) = keeper {
         // A failure is in the log; the next process has an older Snapshot.
         let _ = tokio::time::timeout(Duration::from_secs(5), keeper).await;
@@ -139,6 +144,23 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
     drop(core);
     info!("ended; the kernel forwards on");
     Ok(())
+}
+
+/// Begins to answer for addresses of Services, as L2Announcements say.
+fn announce(
+    (facts, clusters, node): (
+        watch::Receiver<Option<cni::NodeFacts>>,
+        watch::Receiver<Option<Cluster>>,
+        NodeName,
+    ),
+    kubernetes: Option<&Kubernetes>,
+    drain: &Drain,
+) -> JoinHandle<()> {
+    let meeting = kubernetes.map(|kubernetes| announce::Meeting {
+        client: kubernetes.client.clone(),
+        namespace: std::env::var("POD_NAMESPACE").unwrap_or_else(|_| "kube-system".to_owned()),
+    });
+    tokio::spawn(announce::run(meeting, node, clusters, facts, drain.clone()))
 }
 
 /// Begins what is written to the API server. The first future ends when this process must; without an API server it

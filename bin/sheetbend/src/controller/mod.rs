@@ -1,5 +1,6 @@
 //! `sheetbend controller`: what a cluster needs once. Several may run; the one that holds the Lease acts.
 
+mod balancer;
 mod election;
 mod lease;
 mod ranges;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sheetbend_compile::Compiler;
-use sheetbend_intake::kube::{self, Client, Waiting, Watched};
+use sheetbend_intake::kube::{self, Client, Watched};
 use sheetbend_model::types::NodeName;
 use sheetbend_shell::config::{ClusterPoolConfig, Config};
 use sheetbend_shell::drain::Drain;
@@ -21,6 +22,7 @@ use tracing::info;
 
 use crate::agent::Args as AgentArgs;
 use crate::{daemon, source};
+use balancer::Balancer;
 use report::Reports;
 
 /// Between two tries of what was refused.
@@ -28,6 +30,8 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// `sheetbend controller`.
 #[derive(Debug, clap::Args)]
+// Its group would have the name of the one inside.
+#[group(skip)]
 pub(crate) struct Args {
     /// Namespace of the Lease.
     #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE", default_value = "kube-system")]
@@ -76,11 +80,11 @@ async fn act(
     identity: String,
     mut leading: watch::Receiver<bool>,
 ) {
-    let Watched { mut readings, mut problems, lookups: _lookups } =
-        kube::watch(client.clone(), Waiting::default());
+    let Watched { mut readings, mut problems, lookups: _lookups } = kube::watch_controlled(client.clone());
     let pools = ranges::pools(pool);
     let mut compiler = Compiler::new(NodeName::new(""), config.network.clone());
     let mut reports = Reports::new(client.clone(), identity);
+    let mut balancer = Balancer::new(client.clone(), config.load_balancer_default);
     let mut again = false;
     loop {
         tokio::select! {
@@ -90,11 +94,17 @@ async fn act(
             () = tokio::time::sleep(RETRY), if again => {}
         }
         if !*leading.borrow() {
+            // Another writes meanwhile.
+            balancer.forget();
             continue;
         }
         let Some(reading) = readings.borrow_and_update().clone() else { continue };
         let found = problems.borrow_and_update().clone();
         again = !ranges::give(&client, &pools, &reading.snapshot).await;
-        reports.tell(report::faults(&mut compiler, &reading.snapshot, &found)).await;
+        let (unassigned, refused) = balancer.give(&reading.snapshot, &found).await;
+        again |= refused;
+        let mut faults = report::faults(&mut compiler, &reading.snapshot, &found);
+        faults.extend(unassigned);
+        reports.tell(faults).await;
     }
 }

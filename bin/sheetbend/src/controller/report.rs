@@ -64,6 +64,8 @@ fn effect(kind: Kind) -> &'static str {
             "Until it is put right, the pods it selects are isolated and nothing is allowed"
         }
         Kind::Service | Kind::EndpointSlice => "Until it is put right, it is treated as absent",
+        Kind::LoadBalancerPool => "Until it is put right, it gives out no addresses; those given stay",
+        Kind::L2Announcement => "Until it is put right, it announces nothing",
         Kind::Namespace
         | Kind::Node
         | Kind::Pod

@@ -124,3 +124,115 @@ async fn a_lease_is_held_and_given_away() {
     assert_eq!(holder(), "two");
     second.abort();
 }
+
+fn pool(name: &str, block: &str) -> Value {
+    json!({"apiVersion": "sheetbend.dev/v1alpha1", "kind": "LoadBalancerPool",
+        "metadata": {"name": name, "creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"blocks": [{"cidr": block}]}})
+}
+
+fn balanced(name: &str, changes: Value) -> Value {
+    let mut service = json!({"metadata": {"namespace": "shop", "name": name, "annotations": {}},
+        "spec": {"type": "LoadBalancer", "clusterIP": format!("10.96.0.{}", name.as_bytes()[0]), "ipFamilies": ["IPv4"], "ports": [{"port": 80}]}});
+    for (pointer, value) in changes.as_object().unwrap() {
+        let (parent, last) = pointer.rsplit_once('.').unwrap();
+        service[parent][last] = value.clone();
+    }
+    service
+}
+
+/// Addresses in the Service's status, with the status and reason of its condition.
+fn assigned(server: &ApiServer, name: &str) -> Option<(Vec<String>, String)> {
+    let service = server.object("services", "shop", name)?;
+    let conditions = service["status"]["conditions"].as_array()?;
+    let condition = conditions.iter().find(|one| one["type"] == "sheetbend.dev/AddressesAssigned")?;
+    let ingress = service["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
+    let addresses = ingress
+        .iter()
+        .map(|one| format!("{} {}", one["ip"].as_str().unwrap(), one["ipMode"].as_str().unwrap()));
+    let word = |key: &str| condition[key].as_str().unwrap_or_default().to_owned();
+    Some((addresses.collect(), format!("{} {}", word("status"), word("reason"))))
+}
+
+#[tokio::test]
+async fn services_get_addresses_from_pools_and_give_them_back() {
+    let server = ApiServer::start();
+    server.put("loadbalancerpools", pool("edge", "192.0.2.8/31"));
+    server.put("services", balanced("a", json!({})));
+    server.put(
+        "services",
+        balanced("b", json!({"metadata.annotations": {"sheetbend.dev/load-balancer-ips": "192.0.2.8"}})),
+    );
+    let others = balanced("others", json!({"spec.loadBalancerClass": "example.com/lb"}));
+    server.put("services", others.clone());
+    let made = client_of(&server).await;
+    let (leads, leading) = watch::channel(true);
+    let task = tokio::spawn(async move {
+        act(made, &ClusterPoolConfig::default(), &Config::default(), "one".to_owned(), leading).await;
+    });
+    let wait = async |name: &str, addresses: &[&str], condition: &str| {
+        let wanted = (addresses.iter().map(ToString::to_string).collect(), condition.to_owned());
+        until(&format!("{name} {wanted:?}"), || (assigned(&server, name)? == wanted).then_some(())).await;
+    };
+    wait("a", &["192.0.2.9 VIP"], "True Assigned").await;
+    wait("b", &["192.0.2.8 VIP"], "True Assigned").await;
+    assert_eq!(server.object("services", "shop", "others").unwrap()["spec"], others["spec"]);
+    assert_eq!(server.object("services", "shop", "others").unwrap()["status"], Value::Null);
+
+    // No address is left, and the Service says so.
+    server.put("services", balanced("c", json!({})));
+    wait("c", &[], "False PoolExhausted").await;
+    let notes = until("an Event", || {
+        let events = server.objects("events");
+        let notes: Vec<String> =
+            events.iter().filter_map(|event| Some(event["note"].as_str()?.to_owned())).collect();
+        notes.iter().any(|note| note.contains("LoadBalancerPool edge (2)")).then_some(notes)
+    });
+    notes.await;
+    let status = until("the pool's status", || {
+        let status = server.object("loadbalancerpools", "", "edge")?["status"].clone();
+        (status["used"] == 2).then_some(status)
+    });
+    let status = status.await;
+    assert_eq!((&status["addresses"], &status["conditions"][0]["status"]), (&json!("2"), &json!("True")));
+
+    // A Service that becomes another type gives its address back, and who waits gets it.
+    let mut a = server.object("services", "shop", "a").unwrap();
+    a["spec"]["type"] = json!("ClusterIP");
+    server.put("services", a);
+    wait("a", &[], "False Released").await;
+    wait("c", &["192.0.2.9 VIP"], "True Assigned").await;
+
+    // A younger pool with an address of an older one gives nothing.
+    let mut second = pool("second", "192.0.2.0/24");
+    second["metadata"]["creationTimestamp"] = json!("2026-01-02T00:00:00Z");
+    server.put("loadbalancerpools", second);
+    let conflict = until("the conflict", || {
+        let status = server.object("loadbalancerpools", "", "second")?["status"]["conditions"][0].clone();
+        (status["status"] == "False").then_some(status)
+    });
+    let conflict = conflict.await;
+    assert_eq!(conflict["reason"], "Conflict");
+    assert!(
+        conflict["message"].as_str().unwrap().contains("LoadBalancerPool edge, which is older"),
+        "{conflict}"
+    );
+
+    // What the schema lets through and is wrong all the same.
+    server.put("l2announcements", json!({"metadata": {"name": "edge"}, "spec": {"interfaces": ["eth 0"]}}));
+    let invalid = until("the announcement's condition", || {
+        Some(server.object("l2announcements", "", "edge")?["status"]["conditions"][0].clone())
+            .filter(|c| !c.is_null())
+    });
+    assert_eq!(invalid.await["reason"], "Invalid");
+
+    // A new leader changes nothing; deletion frees.
+    leads.send_replace(false);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.delete("services", "shop", "c");
+    server.put("services", balanced("d", json!({})));
+    let before = server.object("services", "shop", "b").unwrap();
+    leads.send_replace(true);
+    wait("d", &["192.0.2.9 VIP"], "True Assigned").await;
+    assert_eq!(server.object("services", "shop", "b").unwrap(), before);
+    task.abort();
+}

@@ -4,6 +4,7 @@
 //! ones. A supervisor, process 1 of a PID and mount namespace of the lab's own, plays API server, controllers and
 //! kubelet; when it ends, however it ends, the kernel ends everything else.
 
+mod balancer;
 mod bandwidth;
 mod change;
 mod children;

@@ -56,17 +56,21 @@ pub(crate) fn load(dir: &LabDir, request: &LabRequest) -> Outcome<Cluster> {
 
 /// Expands `manifests` for the lab in `dir`.
 pub(crate) fn build(manifests: &Manifests, dir: &LabDir, request: &LabRequest) -> Outcome<Cluster> {
-    let assigned = match fs::exists(dir.cluster())? {
-        true => Assigned::of(read(&[dir.cluster()])?.objects.values().map(|manifest| &*manifest.object)),
-        false => Assigned::default(),
+    let served = match fs::exists(dir.cluster())? {
+        true => read(&[dir.cluster()])?,
+        false => Manifests::default(),
     };
+    let served = || served.objects.values().map(|manifest| &*manifest.object);
+    let assigned = Assigned::of(served());
     let cluster = file::Cluster {
         nodes: (1..=request.nodes).map(|index| NodeName::new(layout::node_name(index))).collect(),
         service_cidrs: layout::service_cidrs(),
         keep_addresses: request.keep_addresses,
     };
     let expanded = expand(manifests, &cluster, &assigned).map_err(|errors| refuse(&errors))?;
-    Ok(split(expanded, request))
+    let mut cluster = split(expanded, request);
+    cluster.notices.extend(super::balancer::give(&mut cluster.others, served()));
+    Ok(cluster)
 }
 
 fn split(expanded: Expanded, request: &LabRequest) -> Cluster {
@@ -92,7 +96,9 @@ fn split(expanded: Expanded, request: &LabRequest) -> Cluster {
             | Object::Job(_)
             | Object::Service(_)
             | Object::EndpointSlice(_)
-            | Object::NetworkPolicy(_) => {}
+            | Object::NetworkPolicy(_)
+            | Object::LoadBalancerPool(_)
+            | Object::L2Announcement(_) => {}
         }
         cluster.others.push(object);
     }

@@ -3,6 +3,7 @@
 //! Synchronous; every function opens the sockets it needs, so callers may run in parallel. Nothing here decides:
 //! callers say what shall be, these functions read back, compare and change what differs.
 
+pub mod announce;
 mod attach;
 mod check;
 mod connection;

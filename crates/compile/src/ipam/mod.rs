@@ -1,6 +1,7 @@
 //! Which address of a pool is given out next. Pure: time comes in as an argument.
 
 mod cluster_pool;
+pub mod load_balancer;
 mod pool;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 //! Total: what an API server would refuse was refused before; what slips through nevertheless is left out, and a
 //! policy's rule that cannot be understood allows nothing.
 
+pub(crate) mod load_balancer;
 mod network_policy;
 mod pod;
 mod service;
@@ -15,8 +16,8 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use serde::{Deserialize, Serialize};
 use sheetbend_model::state::{
-    EndpointSlice, LabelSelector, Namespace, NetworkPolicy, Node, Operator, Pod, Requirement, Service,
-    Sharing, Snapshot,
+    EndpointSlice, L2Announcement, LabelSelector, LoadBalancerPool, Namespace, NetworkPolicy, Node, Operator,
+    Pod, Requirement, Service, Sharing, Snapshot,
 };
 use sheetbend_model::types::{Labels, NodeName, ObjectKey, Protocol};
 
@@ -34,6 +35,8 @@ pub(crate) enum Part {
     Service(Arc<Service>),
     EndpointSlice(Arc<EndpointSlice>),
     NetworkPolicy(Arc<NetworkPolicy>),
+    LoadBalancerPool(Arc<LoadBalancerPool>),
+    L2Announcement(Arc<L2Announcement>),
 }
 
 impl Part {
@@ -49,6 +52,10 @@ impl Part {
             }
             Object::NetworkPolicy(policy) => {
                 Part::NetworkPolicy(Arc::new(network_policy::network_policy(policy, object.id().key())))
+            }
+            Object::LoadBalancerPool(pool) => Part::LoadBalancerPool(Arc::new(load_balancer::pool(pool))),
+            Object::L2Announcement(object) => {
+                Part::L2Announcement(Arc::new(load_balancer::announcement(object)))
             }
             Object::Deployment(_)
             | Object::StatefulSet(_)
@@ -68,7 +75,11 @@ impl Part {
             Part::EndpointSlice(slice) => {
                 Arc::get_mut(slice).into_iter().for_each(|slice| sharing.endpoint_slice(slice));
             }
-            Part::Node(_) | Part::Namespace(_) | Part::NetworkPolicy(_) => {}
+            Part::Node(_)
+            | Part::Namespace(_)
+            | Part::NetworkPolicy(_)
+            | Part::LoadBalancerPool(_)
+            | Part::L2Announcement(_) => {}
         }
     }
 
@@ -81,6 +92,8 @@ impl Part {
             Part::Service(service) => snapshot.services.get(&service.key) == Some(service),
             Part::EndpointSlice(slice) => snapshot.endpoint_slices.get(&slice.key) == Some(slice),
             Part::NetworkPolicy(policy) => snapshot.policies.get(&policy.key) == Some(policy),
+            Part::LoadBalancerPool(pool) => snapshot.load_balancer_pools.get(&pool.name) == Some(pool),
+            Part::L2Announcement(object) => snapshot.l2_announcements.get(&object.name) == Some(object),
         }
     }
 
@@ -92,7 +105,10 @@ impl Part {
         let services = snapshot.services.values().cloned().map(Part::Service);
         let slices = snapshot.endpoint_slices.values().cloned().map(Part::EndpointSlice);
         let policies = snapshot.policies.values().cloned().map(Part::NetworkPolicy);
-        nodes.chain(namespaces).chain(pods).chain(services).chain(slices).chain(policies)
+        let pools = snapshot.load_balancer_pools.values().cloned().map(Part::LoadBalancerPool);
+        let announcements = snapshot.l2_announcements.values().cloned().map(Part::L2Announcement);
+        let cluster = nodes.chain(namespaces).chain(pods).chain(services).chain(slices).chain(policies);
+        cluster.chain(pools).chain(announcements)
     }
 
     /// Puts it into `snapshot`, in the place of what had its name.
@@ -106,6 +122,12 @@ impl Part {
             Part::Service(service) => drop(snapshot.services.insert(service.key.clone(), service)),
             Part::EndpointSlice(slice) => drop(snapshot.endpoint_slices.insert(slice.key.clone(), slice)),
             Part::NetworkPolicy(policy) => drop(snapshot.policies.insert(policy.key.clone(), policy)),
+            Part::LoadBalancerPool(pool) => {
+                drop(snapshot.load_balancer_pools.insert(Arc::clone(&pool.name), pool));
+            }
+            Part::L2Announcement(object) => {
+                drop(snapshot.l2_announcements.insert(Arc::clone(&object.name), object));
+            }
         }
     }
 
@@ -118,6 +140,8 @@ impl Part {
             Part::Service(service) => drop(snapshot.services.remove(&service.key)),
             Part::EndpointSlice(slice) => drop(snapshot.endpoint_slices.remove(&slice.key)),
             Part::NetworkPolicy(policy) => drop(snapshot.policies.remove(&policy.key)),
+            Part::LoadBalancerPool(pool) => drop(snapshot.load_balancer_pools.remove(&pool.name)),
+            Part::L2Announcement(object) => drop(snapshot.l2_announcements.remove(&object.name)),
         }
     }
 }

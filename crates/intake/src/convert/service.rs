@@ -63,6 +63,7 @@ pub(super) fn service(service: &core::Service, key: ObjectKey) -> Service {
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
         algorithm,
         unknown_algorithm,
+        exposure: super::load_balancer::exposure(service).map(Arc::new),
     }
 }
 

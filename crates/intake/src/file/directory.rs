@@ -225,7 +225,11 @@ fn share(id: ObjectId, part: Option<&mut Part>, sharing: &mut Sharing) -> Object
         Part::Pod(pod) => &pod.key,
         Part::Service(service) => &service.key,
         Part::EndpointSlice(slice) => &slice.key,
-        Part::Node(_) | Part::Namespace(_) | Part::NetworkPolicy(_) => return id,
+        Part::Node(_)
+        | Part::Namespace(_)
+        | Part::NetworkPolicy(_)
+        | Part::LoadBalancerPool(_)
+        | Part::L2Announcement(_) => return id,
     };
     ObjectId { kind: id.kind, namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) }
 }
@@ -246,7 +250,9 @@ fn claims<'a>(name: &'a Arc<Path>, file: &'a File) -> impl Iterator<Item = (Clai
                 | Part::Namespace(_)
                 | Part::Pod(_)
                 | Part::EndpointSlice(_)
-                | Part::NetworkPolicy(_),
+                | Part::NetworkPolicy(_)
+                | Part::LoadBalancerPool(_)
+                | Part::L2Announcement(_),
             )
             | None => Vec::new(),
         };

@@ -11,6 +11,8 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sheetbend_model::types::ObjectKey;
 
+use crate::resources::{L2Announcement, LoadBalancerPool};
+
 macro_rules! kinds {
     ($($kind:ident in $version:literal, $doc:literal;)*) => {
         /// A kind that we read.
@@ -89,6 +91,8 @@ kinds! {
     Service in "v1", "core/v1.";
     EndpointSlice in "discovery.k8s.io/v1", "discovery.k8s.io/v1.";
     NetworkPolicy in "networking.k8s.io/v1", "networking.k8s.io/v1.";
+    LoadBalancerPool in "sheetbend.dev/v1alpha1", "sheetbend.dev/v1alpha1.";
+    L2Announcement in "sheetbend.dev/v1alpha1", "sheetbend.dev/v1alpha1.";
 }
 
 impl Kind {
@@ -99,7 +103,12 @@ impl Kind {
 
     /// Whether its objects live in namespaces.
     pub fn is_namespaced(self) -> bool {
-        !matches!(self, Kind::Namespace | Kind::Node)
+        !matches!(self, Kind::Namespace | Kind::Node | Kind::LoadBalancerPool | Kind::L2Announcement)
+    }
+
+    /// Whether it is a resource of our own, which a cluster may lack.
+    pub fn is_ours(self) -> bool {
+        self.api_version() == crate::resources::API_VERSION
     }
 
     /// Whether it makes Pods from a template.

@@ -267,7 +267,8 @@ fn known(version: &str, kind: &str) -> Known {
         return Known::Read(kind);
     }
     let group = |version: &str| version.rsplit_once('/').map_or(String::new(), |(group, _)| group.to_owned());
-    let built_in = ["", "apps", "batch", "extensions", "networking.k8s.io", "discovery.k8s.io"];
+    let built_in =
+        ["", "apps", "batch", "extensions", "networking.k8s.io", "discovery.k8s.io", "sheetbend.dev"];
     if built_in.contains(&group(version).as_str()) { Known::Outdated(kind) } else { Known::No }
 }
 

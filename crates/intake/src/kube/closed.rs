@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sheetbend_model::state::{LabelSelector, NetworkPolicy};
+use sheetbend_model::state::{LabelSelector, LoadBalancerPool, NetworkPolicy};
 
 use crate::convert::Part;
 use crate::file::{Object, Problem};
@@ -16,6 +16,13 @@ pub(super) fn part(object: &Object, problems: &[Problem]) -> Option<Part> {
         Part::NetworkPolicy(policy) => Some(Part::NetworkPolicy(Arc::new(closed(&policy, problems)))),
         // No backend is better than a wrong one.
         Part::Service(_) | Part::EndpointSlice(_) => None,
+        // What it gave stays; nothing new on the word of half an object.
+        Part::LoadBalancerPool(pool) => Some(Part::LoadBalancerPool(Arc::new(LoadBalancerPool {
+            disabled: true,
+            ..LoadBalancerPool::clone(&pool)
+        }))),
+        // Nobody answers for addresses on a guess.
+        Part::L2Announcement(_) => None,
         // What cannot be understood of these is left out field by field.
         part @ (Part::Node(_) | Part::Namespace(_) | Part::Pod(_)) => Some(part),
     }

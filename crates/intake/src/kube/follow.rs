@@ -26,13 +26,16 @@ where
         let config = if streaming { config.streaming_lists() } else { config.page_size(500) };
         let mut events =
             pin!(kube::runtime::watcher(Api::<K>::all(client.clone()), config).default_backoff());
-        let mut failing = false;
+        let (mut failing, mut absent) = (false, false);
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
                     // That a list begins is said before anything was asked.
-                    if !matches!(event, Event::Init) && std::mem::take(&mut failing) {
-                        info!(kind = kind.name(), "the API server answers again");
+                    if !matches!(event, Event::Init) {
+                        absent = false;
+                        if std::mem::take(&mut failing) {
+                            info!(kind = kind.name(), "the API server answers again");
+                        }
                     }
                     if changes.send(change(kind, event)).await.is_err() {
                         return;
@@ -41,6 +44,17 @@ where
                 Err(error) if streaming && refuses_streaming(&error) => {
                     debug!(kind = kind.name(), "no streaming lists here; asking for pages");
                     break;
+                }
+                Err(error) if kind.is_ours() && is_absent(&error) => {
+                    // Nobody installed the resource: there are none. It is looked for again and again.
+                    if !std::mem::replace(&mut absent, true) {
+                        info!(kind = kind.name(), "the cluster does not have this resource");
+                        for change in [Change::Begin(kind), Change::End(kind)] {
+                            if changes.send(change).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
                 }
                 Err(error) if is_gone(&error) => {
                     info!(
@@ -113,6 +127,11 @@ fn status(error: &watcher::Error) -> Option<u16> {
 /// 3.5.13 (no progress on request, KEP-2340) has an internal error.
 fn refuses_streaming(error: &watcher::Error) -> bool {
     matches!(status(error), Some(400 | 422 | 500))
+}
+
+/// The resource is not there; an API server that does not know yet says 503.
+fn is_absent(error: &watcher::Error) -> bool {
+    status(error) == Some(404)
 }
 
 fn is_gone(error: &watcher::Error) -> bool {

@@ -10,8 +10,15 @@ use crate::convert::Part;
 use crate::file::{Kind, Object, ObjectId, Problem, problems};
 
 /// The kinds that an agent watches.
-pub(super) const KINDS: &[Kind] =
-    &[Kind::Node, Kind::Namespace, Kind::Pod, Kind::Service, Kind::EndpointSlice, Kind::NetworkPolicy];
+pub(super) const KINDS: &[Kind] = &[
+    Kind::Node,
+    Kind::Namespace,
+    Kind::Pod,
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::NetworkPolicy,
+    Kind::L2Announcement,
+];
 
 /// Objects between two looks through what they share.
 const SWEEP_EVERY: usize = 16_384;
@@ -154,6 +161,8 @@ impl Store {
             Kind::Service => drop(snapshot.services.remove(&id.key())),
             Kind::EndpointSlice => drop(snapshot.endpoint_slices.remove(&id.key())),
             Kind::NetworkPolicy => drop(snapshot.policies.remove(&id.key())),
+            Kind::LoadBalancerPool => drop(snapshot.load_balancer_pools.remove(&id.name)),
+            Kind::L2Announcement => drop(snapshot.l2_announcements.remove(&id.name)),
             Kind::Deployment | Kind::StatefulSet | Kind::DaemonSet | Kind::ReplicaSet | Kind::Job => {}
         }
     }
@@ -173,6 +182,8 @@ impl Store {
             Kind::Service => snapshot.services.keys().map(named).collect(),
             Kind::EndpointSlice => snapshot.endpoint_slices.keys().map(named).collect(),
             Kind::NetworkPolicy => snapshot.policies.keys().map(named).collect(),
+            Kind::LoadBalancerPool => snapshot.load_balancer_pools.keys().map(bare).collect(),
+            Kind::L2Announcement => snapshot.l2_announcements.keys().map(bare).collect(),
             Kind::Deployment | Kind::StatefulSet | Kind::DaemonSet | Kind::ReplicaSet | Kind::Job => {
                 Vec::new()
             }

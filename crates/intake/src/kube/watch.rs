@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use super::follow::{chain, follow, trimmed};
 use super::store::{Change, KINDS, Store};
 use crate::file::{Kind, ObjectId, Problem};
+use crate::resources::{L2Announcement, LoadBalancerPool};
 
 /// Changes that wait for the task; watches wait when it is full.
 const QUEUE: usize = 512;
@@ -58,12 +59,29 @@ pub struct Waiting {
     pub grace: Option<Duration>,
 }
 
+/// What a controller watches: as an agent, and what it gives out.
+const CONTROLLED: &[Kind] = &[
+    Kind::Node,
+    Kind::Namespace,
+    Kind::Pod,
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::NetworkPolicy,
+    Kind::L2Announcement,
+    Kind::LoadBalancerPool,
+];
+
 /// What the cluster's names are made of. Pods, of which there are many, are none of it.
 const NAMED: &[Kind] = &[Kind::Namespace, Kind::Service, Kind::EndpointSlice];
 
 /// Watches the cluster. Must be called in a tokio runtime.
 pub fn watch(client: Client, waiting: Waiting) -> Watched {
     watch_kinds(client, waiting, KINDS)
+}
+
+/// Watches the cluster and its LoadBalancerPools. Must be called in a tokio runtime.
+pub fn watch_controlled(client: Client) -> Watched {
+    watch_kinds(client, Waiting::default(), CONTROLLED)
 }
 
 /// Watches what the cluster's names are made of: Namespaces, Services and EndpointSlices. Must be called in a tokio
@@ -184,6 +202,8 @@ fn same(a: &Snapshot, b: &Snapshot) -> bool {
         && a.services.ptr_eq(&b.services)
         && a.endpoint_slices.ptr_eq(&b.endpoint_slices)
         && a.policies.ptr_eq(&b.policies)
+        && a.load_balancer_pools.ptr_eq(&b.load_balancer_pools)
+        && a.l2_announcements.ptr_eq(&b.l2_announcements)
 }
 
 async fn follow_all(client: Client, kinds: &'static [Kind], changes: mpsc::Sender<Change>) {
@@ -195,7 +215,7 @@ async fn follow_all(client: Client, kinds: &'static [Kind], changes: mpsc::Sende
             }
         )* };
     }
-    follow!(Node, Namespace, Pod, Service, EndpointSlice, NetworkPolicy);
+    follow!(Node, Namespace, Pod, Service, EndpointSlice, NetworkPolicy, L2Announcement, LoadBalancerPool);
 }
 
 /// Whether the server can be asked for streaming lists: on by default in 1.32 and from 1.34. `None` when nobody

@@ -5,6 +5,7 @@
 
 mod attachment;
 mod config;
+mod load_balancer;
 mod node;
 mod pod;
 mod policy;
@@ -15,6 +16,9 @@ mod snapshot;
 
 pub use attachment::{Attachment, AttachmentId, Bandwidth, Rate};
 pub use config::{NetworkConfig, NetworkMode, NetworkModeError};
+pub use load_balancer::{
+    AddressRange, AddressRangeError, Exposure, L2Announcement, LOAD_BALANCER_CLASS, LoadBalancerPool,
+};
 pub use node::{Namespace, Node, ZONE};
 pub use pod::{ContainerPort, Pod, PodPhase};
 pub use policy::{IpBlock, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortMatch};

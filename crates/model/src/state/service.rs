@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::Exposure;
 use crate::types::{Family, Labels, NodeName, ObjectKey, Port, Protocol};
 
 /// `spec.type` of a Service.
@@ -89,6 +90,8 @@ pub struct Service {
     pub algorithm: Algorithm,
     /// The text of an unknown `sheetbend.dev/load-balancing` value; the default is used and a Condition names it.
     pub unknown_algorithm: Option<Arc<str>>,
+    /// Of Services of type LoadBalancer, those with externalIPs, and those that still have what a pool gave them.
+    pub exposure: Option<Arc<Exposure>>,
 }
 
 impl Service {
@@ -112,6 +115,7 @@ impl Service {
             publish_not_ready: false,
             algorithm: Algorithm::default(),
             unknown_algorithm: None,
+            exposure: None,
         }
     }
 }

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::{Attachment, AttachmentId, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service};
+use super::{
+    Attachment, AttachmentId, EndpointSlice, L2Announcement, LoadBalancerPool, Namespace, NetworkPolicy,
+    Node, Pod, Service,
+};
 use crate::types::{NodeName, ObjectKey};
 
 /// The cluster at one moment, as far as networking needs it. Cloning is O(1).
@@ -22,6 +25,10 @@ pub struct Snapshot {
     pub endpoint_slices: OrdMap<ObjectKey, Arc<EndpointSlice>>,
     /// NetworkPolicy key → NetworkPolicy.
     pub policies: OrdMap<ObjectKey, Arc<NetworkPolicy>>,
+    /// LoadBalancerPool name → LoadBalancerPool.
+    pub load_balancer_pools: OrdMap<Arc<str>, Arc<LoadBalancerPool>>,
+    /// L2Announcement name → L2Announcement.
+    pub l2_announcements: OrdMap<Arc<str>, Arc<L2Announcement>>,
     /// What CNI has attached on *this* node.
     pub attachments: OrdMap<AttachmentId, Arc<Attachment>>,
 }

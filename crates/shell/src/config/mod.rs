@@ -151,6 +151,11 @@ pub const KEYS: &[Key] = &[
         default: "none",
         help: "Address and port for /livez, /readyz and /metrics of `sheetbend dns` over HTTP.",
     },
+    Key {
+        name: "loadBalancer.default",
+        default: "true",
+        help: "Whether Services of type LoadBalancer without a spec.loadBalancerClass get addresses from LoadBalancerPools.",
+    },
     Key { name: "log.level", default: "info", help: "Filter, such as info or sheetbend_apply=debug,info." },
     Key { name: "log.format", default: "text", help: "text or json." },
 ];
@@ -177,6 +182,8 @@ pub struct Config {
     pub reuse_delay: u64,
     /// `dns.*`.
     pub dns: DnsConfig,
+    /// `loadBalancer.default`: Services of type LoadBalancer without a class are ours.
+    pub load_balancer_default: bool,
     /// `log.level`.
     pub log_level: String,
     /// `log.format`.
@@ -257,6 +264,9 @@ impl Config {
             nat_ports: sources.text("nat.ports", PortSpan::parse).unwrap_or(defaults.nat_ports),
             reuse_delay: sources.text("ipam.reuseDelay", str::parse::<u64>).unwrap_or(defaults.reuse_delay),
             dns: DnsConfig::load(&mut sources),
+            load_balancer_default: sources
+                .text("loadBalancer.default", yes_or_no)
+                .unwrap_or(defaults.load_balancer_default),
             log_level: sources.text("log.level", non_empty).unwrap_or(defaults.log_level),
             log_format: sources.text("log.format", log_format).unwrap_or_default(),
         };
@@ -284,6 +294,7 @@ impl Default for Config {
             nat_ports: PortSpan { first: 40_000, last: 59_999 },
             reuse_delay: 30,
             dns: DnsConfig::default(),
+            load_balancer_default: true,
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
         }
@@ -304,6 +315,10 @@ fn non_empty(text: &str) -> Result<String, String> {
     } else {
         Ok(text.to_owned())
     }
+}
+
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
 }
 
 fn instance_name(text: &str) -> Result<String, String> {

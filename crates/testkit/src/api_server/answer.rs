@@ -32,6 +32,9 @@ pub(super) async fn answer(
         return Json(version).into_response();
     }
     let Some(target) = path::parse(uri.path()) else { return status(StatusCode::NOT_FOUND, "NotFound") };
+    if !state.is_served(&target.resource) {
+        return status(StatusCode::NOT_FOUND, "NotFound");
+    }
     let content: Value = serde_json::from_slice(&body).unwrap_or_default();
     match (&method, target.name.clone()) {
         (&Method::GET, None) => read_all(&state, target, &options),
@@ -80,7 +83,7 @@ fn create(state: &State, target: &Target, mut object: Value) -> Response {
     (StatusCode::CREATED, Json(state.put(&target.resource, object))).into_response()
 }
 
-fn one(state: &State, method: &Method, key: &Key, content: Value, strategic: bool) -> Response {
+fn one(state: &State, method: &Method, key: &Key, mut content: Value, strategic: bool) -> Response {
     let Some(mut object) = state.get(key) else { return status(StatusCode::NOT_FOUND, "NotFound") };
     let claimed = &content["metadata"]["resourceVersion"];
     let outdated = !claimed.is_null() && *claimed != object["metadata"]["resourceVersion"];
@@ -88,7 +91,13 @@ fn one(state: &State, method: &Method, key: &Key, content: Value, strategic: boo
         Method::GET => Json(object).into_response(),
         Method::DELETE => Json(state.delete(key)).into_response(),
         Method::PUT | Method::PATCH if outdated => status(StatusCode::CONFLICT, "Conflict"),
-        Method::PUT => Json(state.put(&key.0, content)).into_response(),
+        Method::PUT => {
+            // An absent namespace is the URL's.
+            if !key.1.is_empty() {
+                content["metadata"]["namespace"] = json!(key.1);
+            }
+            Json(state.put(&key.0, content)).into_response()
+        }
         Method::PATCH => {
             patch::merge(&mut object, &content, strategic);
             Json(state.put(&key.0, object)).into_response()

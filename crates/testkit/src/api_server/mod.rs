@@ -31,16 +31,21 @@ impl ApiServer {
     /// # Panics
     /// When it cannot.
     pub fn start() -> Self {
-        let mut server = Self {
-            state: Arc::default(),
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            runtime: None,
-        };
+        Self::start_at(Ipv4Addr::LOCALHOST)
+    }
+
+    /// Serves on a free port of `address`, which the calling thread's network namespace has.
+    ///
+    /// # Panics
+    /// When it cannot.
+    pub fn start_at(address: Ipv4Addr) -> Self {
+        let mut server =
+            Self { state: Arc::default(), address: SocketAddr::from((address, 0)), runtime: None };
         server.resume();
         server
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `http://ADDRESS:PORT`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -114,6 +119,11 @@ impl ApiServer {
     /// How requests for streaming lists are answered from now on.
     pub fn set_streaming(&self, streaming: Streaming) {
         self.state.set_streaming(streaming);
+    }
+
+    /// Serves a resource, as `loadbalancerpools`, or answers 404 for it, as where nobody installed its definition.
+    pub fn set_served(&self, resource: &str, served: bool) {
+        self.state.set_served(resource, served);
     }
 
     /// What was asked so far, as `GET /api/v1/pods?watch=true`.

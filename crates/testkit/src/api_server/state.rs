@@ -1,6 +1,6 @@
 //! Objects, and what happened to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
@@ -34,6 +34,8 @@ struct Inner {
     forgotten: u64,
     requests: Vec<String>,
     streaming: Streaming,
+    /// Resources that are not there.
+    absent: BTreeSet<String>,
 }
 
 /// What becomes of a request for a streaming list (KEP-3157).
@@ -143,6 +145,19 @@ impl State {
 
     pub(super) fn set_streaming(&self, streaming: Streaming) {
         self.inner().streaming = streaming;
+    }
+
+    pub(super) fn set_served(&self, resource: &str, served: bool) {
+        let absent = &mut self.inner().absent;
+        if served {
+            absent.remove(resource)
+        } else {
+            absent.insert(resource.to_owned())
+        };
+    }
+
+    pub(super) fn is_served(&self, resource: &str) -> bool {
+        !self.inner().absent.contains(resource)
     }
 
     pub(super) fn streaming(&self) -> Streaming {

@@ -110,6 +110,7 @@ pub fn service(index: u8) -> impl Strategy<Value = Service> {
             publish_not_ready: false,
             algorithm,
             unknown_algorithm: unknown.then(|| text("fastest")),
+            exposure: None,
         },
     )
 }

@@ -59,7 +59,9 @@ pub struct Answer {
 pub struct AgentNode {
     /// The node.
     pub netns: Netns,
-    _other: Netns,
+    name: String,
+    /// What is at the other end of its cable; `None` where others keep it.
+    _other: Option<Netns>,
     directory: tempfile::TempDir,
     pins: PathBuf,
     agent: Option<Child>,
@@ -73,22 +75,7 @@ impl AgentNode {
     pub fn new(pod_cidrs: &[&str]) -> Result<Self> {
         let (netns, other) = (Netns::new()?, Netns::new()?);
         netns.join(&other, &["192.0.2.1/24", "2001:db8::1/64"], &["192.0.2.2/24", "2001:db8::2/64"])?;
-        let directory = tempfile::tempdir()?;
-        // Each node has its own BPF file system: tests run side by side.
-        let pins = directory.path().join("bpf");
-        fs::create_dir(&pins)?;
-        let none: Option<&str> = None;
-        nix::mount::mount(Some("bpf"), &pins, Some("bpf"), nix::mount::MsFlags::empty(), none)?;
-        let node = Self {
-            netns,
-            _other: other,
-            directory,
-            pins,
-            agent: None,
-            kubernetes: false,
-            settings: Vec::new(),
-        };
-        fs::create_dir(node.path("objects"))?;
+        let node = Self::with(netns, Some(other), "a")?;
         let object = json!({
             "apiVersion": "v1", "kind": "Node", "metadata": { "name": "a" },
             "spec": { "podCIDR": pod_cidrs[0], "podCIDRs": pod_cidrs },
@@ -98,6 +85,40 @@ impl AgentNode {
             ] },
         });
         fs::write(node.path("objects/node.json"), object.to_string())?;
+        Ok(node)
+    }
+
+    /// A node called `name` with the address 192.0.2.`host` and 2001:db8::`host`, on the bridge `br0` of `link` by its
+    /// port `p`+`host`. No agent runs yet.
+    pub fn on_bridge(link: &Netns, name: &str, host: u8) -> Result<Self> {
+        let netns = Netns::new()?;
+        link.ip(&format!("link add p{host} type veth peer name uplink netns {}", netns.path().display()))?;
+        link.ip(&format!("link set p{host} master br0 up"))?;
+        netns.run(|| Ok(fs::write("/proc/sys/net/ipv6/conf/uplink/accept_dad", "0")?))?;
+        netns.ip(&format!("addr add 192.0.2.{host}/24 dev uplink"))?;
+        netns.ip(&format!("addr add 2001:db8::{host:x}/64 dev uplink nodad"))?;
+        netns.ip("link set uplink up")?;
+        Self::with(netns, None, name)
+    }
+
+    fn with(netns: Netns, other: Option<Netns>, name: &str) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        // Each node has its own BPF file system: tests run side by side.
+        let pins = directory.path().join("bpf");
+        fs::create_dir(&pins)?;
+        let none: Option<&str> = None;
+        nix::mount::mount(Some("bpf"), &pins, Some("bpf"), nix::mount::MsFlags::empty(), none)?;
+        let node = Self {
+            netns,
+            name: name.to_owned(),
+            _other: other,
+            directory,
+            pins,
+            agent: None,
+            kubernetes: false,
+            settings: Vec::new(),
+        };
+        fs::create_dir(node.path("objects"))?;
         Ok(node)
     }
 
@@ -170,7 +191,7 @@ impl AgentNode {
             .arg(format!("--net={}", self.netns.path().display()))
             .args(["setpriv", "--pdeathsig", "KILL"])
             .arg(program("sheetbend")?)
-            .args([subcommand, "--node", "a", "--instance", INSTANCE, "--network-mode", "vxlan"])
+            .args([subcommand, "--node", &self.name, "--instance", INSTANCE, "--network-mode", "vxlan"])
             .arg("--run-dir")
             .arg(self.path("run"))
             .arg("--state-dir")
@@ -219,6 +240,16 @@ impl AgentNode {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    /// Asks the agent to end, and waits until it has.
+    pub fn stop(&mut self) -> Result<()> {
+        let mut agent = self.agent.take().context("started")?;
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(agent.id())?);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).context("cannot stop the agent")?;
+        let status = agent.wait()?;
+        ensure!(status.success(), "the agent ended with {status}:\n{}", self.log()?);
+        self.kill()
     }
 
     /// Sends SIGKILL without waiting; [`AgentNode::kill`] tidies up.

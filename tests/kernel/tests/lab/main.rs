@@ -16,6 +16,7 @@ const CASES: &[(&str, Case)] = &[
     ("a_dead_agent_does_not_change_the_matrix", dead_agent),
     ("a_killed_supervisor_leaves_nothing", killed_supervisor),
     ("bad_manifests_start_nothing", bad_manifests),
+    ("the_world_reaches_load_balancer_addresses", balanced),
 ];
 
 fn main() {
@@ -116,6 +117,31 @@ fn killed_supervisor() -> anyhow::Result<()> {
     let left: Vec<String> = processes.collect();
     ensure!(left.is_empty(), "processes are left: {left:?}");
     Ok(())
+}
+
+fn balanced() -> anyhow::Result<()> {
+    let lab = Lab::new("kl")?;
+    let (_, said) = lab.expect(0, "up", &["-f", &data("balanced.yaml"), "--nodes", "3"])?;
+    ensure!(
+        said.contains("Service shop/web has the load balancer address 172.30.0.200 and fd00:30::200"),
+        "{said}"
+    );
+    ensure!(said.contains("the requested address 192.0.2.1 is in no LoadBalancerPool"), "{said}");
+    let reach = |host: &str| {
+        let script = format!(
+            "import urllib.request as u; print(u.urlopen('http://{host}/', timeout=5).read().decode())"
+        );
+        lab.expect(0, "exec", &["world", "--", "python3", "-c", &script])
+    };
+    for host in ["172.30.0.200", "[fd00:30::200]"] {
+        let (answer, _) = reach(host)?;
+        ensure!(answer.contains("\"pod\":\"shop/web-"), "{host}: {answer}");
+    }
+    // A change of the cluster moves nothing.
+    let (_, said) = lab.expect(0, "apply", &["-f", &data("late.yaml")])?;
+    ensure!(!said.contains("172.30.0.201"), "{said}");
+    reach("172.30.0.200")?;
+    lab.expect(0, "matrix", &["--sample", "60"]).map(drop)
 }
 
 fn bad_manifests() -> anyhow::Result<()> {

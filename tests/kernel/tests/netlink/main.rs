@@ -1,6 +1,7 @@
 //! Links, addresses, routes and leases in a real kernel, in network namespaces that only this process knows.
 #![allow(missing_docs, reason = "a test target")]
 
+mod announce;
 mod attach;
 mod foreign;
 mod health_checks;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let trials: Vec<Trial> = attach::TESTS
         .iter()
+        .chain(announce::TESTS)
         .chain(node::TESTS)
         .chain(foreign::TESTS)
         .chain(health_checks::TESTS)

@@ -127,7 +127,9 @@ pub(super) fn grace_period(object: &Object) -> Duration {
         | Object::Job(_)
         | Object::Service(_)
         | Object::EndpointSlice(_)
-        | Object::NetworkPolicy(_) => None,
+        | Object::NetworkPolicy(_)
+        | Object::LoadBalancerPool(_)
+        | Object::L2Announcement(_) => None,
     };
     Duration::from_secs(seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(DEFAULT_GRACE))
 }

@@ -47,6 +47,8 @@ fn name_form(kind: Kind) -> fn(&str) -> Result<(), names::Why> {
         | Kind::ReplicaSet
         | Kind::Job
         | Kind::EndpointSlice
-        | Kind::NetworkPolicy => names::dns_subdomain,
+        | Kind::NetworkPolicy
+        | Kind::LoadBalancerPool
+        | Kind::L2Announcement => names::dns_subdomain,
     }
 }

@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use sheetbend_model::state::LOAD_BALANCER_CLASS;
 use sheetbend_model::types::Family;
 
 use super::{Check, names, selector};
@@ -190,11 +191,8 @@ fn outside(check: &mut Check<'_>, field: &Field<'_>, spec: &ServiceSpec) {
     if let Some(number) = spec.health_check_node_port.filter(|number| *number != 0) {
         check.port(&field.key("healthCheckNodePort"), number);
     }
-    if spec.type_.as_deref() == Some("LoadBalancer") {
-        check.not_built(
-            &field.key("type"),
-            "load balancer addresses are not given out yet; it is reached by its cluster address, its node ports and \
-             what others write into status.loadBalancer",
-        );
+    if let Some(class) = spec.load_balancer_class.as_deref().filter(|class| *class != LOAD_BALANCER_CLASS) {
+        let effect = format!("{class} is another implementation; LoadBalancerPools give it no addresses");
+        check.not_built(&field.key("loadBalancerClass"), &effect);
     }
 }

@@ -53,7 +53,9 @@ pub(super) fn check(check: &mut Check<'_>, object: &Object) {
         | Object::Pod(_)
         | Object::Service(_)
         | Object::EndpointSlice(_)
-        | Object::NetworkPolicy(_) => {}
+        | Object::NetworkPolicy(_)
+        | Object::LoadBalancerPool(_)
+        | Object::L2Announcement(_) => {}
     }
 }
 

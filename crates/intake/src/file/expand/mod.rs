@@ -99,7 +99,11 @@ pub fn expand(
         match &*manifest.object {
             Object::Pod(pod) => pods.push(Wanted::given(pod, manifest.place.clone(), cluster.keep_addresses)),
             Object::EndpointSlice(slice) if is_managed(&slice.metadata) => {}
-            Object::Namespace(_) | Object::EndpointSlice(_) | Object::NetworkPolicy(_) => {
+            Object::Namespace(_)
+            | Object::EndpointSlice(_)
+            | Object::NetworkPolicy(_)
+            | Object::LoadBalancerPool(_)
+            | Object::L2Announcement(_) => {
                 expanded.objects.insert(id.clone(), trimmed(&manifest.object));
             }
             Object::Node(_)

@@ -37,7 +37,9 @@ pub(super) fn nodes(manifests: &Manifests, cluster: &Cluster) -> Nodes {
             | Object::ReplicaSet(_)
             | Object::Job(_)
             | Object::EndpointSlice(_)
-            | Object::NetworkPolicy(_) => {}
+            | Object::NetworkPolicy(_)
+            | Object::LoadBalancerPool(_)
+            | Object::L2Announcement(_) => {}
         }
     }
     let (own, foreign): (Vec<_>, Vec<_>) = names

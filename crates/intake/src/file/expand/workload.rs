@@ -82,7 +82,9 @@ fn template<'a>(
         | Object::Pod(_)
         | Object::Service(_)
         | Object::EndpointSlice(_)
-        | Object::NetworkPolicy(_) => None,
+        | Object::NetworkPolicy(_)
+        | Object::LoadBalancerPool(_)
+        | Object::L2Announcement(_) => None,
     }
 }
 

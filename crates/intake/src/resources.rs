@@ -1,0 +1,146 @@
+//! Resources of our own (sheetbend.dev/v1alpha1), as their CustomResourceDefinitions in deploy/kubernetes/base have them.
+
+use std::borrow::Cow;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use kube::core::ClusterResourceScope;
+use serde::{Deserialize, Serialize};
+
+/// Their API group.
+pub const GROUP: &str = "sheetbend.dev";
+/// Their version.
+pub const VERSION: &str = "v1alpha1";
+/// `apiVersion` of them.
+pub const API_VERSION: &str = "sheetbend.dev/v1alpha1";
+
+macro_rules! resource {
+    ($(#[$doc:meta])* $kind:ident, $spec:ident, $plural:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        pub struct $kind {
+            /// [`API_VERSION`].
+            #[serde(default)]
+            pub api_version: String,
+            /// The kind's name.
+            #[serde(default)]
+            pub kind: String,
+            /// Standard metadata.
+            #[serde(default)]
+            pub metadata: ObjectMeta,
+            /// What is wanted.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub spec: Option<$spec>,
+            /// What became of it; read as it is.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub status: Option<serde_json::Value>,
+        }
+
+        impl Default for $kind {
+            fn default() -> Self {
+                Self {
+                    api_version: API_VERSION.to_owned(),
+                    kind: stringify!($kind).to_owned(),
+                    metadata: ObjectMeta::default(),
+                    spec: None,
+                    status: None,
+                }
+            }
+        }
+
+        impl kube::Resource for $kind {
+            type DynamicType = ();
+            type Scope = ClusterResourceScope;
+
+            fn kind((): &()) -> Cow<'_, str> {
+                stringify!($kind).into()
+            }
+
+            fn group((): &()) -> Cow<'_, str> {
+                GROUP.into()
+            }
+
+            fn version((): &()) -> Cow<'_, str> {
+                VERSION.into()
+            }
+
+            fn plural((): &()) -> Cow<'_, str> {
+                $plural.into()
+            }
+
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+resource! {
+    /// Addresses for Services of type LoadBalancer.
+    LoadBalancerPool, LoadBalancerPoolSpec, "loadbalancerpools"
+}
+resource! {
+    /// For which addresses of Services nodes answer ARP and neighbour discovery.
+    L2Announcement, L2AnnouncementSpec, "l2announcements"
+}
+
+/// `spec` of a LoadBalancerPool.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancerPoolSpec {
+    /// Its addresses.
+    #[serde(default)]
+    pub blocks: Vec<AddressBlock>,
+    /// Services that may have them; absent for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_selector: Option<LabelSelector>,
+    /// Namespaces whose Services may have them; absent for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_selector: Option<LabelSelector>,
+    /// No new addresses; those given stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<bool>,
+    /// Whether the first and last addresses of a `cidr` are given too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_first_last: Option<bool>,
+}
+
+/// A CIDR block, or the addresses from `start` to `end`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressBlock {
+    /// As `192.0.2.0/26`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cidr: Option<String>,
+    /// The lowest address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
+    /// The highest address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<String>,
+}
+
+/// `spec` of an L2Announcement.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct L2AnnouncementSpec {
+    /// Services whose addresses are announced; absent for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_selector: Option<LabelSelector>,
+    /// Nodes that may announce; absent for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<LabelSelector>,
+    /// Names of the nodes' interfaces; absent for their uplinks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interfaces: Option<Vec<String>>,
+    /// Announce load balancer addresses; true where absent.
+    #[serde(default, rename = "loadBalancerIPs", skip_serializing_if = "Option::is_none")]
+    pub load_balancer_ips: Option<bool>,
+    /// Announce `spec.externalIPs`; false where absent.
+    #[serde(default, rename = "externalIPs", skip_serializing_if = "Option::is_none")]
+    pub external_ips: Option<bool>,
+}
