@@ -66,6 +66,8 @@ pub(super) struct Flows {
     pub(super) snat: Table<abi::SnatKey, abi::SnatValue>,
     pub(super) affinity: Table<abi::AffinityKey, abi::AffinityValue>,
     pub(super) round_robin: Table<u32, u32>,
+    pub(super) connections: Table<u32, u64>,
+    pub(super) sockets: Table<abi::SocketKey, abi::SocketValue>,
 }
 
 /// A row of `BLOCKS`.
@@ -398,6 +400,8 @@ impl OpenMaps<'_> {
             snat: self.table(map::SNAT)?,
             affinity: self.table(map::AFFINITY)?,
             round_robin: self.table(map::ROUND_ROBIN)?,
+            connections: self.table(map::CONNECTIONS)?,
+            sockets: self.table(map::SOCKETS)?,
         })
     }
 }

@@ -16,6 +16,8 @@ pub struct Candidate {
     pub port: Port,
     /// The Pod behind it, where the endpoint names one.
     pub pod: Option<ObjectKey>,
+    /// How much of the new flows it gets, beside the others: 1..=100.
+    pub weight: u8,
 }
 
 /// Who translates a packet, and for whom.
@@ -66,14 +68,25 @@ pub fn service(
         At::Entry(_) => service.external_policy == TrafficPolicy::Local,
     };
     let all = chosen(&endpoints);
-    let here = |(endpoint, ..): &(&Endpoint, IpAddr, Port)| endpoint.node.as_ref() == Some(at.node());
-    let candidates =
+    let here = |of: &Of<'_>| of.endpoint.node.as_ref() == Some(at.node());
+    let mut candidates =
         if is_local { chosen(&endpoints.into_iter().filter(here).collect::<Vec<_>>()) } else { all.clone() };
     let is_dropped = candidates.is_empty() && !all.is_empty();
+    candidates.retain(|candidate| candidate.weight > 0);
     Some(Found { owner: service.key.clone(), candidates, is_dropped })
 }
 
-fn chosen(endpoints: &[(&Endpoint, IpAddr, Port)]) -> Vec<Candidate> {
+/// An endpoint of a Service port.
+#[derive(Clone, Copy)]
+struct Of<'a> {
+    endpoint: &'a Endpoint,
+    addr: IpAddr,
+    port: Port,
+    /// What its slice says, or else the Service.
+    weight: u8,
+}
+
+fn chosen(endpoints: &[Of<'_>]) -> Vec<Candidate> {
     let ready = candidates(endpoints, |endpoint| endpoint.ready);
     if ready.is_empty() {
         candidates(endpoints, |endpoint| endpoint.serving && endpoint.terminating)
@@ -142,8 +155,12 @@ fn host_port(
     for pod in snapshot.pods.values().filter(|pod| is_here(pod)) {
         let Some(own) = pod.address(family) else { continue };
         if let Some(found) = pod.ports.iter().find(|own| matches(own)) {
-            let candidate =
-                Candidate { addr: own.to_canonical(), port: found.port, pod: Some(pod.key.clone()) };
+            let candidate = Candidate {
+                addr: own.to_canonical(),
+                port: found.port,
+                pod: Some(pod.key.clone()),
+                weight: 1,
+            };
             return Some(Found { owner: pod.key.clone(), candidates: vec![candidate], is_dropped: false });
         }
     }
@@ -155,7 +172,7 @@ fn endpoints<'a>(
     service: &Service,
     service_port: &ServicePort,
     family: Family,
-) -> Vec<(&'a Endpoint, IpAddr, Port)> {
+) -> Vec<Of<'a>> {
     let mut found = Vec::new();
     for slice in snapshot.endpoint_slices.values() {
         let ours = slice.key.namespace == service.key.namespace
@@ -179,7 +196,9 @@ fn endpoints<'a>(
                 if let Some(addr) = first.filter(|addr| Family::of(*addr) == family)
                     && !has_ended(snapshot, slice, endpoint)
                 {
-                    found.push((endpoint, addr, number));
+                    let own = slice.weights.of(endpoint);
+                    let weight = own.or(service.weights.of(endpoint)).unwrap_or(1);
+                    found.push(Of { endpoint, addr, port: number, weight });
                 }
             }
         }
@@ -194,14 +213,16 @@ fn has_ended(snapshot: &Snapshot, slice: &EndpointSlice, endpoint: &Endpoint) ->
         && snapshot.pods.get(key).is_some_and(|pod| pod.phase.is_terminal() && pod.uid == *uid)
 }
 
-fn candidates(endpoints: &[(&Endpoint, IpAddr, Port)], usable: impl Fn(&Endpoint) -> bool) -> Vec<Candidate> {
-    let mut chosen: Vec<Candidate> = endpoints
+fn candidates(endpoints: &[Of<'_>], usable: impl Fn(&Endpoint) -> bool) -> Vec<Candidate> {
+    let pod = |of: &Of<'_>| of.endpoint.pod.as_ref().map(|(key, _)| key.clone());
+    let same = |a: &Of<'_>, b: &Of<'_>| (a.addr, a.port, pod(a)) == (b.addr, b.port, pod(b));
+    let usable_now: Vec<&Of<'_>> = endpoints.iter().filter(|of| usable(of.endpoint)).collect();
+    let mut chosen: Vec<Candidate> = usable_now
         .iter()
-        .filter(|(endpoint, ..)| usable(endpoint))
-        .map(|(endpoint, addr, port)| Candidate {
-            addr: *addr,
-            port: *port,
-            pod: endpoint.pod.as_ref().map(|(key, _)| key.clone()),
+        .map(|of| {
+            // Several slices may have it: the greatest weight counts.
+            let weight = endpoints.iter().filter(|other| same(other, of)).map(|other| other.weight).max();
+            Candidate { addr: of.addr, port: of.port, pod: pod(of), weight: weight.unwrap_or(1) }
         })
         .collect();
     chosen.sort();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sheetbend_model::plan::Backend;
-use sheetbend_model::state::{Endpoint, EndpointSlice, ServicePort, Snapshot};
+use sheetbend_model::state::{Endpoint, EndpointSlice, Service, ServicePort, Snapshot};
 use sheetbend_model::types::{Family, NetworkId, NodeName, Port, Protocol};
 
 /// Backends of one frontend, sorted.
@@ -12,6 +12,8 @@ use sheetbend_model::types::{Family, NetworkId, NodeName, Port, Protocol};
 pub(super) struct Backends {
     /// New flows choose among these.
     pub(super) chosen: Vec<Backend>,
+    /// Their weights; empty when all have the same.
+    pub(super) weights: Vec<u8>,
     /// They keep the flows they have.
     pub(super) draining: Vec<Backend>,
     /// None is chosen, but without the restriction to one node there would be.
@@ -25,14 +27,15 @@ struct State {
     ready: bool,
     serving: bool,
     terminating: bool,
+    weight: u8,
 }
 
 /// Chooses the ready endpoints, else those that are terminating and still serve (KEP-1669); with `only`, among those
-/// on that node (KEP-2086).
+/// on that node (KEP-2086). Of those, one whose weight is 0 gets no new flows.
 pub(super) fn backends<'a>(
     snapshot: &Snapshot,
     slices: impl Iterator<Item = &'a EndpointSlice>,
-    port: &ServicePort,
+    (service, port): (&Service, &ServicePort),
     family: Family,
     only: Option<&NodeName>,
 ) -> Backends {
@@ -49,26 +52,37 @@ pub(super) fn backends<'a>(
                 state.ready |= endpoint.ready;
                 state.serving |= endpoint.serving;
                 state.terminating |= endpoint.terminating;
+                state.weight = state.weight.max(weight(service, slice, endpoint));
             }
         }
     }
     let any_ready = states.values().any(|state| state.here && state.ready);
     let mut backends = Backends::default();
-    let mut any_elsewhere = false;
+    let (mut any_here, mut any_elsewhere) = (false, false);
     for (backend, state) in states {
         let usable = if any_ready { state.ready } else { state.serving && state.terminating };
         let chosen = usable && state.here;
+        any_here |= chosen;
         any_elsewhere |= !state.here && (state.ready || state.serving && state.terminating);
         // An endpoint that is merely not ready keeps its connections; a datagram goes elsewhere at once.
         let keeps = state.serving || port.protocol != Protocol::Udp;
-        if chosen {
+        if chosen && state.weight > 0 {
             backends.chosen.push(backend);
+            backends.weights.push(state.weight);
         } else if keeps {
             backends.draining.push(backend);
         }
     }
-    backends.only_remote = backends.chosen.is_empty() && any_elsewhere;
+    backends.only_remote = !any_here && any_elsewhere;
+    if backends.weights.iter().all(|weight| Some(weight) == backends.weights.first()) {
+        backends.weights.clear();
+    }
     backends
+}
+
+/// What the slice says of the endpoint, or else the Service, or else 1.
+fn weight(service: &Service, slice: &EndpointSlice, endpoint: &Endpoint) -> u8 {
+    slice.weights.of(endpoint).or_else(|| service.weights.of(endpoint)).unwrap_or(1)
 }
 
 /// Whether some slice has another number for an SCTP port than the Service.

@@ -108,6 +108,7 @@ impl HostPorts {
             algorithm: Algorithm::default(),
             affinity_timeout: None,
             backends: [backend].into(),
+            weights: [].into(),
             draining: [].into(),
         })
     }

@@ -26,6 +26,8 @@ struct Seen {
     apart: usize,
     dropped: usize,
     host_ports: usize,
+    weighted: usize,
+    all_without_weight: usize,
 }
 
 #[test]
@@ -58,13 +60,21 @@ fn every_frontend_has_the_backends_that_the_objects_say() {
                 matched += 1;
                 prop_assert_eq!(&found.service, &wanted.owner);
                 prop_assert_eq!(found.only_remote, wanted.is_dropped, "{}", frontend);
-                let chosen: BTreeSet<_> = found.backends.iter().map(|b| (b.addr, b.port)).collect();
-                let candidates: BTreeSet<_> = wanted.candidates.iter().map(|c| (c.addr, c.port)).collect();
+                prop_assert!(found.weights.is_empty() || found.weights.len() == found.backends.len());
+                let equal = wanted.candidates.first().map_or(1, |first| first.weight);
+                let weights = (0..).map(|index| found.weights.get(index).copied().unwrap_or(equal));
+                let chosen = found.backends.iter().zip(weights);
+                let chosen: BTreeSet<_> = chosen.map(|(b, weight)| (b.addr, b.port, weight)).collect();
+                let candidates = wanted.candidates.iter();
+                let candidates: BTreeSet<_> = candidates.map(|c| (c.addr, c.port, c.weight)).collect();
                 prop_assert_eq!(&chosen, &candidates, "{}", frontend);
                 prop_assert!(found.draining.iter().all(|backend| !found.backends.contains(backend)));
                 prop_assert!(found.backends.is_sorted() && found.draining.is_sorted());
                 let mut seen = cell.borrow_mut();
                 seen.frontends += 1;
+                seen.weighted += usize::from(!found.weights.is_empty());
+                let without = found.backends.is_empty() && !found.draining.is_empty();
+                seen.all_without_weight += usize::from(without && !found.only_remote);
                 seen.several_backends += usize::from(chosen.len() > 1);
                 seen.draining += usize::from(!found.draining.is_empty());
                 seen.node_ports += usize::from(frontend.addr.is_unspecified());
@@ -78,9 +88,18 @@ fn every_frontend_has_the_backends_that_the_objects_say() {
         })
         .unwrap();
     eprintln!("{seen:?}");
-    let Seen { frontends, several_backends, draining, node_ports, external, apart, dropped, host_ports } =
-        seen;
-    let all = [frontends, several_backends, draining, node_ports, external, apart, dropped, host_ports];
+    let all = [
+        seen.frontends,
+        seen.several_backends,
+        seen.draining,
+        seen.node_ports,
+        seen.external,
+        seen.apart,
+        seen.dropped,
+        seen.host_ports,
+        seen.weighted,
+        seen.all_without_weight,
+    ];
     assert!(all.iter().all(|count| *count >= 50), "{all:?}");
 }
 

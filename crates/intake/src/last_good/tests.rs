@@ -7,7 +7,7 @@ use crate::file::{Object, Source, parse, snapshot};
 
 /// One object of each kind, each with every part of the model in use.
 const OBJECTS: &str = include_str!("../../testdata/last_good/objects.yaml");
-const WRITTEN: &str = include_str!("../../testdata/last_good/format-2.txt");
+const WRITTEN: &str = include_str!("../../testdata/last_good/format-3.txt");
 
 fn example() -> Snapshot {
     let source = Source { name: Path::new("objects.yaml").into(), bytes: OBJECTS.into() };
@@ -57,7 +57,7 @@ fn damage_and_other_versions_are_told_apart_and_nothing_is_taken() {
         fs::write(&path, &text).unwrap();
         assert!(matches!(read(&path), Err(LastGoodError::Damaged { .. })), "{text}");
     }
-    for text in [whole.replacen(":2}", ":1}", 1), String::from("{}\n"), String::from("hello\n")] {
+    for text in [whole.replacen(":3}", ":2}", 1), String::from("{}\n"), String::from("hello\n")] {
         fs::write(&path, &text).unwrap();
         assert!(matches!(read(&path), Err(LastGoodError::Format { .. })), "{text}");
     }

@@ -12,6 +12,7 @@ mod selector;
 mod service;
 mod sharing;
 mod snapshot;
+mod weights;
 
 pub use attachment::{Attachment, AttachmentId};
 pub use config::{NetworkConfig, NetworkMode, NetworkModeError};
@@ -25,3 +26,4 @@ pub use service::{
 };
 pub use sharing::Sharing;
 pub use snapshot::Snapshot;
+pub use weights::Weights;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::Weights;
 use crate::types::{Family, Labels, NodeName, ObjectKey, Port, Protocol};
 
 /// `spec.type` of a Service.
@@ -30,14 +31,31 @@ pub enum Algorithm {
     Random,
     /// In turn, per CPU.
     RoundRobin,
+    /// The one with the fewest live flows of this node; above 32 the better of two that are drawn.
+    LeastConnections,
+    /// By the client's address and port, alike on every node; few flows move when backends change.
+    Maglev,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Algorithm; 4] =
+        [Algorithm::Random, Algorithm::RoundRobin, Algorithm::LeastConnections, Algorithm::Maglev];
+
+    /// Its name in the annotation.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Algorithm::Random => "random",
+            Algorithm::RoundRobin => "round-robin",
+            Algorithm::LeastConnections => "least-connections",
+            Algorithm::Maglev => "maglev",
+        }
+    }
 }
 
 impl fmt::Display for Algorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Algorithm::Random => "random",
-            Algorithm::RoundRobin => "round-robin",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -86,6 +104,8 @@ pub struct Service {
     pub algorithm: Algorithm,
     /// The text of an unknown `sheetbend.dev/load-balancing` value; the default is used and a Condition names it.
     pub unknown_algorithm: Option<Arc<str>>,
+    /// What the Service itself says of its endpoints' weights; an EndpointSlice's own words come first.
+    pub weights: Weights,
 }
 
 impl Service {
@@ -108,6 +128,7 @@ impl Service {
             publish_not_ready: false,
             algorithm: Algorithm::default(),
             unknown_algorithm: None,
+            weights: Weights::default(),
         }
     }
 }
@@ -149,6 +170,8 @@ pub struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
     /// `endpoints`.
     pub endpoints: Vec<Endpoint>,
+    /// How much of the new flows each endpoint gets.
+    pub weights: Weights,
 }
 
 /// A port of an EndpointSlice.

@@ -102,8 +102,9 @@ fn backend() -> impl Strategy<Value = Backend> {
 
 fn service() -> impl Strategy<Value = (Frontend, ServiceEntry)> {
     let backends = proptest::collection::btree_set((backend(), any::<bool>()), 0..6);
-    (0..4u16, backends, any::<bool>(), proptest::option::of(1..9u32)).prop_map(
-        |(n, backends, in_turn, affinity)| {
+    let weights = vec(1..=3u8, 6);
+    (0..4u16, backends, any::<bool>(), select(&Algorithm::ALL[..]), weights, proptest::option::of(1..9u32))
+        .prop_map(|(n, backends, only_remote, algorithm, weights, affinity)| {
             let frontend = Frontend {
                 network: NetworkId::default(),
                 addr: addr(if n % 2 == 0 { "10.96.0.1" } else { "fd00::1" }),
@@ -117,19 +118,22 @@ fn service() -> impl Strategy<Value = (Frontend, ServiceEntry)> {
                 let twice = |backend: &&Backend| draining && backends.contains(&((*backend).clone(), false));
                 drawn.filter(|backend| !twice(backend)).cloned().collect()
             };
+            let active = of(false);
+            let weights = weights[..active.len()].to_vec();
+            let is_weighted = weights.iter().any(|weight| Some(weight) != weights.first());
             let entry = ServiceEntry {
                 service: ObjectKey::new("a", "service"),
                 port_name: "".into(),
                 reach: [Reach::Inside, Reach::EveryNode, Reach::ThisNode, Reach::Apart][usize::from(n)],
-                only_remote: in_turn,
-                algorithm: if in_turn { Algorithm::RoundRobin } else { Algorithm::Random },
+                only_remote,
+                algorithm,
                 affinity_timeout: affinity,
-                backends: of(false).into(),
+                backends: active.into(),
+                weights: if is_weighted { weights.into() } else { [].into() },
                 draining: of(true).into(),
             };
             (frontend, entry)
-        },
-    )
+        })
 }
 
 fn posture() -> impl Strategy<Value = Posture> {

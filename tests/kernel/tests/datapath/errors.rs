@@ -83,7 +83,9 @@ fn path_mtu(lab: &Lab) -> Result<()> {
         streams.push(stream);
     }
     let set = |mtu: u32| -> Result<()> {
-        nodes.iter().try_for_each(|(_, node, uplink)| node.ip(&format!("link set {uplink} mtu {mtu}")).map(drop))?;
+        nodes
+            .iter()
+            .try_for_each(|(_, node, uplink)| node.ip(&format!("link set {uplink} mtu {mtu}")).map(drop))?;
         nodes.iter().try_for_each(|(name, ..)| {
             // The agent reads the uplink's MTU when it starts.
             lab.sheetbend(&["lab", "node", name, "stop"])?;
