@@ -371,7 +371,8 @@ impl Kernel {
     }
 }
 
-fn delete_where<K: Plain, V: Plain>(
+/// Deletes the entries that are over.
+pub(super) fn delete_where<K: Plain, V: Plain>(
     table: &Table<K, V>,
     is_over: impl Fn(&K, &V) -> bool,
 ) -> Result<(), BpfError> {
