@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sheetbend_model::state::{
-    Endpoint, EndpointPort, EndpointSlice, Node, Service, ServicePort, Snapshot, TargetPort,
+    Endpoint, EndpointPort, EndpointSlice, Node, Service, ServicePort, Snapshot, TargetPort, Weights,
 };
 use sheetbend_model::types::{Family, Labels, NodeName, ObjectKey, Port, Protocol};
 
@@ -70,6 +70,7 @@ impl Cluster {
             family: if self.v6 { Family::IPv6 } else { Family::IPv4 },
             ports: vec![port],
             endpoints: (0..endpoints).map(|_| self.endpoint()).collect(),
+            weights: Weights::default(),
         })
     }
 

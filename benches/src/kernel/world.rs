@@ -201,6 +201,7 @@ pub(crate) fn service(v6: bool, index: u32, endpoints: u32) -> anyhow::Result<(F
         algorithm: Algorithm::Random,
         affinity_timeout: None,
         backends: backends.into(),
+        weights: Arc::new([]),
         draining: Arc::new([]),
     };
     Ok((Frontend { network, addr: frontend(v6, index).ip(), protocol, port, scope: Scope::Inside }, entry))

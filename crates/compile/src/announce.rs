@@ -121,7 +121,7 @@ fn weight(addr: IpAddr, node: &NodeName) -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
-    use sheetbend_model::state::{EndpointSlice, Exposure, LabelSelector};
+    use sheetbend_model::state::{EndpointSlice, Exposure, LabelSelector, Weights};
     use sheetbend_model::types::{Family, Labels};
 
     use super::*;
@@ -255,6 +255,7 @@ mod tests {
             service: Some("web".into()),
             family: Family::IPv4,
             ports: Vec::new(),
+            weights: Weights::default(),
             endpoints: vec![
                 endpoint("a", true, true, false),
                 endpoint("b", false, false, false),

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use k8s_openapi::api::core::v1::{NodeAddress, NodeSpec, NodeStatus, PodCondition, PodIP, PodStatus};
 use sheetbend_intake::file::{Assigned, Cluster, Object, build_endpoint_slices, expand, read, snapshot};
-use sheetbend_model::state::{Algorithm, Endpoint, PortMatch, Service, Snapshot, TargetPort};
+use sheetbend_model::state::{Algorithm, Endpoint, PortMatch, Service, Snapshot, TargetPort, Weights};
 use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, Protocol};
 use sheetbend_oracle::{End, Expected, L4, Probe, expect};
 
@@ -187,7 +187,9 @@ fn everything_that_the_demo_shows_is_in_it() {
         own.flat_map(|slice| &slice.endpoints).cloned().collect::<Vec<Endpoint>>()
     };
     let annotated = |algorithm| services().filter(|service| service.algorithm == algorithm).count();
-    assert!(annotated(Algorithm::Random) > 0 && annotated(Algorithm::RoundRobin) > 0);
+    assert!(Algorithm::ALL.into_iter().all(|algorithm| annotated(algorithm) > 0));
+    assert!(services().any(|service| service.weights != Weights::default()));
+    assert!(services().all(|service| service.weights.fault().is_none()));
     assert!(services().all(|service| service.unknown_algorithm.is_none()));
     assert!(services().any(|service| service.affinity_timeout == Some(600)));
     assert!(services().any(|service| endpoints(service).is_empty() && service.cluster_ips.len() == 2));

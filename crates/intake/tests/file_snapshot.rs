@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use sheetbend_intake::file::{Assigned, Cluster, Object, Problem, Source, expand, parse, snapshot};
-use sheetbend_model::state::{Algorithm, Peer, PodPhase, PortMatch, Snapshot};
+use sheetbend_model::state::{Algorithm, Peer, PodPhase, PortMatch, Snapshot, Weights};
 use sheetbend_model::types::{NodeName, ObjectKey, Protocol};
 
 fn read(text: &str) -> Snapshot {
@@ -82,11 +82,30 @@ fn services_have_the_defaults_of_the_api_and_one_of_our_algorithms() {
         let service = service(&annotation, "{ports: [{port: 80}]}");
         (service.algorithm, service.unknown_algorithm.as_deref().map(str::to_owned))
     };
-    assert_eq!(chosen("round-robin"), (Algorithm::RoundRobin, None));
-    assert_eq!(chosen("random"), (Algorithm::Random, None));
-    for later in ["least-connections", "maglev", "wurst"] {
-        assert_eq!(chosen(later), (Algorithm::Random, Some(later.to_owned())));
+    for algorithm in Algorithm::ALL {
+        assert_eq!(chosen(algorithm.name()), (algorithm, None));
     }
+    for unknown in ["wurst", "Random", "RoundRobin", "\"\""] {
+        let text = unknown.trim_matches('"').to_owned();
+        assert_eq!(chosen(unknown), (Algorithm::Random, Some(text)));
+    }
+}
+
+#[test]
+fn weights_come_from_slices_and_services() {
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: s, annotations: {sheetbend.dev/weights: a=2}}\n\
+                spec: {ports: [{port: 80}]}\n---\n\
+                apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                metadata: {name: s-1, labels: {kubernetes.io/service-name: s}, annotations: {sheetbend.dev/weights: \"10.0.0.9=0\"}}\n\
+                addressType: IPv4\nendpoints: [{addresses: [10.0.0.9]}, {addresses: [10.0.0.8]}]\n---\n\
+                apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                metadata: {name: s-2, annotations: {sheetbend.dev/weights: \"a=b\"}}\naddressType: IPv4\nendpoints: []\n";
+    let read = read(text);
+    assert_eq!(read.services[&key("s")].weights, Weights::read("a=2"));
+    let slice = &read.endpoint_slices[&key("s-1")];
+    let weights: Vec<Option<u8>> = slice.endpoints.iter().map(|one| slice.weights.of(one)).collect();
+    assert_eq!(weights, [Some(0), None]);
+    assert!(read.endpoint_slices[&key("s-2")].weights.fault().is_some());
 }
 
 #[test]

@@ -51,6 +51,9 @@ fn change(
     // The same check that the supervisor makes, while nothing has changed yet.
     let cluster = objects::build(&changed, dir, &request)?;
     supervisor::check(&cluster, &request).map_err(|error| Failure { code: MANIFEST, error })?;
+    for condition in cluster.conditions() {
+        eprintln!("note: {condition}");
+    }
     objects::store(dir, &changed)?;
     ask(dir, &Request::Reload { grace_period }, |text| eprintln!("{text}"))?;
     Ok(())

@@ -11,6 +11,8 @@ pub(crate) use sheetbend_intake::file::Manifests;
 use sheetbend_intake::file::{
     self, Assigned, Expanded, ManifestError, Notice, Object, ObjectId, build_endpoint_slices, expand,
 };
+use sheetbend_model::plan::Condition;
+use sheetbend_model::state::NetworkConfig;
 use sheetbend_model::types::{NodeName, ObjectKey, Protocol};
 
 use super::failure::{Failure, MANIFEST, Outcome, USAGE};
@@ -30,6 +32,16 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
+    /// What the agents will say is wrong with objects: handled, and not refused.
+    pub(crate) fn conditions(&self) -> Vec<String> {
+        let snapshot = file::snapshot(self.others.iter().chain(self.pods.values()));
+        let node = NodeName::new(layout::node_name(1));
+        let compiled = sheetbend_compile::compile(&snapshot, &node, &NetworkConfig::default());
+        let text =
+            |condition: &Condition| format!("{} {}: {}", condition.kind, condition.object, condition.message);
+        compiled.conditions.iter().map(text).collect()
+    }
+
     /// Every (protocol, port) that some pod, policy or Service names: what the world serves.
     pub(crate) fn served_ports(&self) -> Vec<(Protocol, u16)> {
         let snapshot = file::snapshot(self.others.iter().chain(self.pods.values()));

@@ -67,6 +67,9 @@ impl Plan {
         for remark in objects::remarks(&manifests, &cluster.notices) {
             progress(&format!("note: {remark}"));
         }
+        for condition in cluster.conditions() {
+            progress(&format!("note: {condition}"));
+        }
         let dir = LabDir::create(&launch::first_file(&self.request)?)?;
         let started = objects::store(&dir, &manifests)
             .map_err(Failure::from)

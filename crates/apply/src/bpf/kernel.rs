@@ -69,6 +69,7 @@ pub(super) struct Flows {
     pub(super) affinity: Table<abi::AffinityKey, abi::AffinityValue>,
     pub(super) sockets: Table<abi::SocketKey, abi::SocketValue>,
     pub(super) round_robin: Table<u32, u32>,
+    pub(super) connections: Table<u32, u64>,
 }
 
 /// A row of `BLOCKS`.
@@ -406,6 +407,7 @@ impl OpenMaps<'_> {
             affinity: self.table(map::AFFINITY)?,
             sockets: self.table(map::SOCKETS)?,
             round_robin: self.table(map::ROUND_ROBIN)?,
+            connections: self.table(map::CONNECTIONS)?,
         })
     }
 }

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapInfo, ProgramArray};
-use aya::programs::{CgroupSockAddr, Program, ProgramInfo, SchedClassifier};
+use aya::programs::{CgroupSock, CgroupSockAddr, Program, ProgramInfo, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use sheetbend_ebpf_abi::{Hook, LAYOUT_VERSION, SOCKET_PROGRAMS, STAGE_PROGRAMS, names};
 
@@ -182,6 +182,10 @@ fn load(
             Some(Program::CgroupSockAddr(program)) => {
                 program.load().map_err(|error| load_error(name, &error))?;
                 CgroupSockAddr::pin(program, &path)
+            }
+            Some(Program::CgroupSock(program)) => {
+                program.load().map_err(|error| load_error(name, &error))?;
+                CgroupSock::pin(program, &path)
             }
             _ => {
                 let program = classifier(&mut ebpf, name)?;

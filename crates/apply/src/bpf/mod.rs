@@ -5,6 +5,7 @@
 //! How numbers are given: `numbers`. What lies where on bpffs: `loader`.
 #![allow(unsafe_code, reason = "the border to the kernel: bpf(2), and its keys and values as bytes")]
 
+mod connections;
 mod error;
 mod kernel;
 mod loader;

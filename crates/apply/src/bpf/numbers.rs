@@ -156,6 +156,11 @@ impl Numbers {
         self.kind(kind).holders.get(number as usize).is_some_and(|holders| *holders > 0)
     }
 
+    /// Above every number of this kind.
+    pub(super) fn end(&self, kind: SymbolKind) -> u32 {
+        self.kind(kind).holders.len() as u32
+    }
+
     /// Since when `number` rests, ns of CLOCK_MONOTONIC; `None` when it is held or stands for nothing.
     pub(super) fn rests_since(&self, kind: SymbolKind, number: u32) -> Option<u64> {
         self.kind(kind).resting.get(&number).copied()

@@ -18,7 +18,7 @@ struct Aligned<T: ?Sized>(T);
 static EMBEDDED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../ebpf/object/sheetbend.o"));
 
 /// Maps that are pinned once per layout version: (name, what its entries come from).
-pub(super) const PINNED: [(&str, &str); 23] = [
+pub(super) const PINNED: [(&str, &str); 24] = [
     (names::CONFIG, "the node"),
     (names::POLICY_EPOCH, "the node"),
     (names::PODS, "pods of this node"),
@@ -31,6 +31,7 @@ pub(super) const PINNED: [(&str, &str); 23] = [
     (names::SOURCES, "loadBalancerSourceRanges of Services"),
     (names::SLOTS, "ready endpoints of Services"),
     (names::BACKENDS, "endpoints of Services"),
+    (names::CONNECTIONS, "endpoints of Services"),
     (names::AFFINITY, "clients with session affinity"),
     (names::SOCKETS, "sockets of processes that use Services"),
     (names::ROUND_ROBIN, "round-robin Services"),
@@ -134,6 +135,7 @@ mod tests {
         );
         assert_eq!(sizes(abi::names::BACKENDS), (4, size_of::<abi::BackendEntry>()));
         assert_eq!(sizes(abi::names::SLOTS), (4, 4));
+        assert_eq!(sizes(abi::names::CONNECTIONS), (4, 8));
         assert_eq!(sizes(abi::names::CT), (size_of::<abi::CtKey>(), size_of::<abi::CtEntry>()));
         assert_eq!(sizes(abi::names::SYMBOLS), (size_of::<abi::SymbolKey>(), 16));
         let sockets = abi::SOCKET_PROGRAMS.map(|(name, _)| name);

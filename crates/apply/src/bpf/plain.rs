@@ -61,6 +61,7 @@ macro_rules! plain {
 
 plain!(
     u32,
+    u64,
     [u8; 16],
     abi::NodeConfig,
     abi::PodEntry,

@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sheetbend_ebpf_abi as abi;
 use sheetbend_ebpf_abi::{ClassKey, PrefixKey};
 use sheetbend_model::plan::{
-    Backend, Frontend, LocalPod, Overlay, Posture, Reach, Route, RuleKey, Scope, ServiceEntry,
+    Backend, Frontend, LocalPod, Overlay, Posture, Reach, Route, RuleKey, Scope, ServiceEntry, Slot,
 };
 use sheetbend_model::state::{Algorithm, NetworkMode};
 use sheetbend_model::types::{AddrKey, BlockKey, Direction, Mac, NetworkId, Port, Protocol};
@@ -190,16 +190,23 @@ pub(super) fn service_key_back(key: &abi::ServiceKey) -> Option<Frontend> {
     Some(Frontend { network, addr: addr_back(key.addr), protocol, port, scope })
 }
 
-/// A Service's row; `service` is its number, `first_slot` where its backends begin.
-pub(super) fn service(entry: &ServiceEntry, service: u32, first_slot: u32) -> abi::ServiceEntry {
+/// A Service's row; `service` is its number, `first_slot` where its `count` slots begin.
+pub(super) fn service(
+    entry: &ServiceEntry,
+    service: u32,
+    first_slot: u32,
+    count: usize,
+) -> abi::ServiceEntry {
     abi::ServiceEntry {
         service,
         first_slot,
-        count: entry.backends.len() as u32,
+        count: count as u32,
         affinity_seconds: entry.affinity_timeout.unwrap_or(0),
         algorithm: match entry.algorithm {
             Algorithm::Random => abi::ALGORITHM_RANDOM,
             Algorithm::RoundRobin => abi::ALGORITHM_ROUND_ROBIN,
+            Algorithm::LeastConnections => abi::ALGORITHM_LEAST_CONNECTIONS,
+            Algorithm::Maglev => abi::ALGORITHM_MAGLEV,
         },
         flags: match entry.reach {
             Reach::Inside => 0,
@@ -210,6 +217,16 @@ pub(super) fn service(entry: &ServiceEntry, service: u32, first_slot: u32) -> ab
             | if entry.sources.is_some() { abi::SERVICE_RANGES } else { 0 },
         pad: [0; 2],
     }
+}
+
+/// A slot's row; `backend` is the number of its backend.
+pub(super) fn slot(slot: Slot, backend: u32) -> u32 {
+    u32::from(slot.weight.saturating_sub(1)) << abi::SLOT_WEIGHT_SHIFT | backend
+}
+
+/// The backend number and the weight of a slot's row.
+pub(super) fn slot_back(row: u32) -> (u32, u8) {
+    (row & abi::SLOT_BACKEND, ((row >> abi::SLOT_WEIGHT_SHIFT) as u8).saturating_add(1))
 }
 
 pub(super) fn backend(backend: &Backend) -> abi::BackendEntry {

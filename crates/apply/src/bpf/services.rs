@@ -48,6 +48,9 @@ pub(super) struct Services {
 /// A Service's wanted backends in numbers.
 struct Numbered {
     service: u32,
+    /// Of the backends that new flows choose among.
+    active: Vec<u32>,
+    /// Rows of `SLOTS`.
     slots: Vec<u32>,
     draining: Vec<u32>,
 }
@@ -65,7 +68,8 @@ impl Services {
         })?;
         used.sort_unstable();
         let mut stray = Vec::new();
-        tables.slots.for_each(|slot, backend| {
+        tables.slots.for_each(|slot, row| {
+            let (backend, _) = rows::slot_back(row);
             let range = used[..used.partition_point(|(first, _)| *first <= slot)].last();
             if range.is_some_and(|(first, count)| slot - first < *count) {
                 numbers.hold(SymbolKind::Backend, backend);
@@ -113,7 +117,7 @@ impl Kernel {
             Some(old) => old.first_slot,
             None => self.write_slots(&wanted)?,
         };
-        let value = rows::service(entry, wanted.service, first);
+        let value = rows::service(entry, wanted.service, first, wanted.slots.len());
         let ranges = entry.sources.as_deref().unwrap_or_default();
         let written = self
             .widen_sources(wanted.service, ranges)
@@ -137,7 +141,7 @@ impl Kernel {
         let old_slots = self.read_slots(Some(&old))?;
         self.tables.services.delete(&key)?;
         self.narrow_sources(old.service, &[])?;
-        let nothing = Numbered { service: 0, slots: Vec::new(), draining: Vec::new() };
+        let nothing = Numbered { service: 0, active: Vec::new(), slots: Vec::new(), draining: Vec::new() };
         self.change_over(frontend, Some(&old), &old_slots, nothing, true)
     }
 
@@ -152,12 +156,13 @@ impl Kernel {
         let service = self.numbers.number(SymbolKind::Service, symbols::service(frontend, entry))?;
         let mut wanted = Numbered {
             service,
-            slots: Vec::with_capacity(entry.backends.len()),
+            active: Vec::with_capacity(entry.backends.len()),
+            slots: Vec::new(),
             draining: Vec::with_capacity(entry.draining.len()),
         };
         let result = entry.backends.iter().try_for_each(|backend| {
             let number = self.put_backend(backend, 0)?;
-            wanted.slots.push(number);
+            wanted.active.push(number);
             Ok(())
         });
         let result = result.and_then(|()| {
@@ -168,7 +173,12 @@ impl Kernel {
             })
         });
         match result {
-            Ok(()) => Ok(wanted),
+            Ok(()) => {
+                let slots = entry.slots().into_iter();
+                wanted.slots =
+                    slots.map(|slot| rows::slot(slot, wanted.active[slot.backend as usize])).collect();
+                Ok(wanted)
+            }
             Err(error) => {
                 self.retire_unheld(&wanted);
                 Err(error)
@@ -199,8 +209,8 @@ impl Kernel {
     fn write_slots(&mut self, wanted: &Numbered) -> Result<u32, BpfError> {
         let count = wanted.slots.len() as u32;
         let first = self.services.ranges.take(count);
-        for (slot, backend) in (first..).zip(&wanted.slots) {
-            if let Err(error) = self.tables.slots.put(&slot, backend) {
+        for (slot, row) in (first..).zip(&wanted.slots) {
+            if let Err(error) = self.tables.slots.put(&slot, row) {
                 self.forget_slots(first, count);
                 self.retire_unheld(wanted);
                 return Err(error);
@@ -215,7 +225,7 @@ impl Kernel {
     }
 
     fn retire_unheld(&mut self, wanted: &Numbered) {
-        for number in wanted.slots.iter().chain(&wanted.draining) {
+        for number in wanted.active.iter().chain(&wanted.draining) {
             if !self.numbers.is_held(SymbolKind::Backend, *number) {
                 self.services.retiring.push_back((self.numbers.now, Retired::Backend(*number)));
             }
@@ -236,20 +246,25 @@ impl Kernel {
             false => self.services.draining.insert(*frontend, wanted.draining.clone()),
         };
         let old_draining = old_draining.unwrap_or_default();
+        let in_slots = |rows: &[u32]| rows.iter().map(|row| rows::slot_back(*row).0).collect::<Vec<u32>>();
+        let (new_slots, mut old_backends) = (in_slots(&wanted.slots), in_slots(old_slots));
         let mut crossed: Vec<u32> = wanted.draining.clone();
-        for number in wanted.slots.iter().chain(&wanted.draining) {
+        for number in new_slots.iter().chain(&wanted.draining) {
             self.numbers.hold(SymbolKind::Backend, *number);
         }
-        crossed.extend(wanted.slots.iter().filter(|number| self.services.count(**number, true)));
-        crossed.extend(old_slots.iter().filter(|number| self.services.count(**number, false)));
-        for number in old_slots.iter().chain(&old_draining) {
+        crossed.extend(new_slots.iter().filter(|number| self.services.count(**number, true)));
+        crossed.extend(old_backends.iter().filter(|number| self.services.count(**number, false)));
+        for number in old_backends.iter().chain(&old_draining) {
             self.numbers.let_go(SymbolKind::Backend, *number);
         }
+        // One backend is in many slots.
+        old_backends.sort_unstable();
+        old_backends.dedup();
         if let Some(old) = old {
             self.numbers.let_go(SymbolKind::Service, old.service);
         }
         let due = self.numbers.now + GRACE;
-        for number in old_slots.iter().chain(&old_draining) {
+        for number in old_backends.iter().chain(&old_draining) {
             if *number != 0 && !self.numbers.is_held(SymbolKind::Backend, *number) {
                 self.services.left.push(*number);
                 self.services.retiring.push_back((due, Retired::Backend(*number)));

@@ -6,11 +6,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use sheetbend_ebpf_abi::{NodeConfig, SOCKET_PROGRAMS};
+use sheetbend_ebpf_abi::{NodeConfig, SOCKET_COUNTED, SOCKET_PROGRAMS};
 
 use super::error::BpfError;
 use super::kernel::Kernel;
 use super::loader::{Pins, Version, pin_error};
+use super::sweep::delete_where;
 use super::sys;
 
 /// Magic number of cgroup v2 (linux/magic.h).
@@ -57,8 +58,9 @@ impl Kernel {
         Ok(found)
     }
 
-    /// Takes the programs of sockets off, if there are any.
+    /// Takes the programs of sockets off, if there are any. Nobody sees any more when a socket closes: none counts.
     pub fn detach_cgroup(&self) -> Result<(), BpfError> {
+        delete_where(&self.flows.sockets, |key, _| key.kind == SOCKET_COUNTED)?;
         for (name, _) in SOCKET_PROGRAMS {
             let path = self.pins.links.join(pin_name(name));
             match fs::remove_file(&path) {

@@ -7,6 +7,7 @@ use sheetbend_ebpf_abi as abi;
 use sheetbend_ebpf_abi::{CtEntry, CtKey, ServiceFlowKey, SnatKey, SymbolKind};
 use sheetbend_model::types::AddrKey;
 
+use super::connections::{Live, is_closed};
 use super::error::BpfError;
 use super::kernel::{Flows, Kernel};
 use super::loader;
@@ -46,6 +47,8 @@ pub struct Sweep {
     pub freed: BTreeMap<&'static str, u64>,
     /// Numbers that may be given again.
     pub released: u64,
+    /// Backends whose count of live flows was wrong.
+    pub recounted: u64,
 }
 
 /// What a sweep knows of the node when it begins.
@@ -80,8 +83,10 @@ impl Kernel {
         // An address is only known to have no flows left when a sweep found none.
         let mut seen = BTreeSet::new();
         let mut sweep = Sweep::default();
-        let half_open = self.sweep_ct(&view, &mut gone, &mut seen, false)?;
-        let both_ways = self.sweep_ct(&view, &mut gone, &mut seen, true)?;
+        let mut live = self.begin_count()?;
+        let half_open = self.sweep_ct(&view, &mut gone, &mut seen, &mut live, false)?;
+        let both_ways = self.sweep_ct(&view, &mut gone, &mut seen, &mut live, true)?;
+        sweep.recounted = self.end_count(live)?;
         let service_flows = self.sweep_service_flows(&view, &mut gone, &mut seen)?;
         let snat = self.sweep_snat(&view, &mut gone, &mut seen)?;
         for (table, (left, freed)) in
@@ -112,6 +117,7 @@ impl Kernel {
         view: &View,
         gone: &mut BTreeMap<AddrKey, u64>,
         seen: &mut BTreeSet<AddrKey>,
+        live: &mut Live,
         both_ways: bool,
     ) -> Result<(u64, u64), BpfError> {
         let table = if both_ways { &self.flows.ct } else { &self.flows.ct_new };
@@ -130,12 +136,15 @@ impl Kernel {
                 over.push((key, entry, has_lost_end));
             } else {
                 left += 1;
+                live.note(&entry);
             }
         })?;
         for (key, entry, has_lost_end) in over {
             // A packet may have come since: then it is another flow, or the same one anew.
-            if !has_lost_end && table.get(&key)?.is_none_or(|now| now.last_seen != entry.last_seen) {
+            let now = table.get(&key)?;
+            if !has_lost_end && now.is_none_or(|now| now.last_seen != entry.last_seen) {
                 left += 1;
+                now.iter().for_each(|now| live.note(now));
                 continue;
             }
             freed += u64::from(table.delete(&key)?);
@@ -362,7 +371,8 @@ impl Kernel {
     }
 }
 
-fn delete_where<K: Plain, V: Plain>(
+/// Deletes the entries that are over.
+pub(super) fn delete_where<K: Plain, V: Plain>(
     table: &Table<K, V>,
     is_over: impl Fn(&K, &V) -> bool,
 ) -> Result<(), BpfError> {
@@ -378,11 +388,9 @@ fn delete_where<K: Plain, V: Plain>(
 /// Whether a flow has ended or has been idle for too long.
 fn is_over(key: &CtKey, entry: &CtEntry, now: u64) -> bool {
     let idle = now.saturating_sub(entry.last_seen);
-    let both_fins = abi::CT_FIN_INITIATOR | abi::CT_FIN_RESPONDER;
-    let is_closed = entry.flags & abi::CT_RST != 0 || entry.flags & both_fins == both_fins;
     let is_answered = entry.flags & abi::CT_REPLIED != 0;
     let limit = match (key.protocol, is_answered) {
-        (TCP, _) if is_closed => CLOSED,
+        (TCP, _) if is_closed(entry) => CLOSED,
         (TCP, true) => TCP_ESTABLISHED,
         (TCP, false) => TCP_HALF_OPEN,
         (UDP, true) => UDP_BOTH_WAYS,

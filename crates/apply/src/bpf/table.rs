@@ -66,7 +66,13 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     /// Calls `each` for every entry. Entries that come or go meanwhile may be missed.
-    pub(super) fn for_each(&self, mut each: impl FnMut(K, V)) -> Result<(), BpfError> {
+    pub(super) fn for_each(&self, each: impl FnMut(K, V)) -> Result<(), BpfError> {
+        self.for_first(usize::MAX, each)
+    }
+
+    /// The same for the first `most` entries, or a few more: of an array those with the least keys.
+    pub(super) fn for_first(&self, most: usize, mut each: impl FnMut(K, V)) -> Result<(), BpfError> {
+        let mut seen = 0;
         let (key_size, value_size) = (size_of::<K>(), size_of::<V>());
         let mut count = BATCH;
         let mut cursor = sys::Cursor::start();
@@ -88,7 +94,8 @@ impl<K: Plain, V: Plain> Table<K, V> {
             for (key, value) in entries.take(read as usize) {
                 each(K::read(key), V::read(value));
             }
-            if end {
+            seen += read as usize;
+            if end || seen >= most {
                 return Ok(());
             }
         }

@@ -134,8 +134,8 @@ impl Kernel {
         self.tables.services.for_each(|key, row| {
             let range = row.first_slot..row.first_slot.saturating_add(row.count);
             let backends: Vec<String> = range
-                .map(|slot| slots.remove(&slot).unwrap_or(0))
-                .map(|backend| symbols.text(SymbolKind::Backend, backend))
+                .map(|slot| rows::slot_back(slots.remove(&slot).unwrap_or(0)))
+                .map(|(backend, weight)| slot_text(&symbols.text(SymbolKind::Backend, backend), weight))
                 .collect();
             let service = symbols.text(SymbolKind::Service, row.service);
             held.insert((names::SERVICES, format!("{key:?}")), service_text(&row, &service, &backends));
@@ -202,14 +202,17 @@ fn wanted_rows(want: &Dataplane, links: Links<'_>) -> Rows {
 fn wanted_services(want: &Dataplane, rows: &mut Rows) {
     let mut active = BTreeMap::new();
     for (frontend, entry) in &want.services {
-        let backends: Vec<String> =
+        let digests: Vec<String> =
             entry.backends.iter().map(|backend| hex(&symbols::backend(backend))).collect();
+        let slots = entry.slots().into_iter();
+        let slots: Vec<String> =
+            slots.map(|slot| slot_text(&digests[slot.backend as usize], slot.weight)).collect();
         let service = hex(&symbols::service(frontend, entry));
         for range in entry.sources.iter().flat_map(|ranges| ranges.iter()) {
             let row = format!("{service} {}", source_text(&rows::source_key(0, *range)));
             rows.insert((names::SOURCES, row), "1".into());
         }
-        let text = service_text(&rows::service(entry, 0, 0), &service, &backends);
+        let text = service_text(&rows::service(entry, 0, 0, slots.len()), &service, &slots);
         rows.insert((names::SERVICES, format!("{:?}", rows::service_key(frontend))), text);
         for backend in entry.backends.iter() {
             active.insert(symbols::backend(backend), rows::backend(backend));
@@ -241,9 +244,13 @@ fn pod_text(row: abi::PodEntry, set: &str) -> String {
     format!("set {set} {:?}", abi::PodEntry { set: 0, ..row })
 }
 
-fn service_text(row: &abi::ServiceEntry, service: &str, backends: &[String]) -> String {
+fn service_text(row: &abi::ServiceEntry, service: &str, slots: &[String]) -> String {
     let rest = abi::ServiceEntry { service: 0, first_slot: 0, ..*row };
-    format!("service {service} {rest:?} backends {backends:?}")
+    format!("service {service} {rest:?} slots {slots:?}")
+}
+
+fn slot_text(backend: &str, weight: u8) -> String {
+    if weight == 1 { backend.to_owned() } else { format!("{backend}={weight}") }
 }
 
 fn source_text(key: &Lpm<abi::SourceKey>) -> String {

@@ -19,6 +19,8 @@ pub struct Candidate {
     pub port: Port,
     /// The Pod behind it, where the endpoint names one.
     pub pod: Option<ObjectKey>,
+    /// How much of the new flows it gets, beside the others: 1..=100.
+    pub weight: u8,
 }
 
 /// Who translates a packet, and for whom.
@@ -72,10 +74,11 @@ pub fn service(
     };
     let everywhere = chosen(&endpoints);
     let all = chosen(&near(&endpoints, snapshot, at.node()));
-    let here = |(endpoint, ..): &(&Endpoint, IpAddr, Port)| endpoint.node.as_ref() == Some(at.node());
-    let candidates =
+    let here = |of: &Of<'_>| of.endpoint.node.as_ref() == Some(at.node());
+    let mut candidates =
         if is_local { chosen(&endpoints.into_iter().filter(here).collect::<Vec<_>>()) } else { all.clone() };
     let is_dropped = candidates.is_empty() && !everywhere.is_empty();
+    candidates.retain(|candidate| candidate.weight > 0);
     let is_balanced = service.service_type == ServiceType::LoadBalancer
         && !is_cluster_address
         && service.ingress_ips.iter().any(|own| own.to_canonical() == addr);
@@ -87,14 +90,10 @@ pub fn service(
 
 /// The endpoints whose hints name `node`, else those whose hints name its zone; all, where a ready one lacks a hint or
 /// nobody ready is meant (KEP-3015).
-fn near<'a>(
-    endpoints: &[(&'a Endpoint, IpAddr, Port)],
-    snapshot: &Snapshot,
-    node: &NodeName,
-) -> Vec<(&'a Endpoint, IpAddr, Port)> {
+fn near<'a>(endpoints: &[Of<'a>], snapshot: &Snapshot, node: &NodeName) -> Vec<Of<'a>> {
     let uid = |endpoint: &Endpoint| endpoint.pod.as_ref().map(|(_, uid)| uid.to_string());
     let mut names: BTreeMap<_, (bool, BTreeSet<String>, BTreeSet<String>)> = BTreeMap::new();
-    for (endpoint, addr, port) in endpoints {
+    for Of { endpoint, addr, port, .. } in endpoints {
         // What several slices say of one endpoint counts together.
         let (ready, nodes, zones) = names.entry((*addr, *port, uid(endpoint))).or_default();
         *ready |= endpoint.ready;
@@ -109,8 +108,8 @@ fn near<'a>(
         && ready.iter().any(|(_, nodes, _)| nodes.contains(&node.to_string()));
     let by_zone = ready.iter().all(|(.., zones)| !zones.is_empty())
         && ready.iter().any(|(.., zones)| zone.as_ref().is_some_and(|zone| zones.contains(zone)));
-    let is_near = |(endpoint, addr, port): &&(&Endpoint, IpAddr, Port)| {
-        let (ready, nodes, zones) = &names[&(*addr, *port, uid(endpoint))];
+    let is_near = |of: &&Of<'_>| {
+        let (ready, nodes, zones) = &names[&(of.addr, of.port, uid(of.endpoint))];
         // Nobody looks at the hints of those that only finish their work.
         !ready
             || if by_node {
@@ -150,7 +149,17 @@ pub fn health_check(snapshot: &Snapshot, node: &NodeName, port: Port) -> Option<
     Some((service.key.clone(), ready.len().try_into().unwrap_or(u32::MAX)))
 }
 
-fn chosen(endpoints: &[(&Endpoint, IpAddr, Port)]) -> Vec<Candidate> {
+/// An endpoint of a Service port.
+#[derive(Clone, Copy)]
+struct Of<'a> {
+    endpoint: &'a Endpoint,
+    addr: IpAddr,
+    port: Port,
+    /// What its slice says, or else the Service.
+    weight: u8,
+}
+
+fn chosen(endpoints: &[Of<'_>]) -> Vec<Candidate> {
     let ready = candidates(endpoints, |endpoint| endpoint.ready);
     if ready.is_empty() {
         candidates(endpoints, |endpoint| endpoint.serving && endpoint.terminating)
@@ -219,8 +228,12 @@ fn host_port(
     for pod in snapshot.pods.values().filter(|pod| is_here(pod)) {
         let Some(own) = pod.address(family) else { continue };
         if let Some(found) = pod.ports.iter().find(|own| matches(own)) {
-            let candidate =
-                Candidate { addr: own.to_canonical(), port: found.port, pod: Some(pod.key.clone()) };
+            let candidate = Candidate {
+                addr: own.to_canonical(),
+                port: found.port,
+                pod: Some(pod.key.clone()),
+                weight: 1,
+            };
             let (owner, candidates) = (pod.key.clone(), vec![candidate]);
             return Some(Found { owner, candidates, is_dropped: false, admits: None });
         }
@@ -233,7 +246,7 @@ fn endpoints<'a>(
     service: &Service,
     service_port: &ServicePort,
     family: Family,
-) -> Vec<(&'a Endpoint, IpAddr, Port)> {
+) -> Vec<Of<'a>> {
     let mut found = Vec::new();
     for slice in snapshot.endpoint_slices.values() {
         let ours = slice.key.namespace == service.key.namespace
@@ -257,7 +270,9 @@ fn endpoints<'a>(
                 if let Some(addr) = first.filter(|addr| Family::of(*addr) == family)
                     && !has_ended(snapshot, slice, endpoint)
                 {
-                    found.push((endpoint, addr, number));
+                    let own = slice.weights.of(endpoint);
+                    let weight = own.or(service.weights.of(endpoint)).unwrap_or(1);
+                    found.push(Of { endpoint, addr, port: number, weight });
                 }
             }
         }
@@ -272,14 +287,16 @@ fn has_ended(snapshot: &Snapshot, slice: &EndpointSlice, endpoint: &Endpoint) ->
         && snapshot.pods.get(key).is_some_and(|pod| pod.phase.is_terminal() && pod.uid == *uid)
 }
 
-fn candidates(endpoints: &[(&Endpoint, IpAddr, Port)], usable: impl Fn(&Endpoint) -> bool) -> Vec<Candidate> {
-    let mut chosen: Vec<Candidate> = endpoints
+fn candidates(endpoints: &[Of<'_>], usable: impl Fn(&Endpoint) -> bool) -> Vec<Candidate> {
+    let pod = |of: &Of<'_>| of.endpoint.pod.as_ref().map(|(key, _)| key.clone());
+    let same = |a: &Of<'_>, b: &Of<'_>| (a.addr, a.port, pod(a)) == (b.addr, b.port, pod(b));
+    let usable_now: Vec<&Of<'_>> = endpoints.iter().filter(|of| usable(of.endpoint)).collect();
+    let mut chosen: Vec<Candidate> = usable_now
         .iter()
-        .filter(|(endpoint, ..)| usable(endpoint))
-        .map(|(endpoint, addr, port)| Candidate {
-            addr: *addr,
-            port: *port,
-            pod: endpoint.pod.as_ref().map(|(key, _)| key.clone()),
+        .map(|of| {
+            // Several slices may have it: the greatest weight counts.
+            let weight = endpoints.iter().filter(|other| same(other, of)).map(|other| other.weight).max();
+            Candidate { addr: of.addr, port: of.port, pod: pod(of), weight: weight.unwrap_or(1) }
         })
         .collect();
     chosen.sort();

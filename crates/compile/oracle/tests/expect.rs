@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sheetbend_model::state::{
     Endpoint, EndpointPort, EndpointSlice, IpBlock, LabelSelector, NetworkPolicy, Node, Peer, Pod, PodPhase,
-    PolicyPort, PolicyRule, PortMatch, Service, ServicePort, Snapshot, TargetPort,
+    PolicyPort, PolicyRule, PortMatch, Service, ServicePort, Snapshot, TargetPort, Weights,
 };
 use sheetbend_model::types::{Direction, Family, NetworkId, NodeName, ObjectKey, Port, Protocol};
 use sheetbend_oracle::{End, Expected, L4, Probe, expect};
@@ -111,6 +111,7 @@ fn add_service(cluster: &mut Snapshot, endpoints: &[(u8, &str)]) {
             family,
             ports: vec![EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: Some(port(80)) }],
             endpoints: endpoints.iter().map(endpoint).collect(),
+            weights: Weights::default(),
         };
         cluster.endpoint_slices.insert(slice.key.clone(), Arc::new(slice));
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sheetbend_model::plan::Backend;
-use sheetbend_model::state::{Endpoint, EndpointSlice, ServicePort, Snapshot};
+use sheetbend_model::state::{Endpoint, EndpointSlice, Service, ServicePort, Snapshot};
 use sheetbend_model::types::{Family, NetworkId, NodeName, Port, Protocol};
 
 /// Whose clients choose.
@@ -23,6 +23,8 @@ pub(super) struct Viewpoint<'a> {
 pub(super) struct Backends {
     /// New flows choose among these.
     pub(super) chosen: Vec<Backend>,
+    /// Their weights; empty when all have the same.
+    pub(super) weights: Vec<u8>,
     /// They keep the flows they have.
     pub(super) draining: Vec<Backend>,
     /// None is chosen, but without the restriction to one node there would be.
@@ -36,6 +38,7 @@ struct State {
     ready: bool,
     serving: bool,
     terminating: bool,
+    weight: u8,
     nodes: Hinted,
     zones: Hinted,
 }
@@ -93,11 +96,11 @@ impl State {
 }
 
 /// Chooses the ready endpoints, the nearest where hints say which, else those that are terminating and still serve
-/// (KEP-1669).
+/// (KEP-1669). Of those, one whose weight is 0 gets no new flows.
 pub(super) fn backends<'a>(
     snapshot: &Snapshot,
     slices: impl Iterator<Item = &'a EndpointSlice>,
-    port: &ServicePort,
+    (service, port): (&Service, &ServicePort),
     family: Family,
     from: Viewpoint<'_>,
 ) -> Backends {
@@ -109,29 +112,41 @@ pub(super) fn backends<'a>(
                     continue;
                 }
                 let Some(backend) = backend(endpoint, port.protocol, number, family) else { continue };
-                states.entry(backend).or_default().see(endpoint, from);
+                let state = states.entry(backend).or_default();
+                state.see(endpoint, from);
+                state.weight = state.weight.max(weight(service, slice, endpoint));
             }
         }
     }
     let any_ready = states.values().any(|state| state.here && state.ready);
     let nearest = State::nearest(&states);
     let mut backends = Backends::default();
-    let mut any_elsewhere = false;
+    let (mut any_here, mut any_elsewhere) = (false, false);
     for (backend, state) in states {
         let is_near = from.only || nearest(&state);
         let usable = if any_ready { state.ready && is_near } else { state.serving && state.terminating };
         let chosen = usable && state.here;
+        any_here |= chosen;
         any_elsewhere |= !state.here && (state.ready || state.serving && state.terminating);
         // An endpoint that is merely not ready keeps its connections; a datagram goes elsewhere at once.
         let keeps = state.serving || port.protocol != Protocol::Udp;
-        if chosen {
+        if chosen && state.weight > 0 {
             backends.chosen.push(backend);
+            backends.weights.push(state.weight);
         } else if keeps {
             backends.draining.push(backend);
         }
     }
-    backends.only_remote = backends.chosen.is_empty() && any_elsewhere;
+    backends.only_remote = !any_here && any_elsewhere;
+    if backends.weights.iter().all(|weight| Some(weight) == backends.weights.first()) {
+        backends.weights.clear();
+    }
     backends
+}
+
+/// What the slice says of the endpoint, or else the Service, or else 1.
+fn weight(service: &Service, slice: &EndpointSlice, endpoint: &Endpoint) -> u8 {
+    slice.weights.of(endpoint).or_else(|| service.weights.of(endpoint)).unwrap_or(1)
 }
 
 /// Whether some slice has another number for an SCTP port than the Service.

@@ -109,6 +109,7 @@ impl HostPorts {
             algorithm: Algorithm::default(),
             affinity_timeout: None,
             backends: [backend].into(),
+            weights: [].into(),
             draining: [].into(),
         })
     }

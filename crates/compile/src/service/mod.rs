@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use sheetbend_model::plan::{
     Condition, Dataplane, Entry, EntryKey, Frontend, HealthCheck, Scope, ServiceEntry, Step,
 };
-use sheetbend_model::state::{Service, ServicePort, Snapshot, TrafficPolicy};
+use sheetbend_model::state::{Algorithm, Service, ServicePort, Snapshot, TrafficPolicy};
 use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, Protocol};
 
 use crate::changes::{Changes, in_namespace};
@@ -192,7 +192,8 @@ impl ServiceTables {
         let only = meaning.policy == TrafficPolicy::Local;
         let from = Viewpoint { node: &self.node, zone: self.zone(snapshot), only };
         let slices = self.slices.of(snapshot, &service.key);
-        let backends = endpoints::backends(snapshot, slices, port, Family::of(frontend.addr), from);
+        let backends =
+            endpoints::backends(snapshot, slices, (service, port), Family::of(frontend.addr), from);
         Some(ServiceEntry {
             service: service.key.clone(),
             port_name: port.name.clone(),
@@ -202,6 +203,7 @@ impl ServiceTables {
             algorithm: service.algorithm,
             affinity_timeout: service.affinity_timeout,
             backends: backends.chosen.into(),
+            weights: backends.weights.into(),
             draining: backends.draining.into(),
         })
     }
@@ -222,11 +224,23 @@ impl ServiceTables {
             add(
                 "UnknownLoadBalancing",
                 format!(
-                    "annotation sheetbend.dev/load-balancing: {text:?} is not known; use random or round-robin. \
-                     {} is used",
+                    "annotation sheetbend.dev/load-balancing: {text:?} is not known; use one of {}. {} is used",
+                    Algorithm::ALL.map(Algorithm::name).join(", "),
                     service.algorithm
                 ),
             );
+        }
+        let slices = self.slices.of(snapshot, &service.key);
+        let slices = slices.map(|slice| (format!("EndpointSlice {}", slice.key), &slice.weights));
+        for (object, weights) in slices.chain([(format!("Service {}", service.key), &service.weights)]) {
+            if let Some(fault) = weights.fault() {
+                add(
+                    "InvalidWeights",
+                    format!(
+                        "annotation sheetbend.dev/weights of {object}: {fault}. None of its weights is used"
+                    ),
+                );
+            }
         }
         for frontend in frontends::of_service(service).into_iter().filter(|own| own.scope == Scope::Inside) {
             if let Some(owner) = self.claims.get(&frontend).and_then(|claims| claims.first())

@@ -11,6 +11,7 @@
 )]
 
 mod atomicity;
+mod balancing;
 mod counters;
 mod kernel;
 mod names;

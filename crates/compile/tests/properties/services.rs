@@ -30,6 +30,8 @@ struct Seen {
     restricted: usize,
     healthy: usize,
     unhealthy: usize,
+    weighted: usize,
+    all_without_weight: usize,
 }
 
 #[test]
@@ -65,13 +67,21 @@ fn every_frontend_has_the_backends_that_the_objects_say() {
                 prop_assert_eq!(found.only_remote, wanted.is_dropped, "{}", frontend);
                 let admitted = found.sources.as_ref().map(|ranges| ranges.iter().copied().collect());
                 prop_assert_eq!(&admitted, &wanted.admits, "{}", frontend);
-                let chosen: BTreeSet<_> = found.backends.iter().map(|b| (b.addr, b.port)).collect();
-                let candidates: BTreeSet<_> = wanted.candidates.iter().map(|c| (c.addr, c.port)).collect();
+                prop_assert!(found.weights.is_empty() || found.weights.len() == found.backends.len());
+                let equal = wanted.candidates.first().map_or(1, |first| first.weight);
+                let weights = (0..).map(|index| found.weights.get(index).copied().unwrap_or(equal));
+                let chosen = found.backends.iter().zip(weights);
+                let chosen: BTreeSet<_> = chosen.map(|(b, weight)| (b.addr, b.port, weight)).collect();
+                let candidates = wanted.candidates.iter();
+                let candidates: BTreeSet<_> = candidates.map(|c| (c.addr, c.port, c.weight)).collect();
                 prop_assert_eq!(&chosen, &candidates, "{}", frontend);
                 prop_assert!(found.draining.iter().all(|backend| !found.backends.contains(backend)));
                 prop_assert!(found.backends.is_sorted() && found.draining.is_sorted());
                 let mut seen = cell.borrow_mut();
                 seen.frontends += 1;
+                seen.weighted += usize::from(!found.weights.is_empty());
+                let without = found.backends.is_empty() && !found.draining.is_empty();
+                seen.all_without_weight += usize::from(without && !found.only_remote);
                 seen.several_backends += usize::from(chosen.len() > 1);
                 seen.draining += usize::from(!found.draining.is_empty());
                 seen.node_ports += usize::from(frontend.addr.is_unspecified());
@@ -99,22 +109,22 @@ fn every_frontend_has_the_backends_that_the_objects_say() {
         })
         .unwrap();
     eprintln!("{seen:?}");
-    let Seen {
-        frontends,
-        several_backends,
-        draining,
-        node_ports,
-        external,
-        apart,
-        dropped,
-        host_ports,
-        nearest,
-        restricted,
-        healthy,
-        unhealthy,
-    } = seen;
-    let services = [frontends, several_backends, draining, node_ports, external, apart, dropped, host_ports];
-    let all = [&services[..], &[nearest, restricted, healthy, unhealthy]].concat();
+    let all = [
+        seen.frontends,
+        seen.several_backends,
+        seen.draining,
+        seen.node_ports,
+        seen.external,
+        seen.apart,
+        seen.dropped,
+        seen.host_ports,
+        seen.weighted,
+        seen.all_without_weight,
+        seen.nearest,
+        seen.restricted,
+        seen.healthy,
+        seen.unhealthy,
+    ];
     assert!(all.iter().all(|count| *count >= 15), "{all:?}");
 }
 

@@ -32,10 +32,11 @@ pub use policy::{
 };
 pub use reason::{Reason, Verdict};
 pub use service::{
-    ALGORITHM_RANDOM, ALGORITHM_ROUND_ROBIN, AffinityKey, AffinityValue, BACKEND_DRAINING, BackendEntry,
-    CounterKey, CounterValue, SCOPE_INSIDE, SCOPE_OUTSIDE, SERVICE_APART, SERVICE_OUTSIDE, SERVICE_RANGES,
-    SERVICE_SILENT, SERVICE_THIS_NODE, SOCKET_BACKEND, SOCKET_FRONTEND, ServiceEntry, ServiceKey, SocketKey,
-    SocketValue, SourceKey, SymbolKey, SymbolKind,
+    ALGORITHM_LEAST_CONNECTIONS, ALGORITHM_MAGLEV, ALGORITHM_RANDOM, ALGORITHM_ROUND_ROBIN, AffinityKey,
+    AffinityValue, BACKEND_DRAINING, BackendEntry, CounterKey, CounterValue, LEAST_OF, SCOPE_INSIDE,
+    SCOPE_OUTSIDE, SERVICE_APART, SERVICE_OUTSIDE, SERVICE_RANGES, SERVICE_SILENT, SERVICE_THIS_NODE,
+    SLOT_BACKEND, SLOT_WEIGHT_SHIFT, SOCKET_BACKEND, SOCKET_COUNTED, SOCKET_FRONTEND, ServiceEntry,
+    ServiceKey, SocketKey, SocketValue, SourceKey, SymbolKey, SymbolKind, flow_hash,
 };
 
 /// An address in network order, IPv4 mapped.

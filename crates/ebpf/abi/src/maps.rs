@@ -25,10 +25,12 @@ pub mod names {
     pub const SERVICES: &str = "SERVICES";
     /// LPM: [`crate::SourceKey`] → `u32`, always 1.
     pub const SOURCES: &str = "SOURCES";
-    /// Hash: `u32` slot → `u32` backend.
+    /// Hash: `u32` slot → `u32` backend and weight ([`crate::SLOT_BACKEND`]).
     pub const SLOTS: &str = "SLOTS";
     /// Hash: `u32` backend → [`crate::BackendEntry`].
     pub const BACKENDS: &str = "BACKENDS";
+    /// Array: `u32` backend → `u64` live flows of this node to it.
+    pub const CONNECTIONS: &str = "CONNECTIONS";
     /// LRU hash: [`crate::AffinityKey`] → [`crate::AffinityValue`].
     pub const AFFINITY: &str = "AFFINITY";
     /// LRU hash: [`crate::SocketKey`] → [`crate::SocketValue`].
@@ -73,7 +75,7 @@ pub const STAGE_PROGRAMS: [&str; 13] = [
 ];
 
 /// Names of the programs at a cgroup, in the order of their attach types (`enum bpf_attach_type`).
-pub const SOCKET_PROGRAMS: [(&str, u32); 8] = [
+pub const SOCKET_PROGRAMS: [(&str, u32); 9] = [
     ("sock_connect4", 10),
     ("sock_connect6", 11),
     ("sock_sendmsg4", 14),
@@ -82,6 +84,7 @@ pub const SOCKET_PROGRAMS: [(&str, u32); 8] = [
     ("sock_recvmsg6", 20),
     ("sock_getpeername4", 29),
     ("sock_getpeername6", 30),
+    ("sock_release", 34),
 ];
 
 /// Documented limits: entries each map may hold.
@@ -102,7 +105,7 @@ pub mod limits {
     pub const SOURCES: u32 = 65_536;
     /// Slots, old and new ranges together.
     pub const SLOTS: u32 = 1_048_576;
-    /// Backends.
+    /// Backends, and counts of live flows.
     pub const BACKENDS: u32 = 1_048_576;
     /// Clients remembered for session affinity.
     pub const AFFINITY: u32 = 65_536;

@@ -45,10 +45,41 @@ pub struct SourceKey {
     pub client: Addr,
 }
 
-/// `ServiceEntry::algorithm`.
+/// `ServiceEntry::algorithm`: any slot.
 pub const ALGORITHM_RANDOM: u8 = 0;
-/// `ServiceEntry::algorithm`.
+/// `ServiceEntry::algorithm`: one slot after the other, per CPU.
 pub const ALGORITHM_ROUND_ROBIN: u8 = 1;
+/// `ServiceEntry::algorithm`: the slot whose backend has the fewest flows in `CONNECTIONS`, for its weight.
+pub const ALGORITHM_LEAST_CONNECTIONS: u8 = 2;
+/// `ServiceEntry::algorithm`: the slot at [`flow_hash`], modulo their number.
+pub const ALGORITHM_MAGLEV: u8 = 3;
+
+/// Least connections compares all slots up to this number; of more it draws two.
+pub const LEAST_OF: u32 = 32;
+
+/// Value of hash `SLOTS`: the bits that are the backend number.
+pub const SLOT_BACKEND: u32 = 0x00ff_ffff;
+/// Value of hash `SLOTS`: where the backend's weight for least connections begins, less one.
+pub const SLOT_WEIGHT_SHIFT: u32 = 24;
+
+/// Hash of a flow to a Service, for [`ALGORITHM_MAGLEV`]: alike on every node and in every version. `client` is its address as
+/// four words in host order. The Service's address does not count: a load balancer may send the flow to another node's.
+#[inline(always)]
+pub const fn flow_hash(client: [u32; 4], client_port: u16, port: u16, protocol: u8) -> u32 {
+    // Multiply and fold, as fxhash and wyhash do; the primes are those of xxHash.
+    const PRIME: u64 = 0x9e37_79b1_85eb_ca87;
+    let mut hash: u64 = 0xc2b2_ae3d_27d4_eb4f ^ protocol as u64;
+    let mut index = 0;
+    while index < 4 {
+        hash = (hash ^ client[index] as u64).wrapping_mul(PRIME);
+        hash ^= hash >> 32;
+        index += 1;
+    }
+    hash = (hash ^ ((client_port as u64) << 16 | port as u64)).wrapping_mul(PRIME);
+    hash ^= hash >> 32;
+    hash = hash.wrapping_mul(PRIME);
+    (hash >> 32) as u32
+}
 
 /// Value of hash `SERVICES`. Its backends are `SLOTS[first_slot .. first_slot + count]`; a change of backends writes
 /// another range and then this one value.
@@ -74,7 +105,8 @@ pub struct ServiceEntry {
 /// `BackendEntry::flags`: serves what it has, is in no slot.
 pub const BACKEND_DRAINING: u8 = 1;
 
-/// Value of hash `BACKENDS`, key: `u32` backend number. (Hash `SLOTS`: `u32` slot → `u32` backend number.)
+/// Value of hash `BACKENDS`, key: `u32` backend number. (Hash `SLOTS`: `u32` slot → [`SLOT_BACKEND`] and weight. Array
+/// `CONNECTIONS`: backend number → `u64` live flows of this node to it, below 0 in two's complement where some were not counted.)
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackendEntry {
@@ -107,6 +139,9 @@ pub struct AffinityKey {
 pub const SOCKET_BACKEND: u8 = 1;
 /// `SocketKey::kind`: by Service address; the value says which backend its datagrams go to.
 pub const SOCKET_FRONTEND: u8 = 2;
+
+/// `SocketKey::kind`: without an end; the value says for which backend the socket counts in `CONNECTIONS`.
+pub const SOCKET_COUNTED: u8 = 3;
 
 /// Key of LRU hash `SOCKETS`: a process's socket and one end of its way to a Service.
 #[repr(C)]

@@ -9,6 +9,7 @@ use sheetbend_ebpf_abi::{
 };
 
 use crate::{
+    balance,
     maps::{CT, CT_NEW},
     next_hop,
     packet::{
@@ -159,7 +160,12 @@ pub fn note_translation(packet: &mut Packet, entry: &CtEntry, from_initiator: bo
 /// Takes back an entry that `track` made for a packet that cannot go on after all.
 #[inline(always)]
 pub fn forget(packet: &Packet) {
-    if packet.has(NEW) {
+    if !packet.has(NEW) {
+        return;
+    }
+    if let Some(entry) = CT_NEW.get_ptr_mut(&packet.key) {
+        // SAFETY: the value stays in place while the program runs.
+        note_end(unsafe { &*entry });
         let _ = CT_NEW.remove(&packet.key);
     }
 }
@@ -243,6 +249,7 @@ pub fn track(packet: &mut Packet, ends: Ends<'_>) -> Result<(), Reason> {
     if let Some((entry, _)) = &flow {
         from_initiator = is_from_initiator(packet, entry);
         if begins_anew(packet, entry, from_initiator, now) {
+            note_end(entry);
             // The old entry would be found before the new, half-open one.
             let _ = CT.remove(&packet.key);
             flow = None;
@@ -263,10 +270,16 @@ pub fn track(packet: &mut Packet, ends: Ends<'_>) -> Result<(), Reason> {
         }
     }
     if packet.tcp_flags & (TCP_FIN | TCP_RST) != 0 {
+        let was_closed = is_closed(entry);
         note_close(packet.tcp_flags, entry, from_initiator);
+        if !was_closed && is_closed(entry) {
+            balance::ended(entry.backend);
+        }
     }
     if from_initiator && packet.has(SERVICE) && !same(&packet.frontend, &words(&entry.frontend)) {
+        note_end(entry);
         note_service(packet, entry);
+        note_begin(entry);
     }
     touch(entry, now);
     next_hop::keep(packet, entry);
@@ -355,7 +368,25 @@ fn begin(packet: &mut Packet, ends: Ends<'_>, epoch: u32, now: u64) -> Result<()
     if packet.tcp_flags & (TCP_FIN | TCP_RST) != 0 {
         note_close(packet.tcp_flags, entry, true);
     }
-    CT_NEW.insert(&packet.key, &packet.entry, BPF_ANY as u64).map_err(|_| Reason::MapFull)
+    CT_NEW.insert(&packet.key, &packet.entry, BPF_ANY as u64).map_err(|_| Reason::MapFull)?;
+    note_begin(&packet.entry);
+    Ok(())
+}
+
+/// A flow that is not over counts for its backend.
+#[inline(always)]
+fn note_begin(entry: &CtEntry) {
+    if !is_closed(entry) {
+        balance::opened(entry.backend);
+    }
+}
+
+/// A flow goes on no more; one that was over already does not count.
+#[inline(always)]
+fn note_end(entry: &CtEntry) {
+    if !is_closed(entry) {
+        balance::ended(entry.backend);
+    }
 }
 
 #[inline(always)]

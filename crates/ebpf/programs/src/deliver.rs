@@ -7,7 +7,9 @@ use aya_ebpf::{
     },
     programs::TcContext,
 };
-use sheetbend_ebpf_abi::{ClassKey, HOST_MAC, Hook, MARK_FORWARDED, MARK_OURS, POD_READY, POD_SHAPED, PodEntry, Reason};
+use sheetbend_ebpf_abi::{
+    ClassKey, HOST_MAC, Hook, MARK_FORWARDED, MARK_OURS, POD_READY, POD_SHAPED, PodEntry, Reason,
+};
 
 use crate::{
     conntrack::{self, Ends},

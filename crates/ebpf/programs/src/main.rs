@@ -2,7 +2,9 @@
 //! sockets.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
+mod balance;
 mod conntrack;
 mod deliver;
 mod event;
@@ -27,8 +29,8 @@ mod stage;
 mod uplink;
 
 use aya_ebpf::{
-    macros::{cgroup_sock_addr, classifier},
-    programs::{SockAddrContext, TcContext},
+    macros::{cgroup_sock, cgroup_sock_addr, classifier},
+    programs::{SockAddrContext, SockContext, TcContext},
 };
 use sheetbend_ebpf_abi::Hook;
 
@@ -127,6 +129,11 @@ pub fn sock_getpeername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn sock_getpeername6(ctx: SockAddrContext) -> i32 {
     socket::peer(&ctx, true)
+}
+
+#[cgroup_sock(sock_release)]
+pub fn sock_release(ctx: SockContext) -> i32 {
+    socket::release(&ctx)
 }
 
 #[unsafe(link_section = "license")]

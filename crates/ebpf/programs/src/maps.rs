@@ -45,6 +45,8 @@ pub static SLOTS: HashMap<u32, u32> = HashMap::pinned(limits::SLOTS, BPF_F_NO_PR
 #[map]
 pub static BACKENDS: HashMap<u32, BackendEntry> = HashMap::pinned(limits::BACKENDS, BPF_F_NO_PREALLOC);
 #[map]
+pub static CONNECTIONS: Array<u64> = Array::pinned(limits::BACKENDS, 0);
+#[map]
 pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::pinned(limits::AFFINITY, 0);
 #[map]
 pub static SOCKETS: LruHashMap<SocketKey, SocketValue> = LruHashMap::pinned(limits::SOCKETS, 0);

@@ -4,15 +4,16 @@ use aya_ebpf::{
     bindings::BPF_ANY, helpers::generated::bpf_get_prandom_u32, maps::lpm_trie::Key, programs::TcContext,
 };
 use sheetbend_ebpf_abi::{
-    ALGORITHM_ROUND_ROBIN, AffinityKey, AffinityValue, BACKEND_DRAINING, BackendEntry, CT_IDLE_SECONDS,
-    NO_ADDR, ROUTE_NODE_ADDRESS, Reason, SCOPE_INSIDE, SERVICE_RANGES, SERVICE_SILENT, SERVICE_THIS_NODE,
-    ServiceEntry, ServiceFlowKey, ServiceFlowValue, ServiceKey, SourceKey,
+    AffinityKey, AffinityValue, BACKEND_DRAINING, BackendEntry, CT_IDLE_SECONDS, NO_ADDR, ROUTE_NODE_ADDRESS,
+    Reason, SCOPE_INSIDE, SERVICE_RANGES, SERVICE_SILENT, SERVICE_THIS_NODE, ServiceEntry, ServiceFlowKey,
+    ServiceFlowValue, ServiceKey, SourceKey,
 };
 
 use crate::{
+    balance::{Asker, pick},
     conntrack::{self, SECOND, now},
     forward::route,
-    maps::{AFFINITY, BACKENDS, ROUND_ROBIN, SERVICE_FLOWS, SERVICES, SLOTS, SOURCES},
+    maps::{AFFINITY, BACKENDS, SERVICE_FLOWS, SERVICES, SOURCES},
     outside,
     packet::{
         DROP, HAIRPIN, Ip, MAPPED, OUTSIDE, Packet, SERVICE, TCP, TCP_ACK, TCP_SYN, hairpin, put, same, words,
@@ -21,7 +22,7 @@ use crate::{
     stage,
 };
 
-/// How many slots are tried when one names a backend that is just being removed.
+/// How many source ports are tried.
 const TRIES: u32 = 4;
 /// Source ports that are drawn anew: the upper half, where clients draw theirs.
 const FIRST_DRAWN: u16 = 0x8000;
@@ -190,7 +191,14 @@ pub fn translate(ctx: &TcContext, packet: &mut Packet, entry: &ServiceEntry) -> 
         Some(found) => found,
         None => {
             admit(entry, &packet.src)?;
-            let (number, backend) = choose(entry, packet.network, &packet.src, now)?;
+            let asker = Asker {
+                network: packet.network,
+                client: &packet.src,
+                client_port: packet.src_port,
+                port: packet.dst_port,
+                protocol: packet.protocol,
+            };
+            let (number, backend) = choose(entry, &asker, now)?;
             let source_port = free_port(packet, backend, now)?;
             let value = ServiceFlowValue {
                 last_seen: now,
@@ -323,8 +331,7 @@ pub fn backend(number: u32) -> Option<&'static BackendEntry> {
 #[inline(always)]
 pub fn choose(
     entry: &ServiceEntry,
-    network: u32,
-    client: &Ip,
+    asker: &Asker<'_>,
     now: u64,
 ) -> Result<(u32, &'static BackendEntry), Reason> {
     if entry.count == 0 {
@@ -332,10 +339,10 @@ pub fn choose(
         return Err(if silent { Reason::NoLocalEndpoints } else { Reason::NoEndpoints });
     }
     if entry.affinity_seconds == 0 {
-        return pick(entry).ok_or(Reason::NoEndpoints);
+        return pick(entry, asker).ok_or(Reason::NoEndpoints);
     }
-    let mut key = AffinityKey { service: entry.service, network, client: NO_ADDR };
-    put(&mut key.client, client);
+    let mut key = AffinityKey { service: entry.service, network: asker.network, client: NO_ADDR };
+    put(&mut key.client, asker.client);
     // SAFETY: the value is read at once; a racing writer writes whole words.
     let last = unsafe { AFFINITY.get(&key) }.map(|value| (value.last_used, value.backend));
     let remembered = match last {
@@ -349,49 +356,9 @@ pub fn choose(
     };
     let found = match remembered {
         Some(found) => found,
-        None => pick(entry).ok_or(Reason::NoEndpoints)?,
+        None => pick(entry, asker).ok_or(Reason::NoEndpoints)?,
     };
     let value = AffinityValue { last_used: now, backend: found.0, pad: 0 };
     AFFINITY.insert(&key, &value, BPF_ANY as u64).map_err(|_| Reason::MapFull)?;
     Ok(found)
-}
-
-/// The algorithm's choice over `SLOTS[first_slot .. first_slot + count]`.
-#[inline(always)]
-fn pick(entry: &ServiceEntry) -> Option<(u32, &'static BackendEntry)> {
-    let count = entry.count;
-    if count == 0 {
-        return None;
-    }
-    let mut offset = if entry.algorithm == ALGORITHM_ROUND_ROBIN {
-        next_in_turn(entry.service, count)
-    } else {
-        // SAFETY: no argument, no effect.
-        (unsafe { bpf_get_prandom_u32() }) % count
-    };
-    for _ in 0..TRIES {
-        let slot = entry.first_slot + offset;
-        // SAFETY: not preallocated; copied at once.
-        if let Some(number) = unsafe { SLOTS.get(&slot) }.copied()
-            && let Some(found) = backend(number)
-        {
-            return Some((number, found));
-        }
-        offset = (offset + 1) % count;
-    }
-    None
-}
-
-/// Each CPU goes through the slots in turn.
-#[inline(always)]
-fn next_in_turn(service: u32, count: u32) -> u32 {
-    if let Some(next) = ROUND_ROBIN.get_ptr_mut(service) {
-        // SAFETY: a per-CPU value.
-        let offset = unsafe { *next } % count;
-        // SAFETY: as above.
-        unsafe { *next = offset + 1 };
-        return offset;
-    }
-    let _ = ROUND_ROBIN.insert(service, 1, BPF_ANY as u64);
-    0
 }

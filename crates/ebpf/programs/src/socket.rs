@@ -7,14 +7,16 @@
 use aya_ebpf::{
     bindings::{BPF_ANY, bpf_sock_addr},
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
-    programs::SockAddrContext,
+    programs::{SockAddrContext, SockContext},
 };
 use sheetbend_ebpf_abi::{
-    NO_ADDR, ROUTE_LOCAL, ROUTE_NODE_ADDRESS, Reason, SCOPE_INSIDE, SERVICE_RANGES, SERVICE_THIS_NODE,
-    SOCKET_BACKEND, SOCKET_FRONTEND, ServiceEntry, SocketKey, SocketValue,
+    ALGORITHM_LEAST_CONNECTIONS, BackendEntry, NO_ADDR, ROUTE_LOCAL, ROUTE_NODE_ADDRESS, Reason,
+    SCOPE_INSIDE, SERVICE_RANGES, SERVICE_THIS_NODE, SOCKET_BACKEND, SOCKET_COUNTED, SOCKET_FRONTEND,
+    ServiceEntry, SocketKey, SocketValue,
 };
 
 use crate::{
+    balance::{self, Asker},
     conntrack::now,
     deliver,
     forward::route,
@@ -146,12 +148,61 @@ fn client(ctx: &SockAddrContext) -> Ip {
     [0xff00_0000_u32.to_be(), 0, cookie as u32, (cookie >> 32) as u32]
 }
 
+/// A backend for what the socket begins. Its port is not yet chosen either: the cookie stands for it.
+#[inline(always)]
+fn choose_for(
+    ctx: &SockAddrContext,
+    named: &Named,
+    entry: &ServiceEntry,
+) -> Result<(u32, &'static BackendEntry), Reason> {
+    let asker = Asker {
+        network: 0,
+        client: &client(ctx),
+        client_port: cookie(ctx) as u16,
+        port: named.port,
+        protocol: named.protocol,
+    };
+    let chosen = choose(entry, &asker, now())?;
+    if entry.algorithm == ALGORITHM_LEAST_CONNECTIONS {
+        count(cookie(ctx), chosen.0);
+    }
+    Ok(chosen)
+}
+
+/// The socket is a live flow to this backend, and to no earlier one. Its packets do not say whose Service they are for.
+#[inline(always)]
+fn count(cookie: u64, number: u32) {
+    let key = key(cookie, &[0; 4], 0, 0, SOCKET_COUNTED);
+    // SAFETY: copied at once; a racing writer writes whole words.
+    if let Some(earlier) = unsafe { SOCKETS.get(&key) }.map(|value| value.backend) {
+        balance::ended(earlier);
+    }
+    let value = SocketValue { frontend: NO_ADDR, service: 0, backend: number, port: 0, pad: [0; 6] };
+    if SOCKETS.insert(&key, &value, BPF_ANY as u64).is_ok() {
+        balance::opened(number);
+    }
+}
+
+/// A socket is closed for good.
+#[inline(always)]
+pub fn release(ctx: &SockContext) -> i32 {
+    // SAFETY: the context is valid for the program's whole run.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.sock.cast()) };
+    let key = key(cookie, &[0; 4], 0, 0, SOCKET_COUNTED);
+    // SAFETY: copied at once; a racing writer writes whole words.
+    if let Some(backend) = unsafe { SOCKETS.get(&key) }.map(|value| value.backend) {
+        let _ = SOCKETS.remove(&key);
+        balance::ended(backend);
+    }
+    GO_ON
+}
+
 /// `connect`.
 #[inline(always)]
 pub fn connect(ctx: &SockAddrContext, v6: bool) -> i32 {
     let named = named(ctx, v6);
     let Some(entry) = service(ctx, &named) else { return GO_ON };
-    match choose(entry, 0, &client(ctx), now()) {
+    match choose_for(ctx, &named, entry) {
         Ok((number, chosen)) => {
             let (ip, port) = (words(&chosen.addr), chosen.port);
             remember(ctx, &named, entry, number, (&ip, port), false);
@@ -176,7 +227,7 @@ pub fn send(ctx: &SockAddrContext, v6: bool) -> i32 {
         replace(ctx, v6, &words(&found.addr), found.port);
         return GO_ON;
     }
-    match choose(entry, 0, &client(ctx), now()) {
+    match choose_for(ctx, &named, entry) {
         Ok((number, chosen)) => {
             let (ip, port) = (words(&chosen.addr), chosen.port);
             remember(ctx, &named, entry, number, (&ip, port), true);

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sheetbend_model::state::{
     Algorithm, Endpoint, EndpointPort, EndpointSlice, Hints, Service, ServicePort, ServiceType, TargetPort,
-    TrafficPolicy,
+    TrafficPolicy, Weights,
 };
 use sheetbend_model::types::{Family, NodeName, ObjectKey, Port};
 
@@ -17,11 +18,13 @@ use super::protocol_of;
 /// Labels of Services that kube-proxy, and so we, leave to somebody else (core/v1, KEP-2447).
 const OTHER_PROXY: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
 
-/// How a Service chooses its backends: `random` or `round-robin`.
+/// How a Service chooses its backends: the name of an [`Algorithm`].
 pub(crate) const LOAD_BALANCING: &str = "sheetbend.dev/load-balancing";
 
 /// Source ranges as they were written before the field `loadBalancerSourceRanges`.
 pub(crate) const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+/// How much of the new flows each endpoint gets, on an EndpointSlice or its Service: see [`Weights`].
+const WEIGHTS: &str = "sheetbend.dev/weights";
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where absent: three hours (core/v1 defaults).
 const AFFINITY_TIMEOUT: u32 = 10_800;
@@ -35,10 +38,11 @@ pub(super) fn service(service: &core::Service, key: ObjectKey) -> Service {
         Some(_) | None => ServiceType::ClusterIP,
     };
     let annotation = service.metadata.annotations.as_ref().and_then(|all| all.get(LOAD_BALANCING));
-    let (algorithm, unknown_algorithm) = match annotation.map(String::as_str) {
-        None | Some("random") => (Algorithm::Random, None),
-        Some("round-robin") => (Algorithm::RoundRobin, None),
-        Some(other) => (Algorithm::default(), Some(other.into())),
+    let known = annotation.map(|name| Algorithm::ALL.into_iter().find(|known| known.name() == name));
+    let (algorithm, unknown_algorithm) = match known {
+        None => (Algorithm::default(), None),
+        Some(Some(algorithm)) => (algorithm, None),
+        Some(None) => (Algorithm::default(), annotation.map(|text| text.as_str().into())),
     };
     Service {
         key,
@@ -64,7 +68,13 @@ pub(super) fn service(service: &core::Service, key: ObjectKey) -> Service {
         algorithm,
         unknown_algorithm,
         exposure: super::load_balancer::exposure(service).map(Arc::new),
+        weights: weights(&service.metadata),
     }
+}
+
+fn weights(metadata: &ObjectMeta) -> Weights {
+    let annotation = metadata.annotations.as_ref().and_then(|all| all.get(WEIGHTS));
+    annotation.map(|text| Weights::read(text)).unwrap_or_default()
 }
 
 /// `clusterIPs`, or `clusterIP` where only that is written; empty for `None` (headless).
@@ -150,6 +160,7 @@ pub(super) fn endpoint_slice(slice: &discovery::EndpointSlice, key: ObjectKey) -
         family,
         ports: slice.ports.iter().flatten().map(endpoint_port).collect(),
         endpoints,
+        weights: weights(&slice.metadata),
         key,
     })
 }

@@ -183,6 +183,9 @@ impl fmt::Display for Entry {
             Entry::Service(key, entry) => {
                 write!(f, "service {key} {} {} → ", entry.service, entry.algorithm)?;
                 f.debug_list().entries(entry.backends.iter().map(|b| format!("{b}"))).finish()?;
+                if !entry.weights.is_empty() {
+                    write!(f, " weights={:?}", entry.weights)?;
+                }
                 if let Some(timeout) = entry.affinity_timeout {
                     write!(f, " affinity={timeout}s")?;
                 }

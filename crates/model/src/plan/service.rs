@@ -117,6 +117,8 @@ pub struct ServiceEntry {
     pub affinity_timeout: Option<u32>,
     /// New flows choose among these, sorted. Empty = refused with RST or ICMP.
     pub backends: Arc<[Backend]>,
+    /// The weight of each backend, 1..=100; empty = all have the same.
+    pub weights: Arc<[u8]>,
     /// Still serving their established flows, sorted; not chosen for new ones.
     pub draining: Arc<[Backend]>,
 }

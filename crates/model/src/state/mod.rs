@@ -13,6 +13,7 @@ mod selector;
 mod service;
 mod sharing;
 mod snapshot;
+mod weights;
 
 pub use attachment::{Attachment, AttachmentId, Bandwidth, Rate};
 pub use config::{NetworkConfig, NetworkMode, NetworkModeError};
@@ -29,3 +30,4 @@ pub use service::{
 };
 pub use sharing::Sharing;
 pub use snapshot::Snapshot;
+pub use weights::Weights;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::Exposure;
+use super::{Exposure, Weights};
 use crate::types::{Family, Labels, NodeName, ObjectKey, Port, Protocol};
 
 /// `spec.type` of a Service.
@@ -32,14 +32,31 @@ pub enum Algorithm {
     Random,
     /// In turn, per CPU.
     RoundRobin,
+    /// The one with the fewest live flows of this node; above 32 the better of two that are drawn.
+    LeastConnections,
+    /// By the client's address and port, alike on every node; few flows move when backends change.
+    Maglev,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Algorithm; 4] =
+        [Algorithm::Random, Algorithm::RoundRobin, Algorithm::LeastConnections, Algorithm::Maglev];
+
+    /// Its name in the annotation.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Algorithm::Random => "random",
+            Algorithm::RoundRobin => "round-robin",
+            Algorithm::LeastConnections => "least-connections",
+            Algorithm::Maglev => "maglev",
+        }
+    }
 }
 
 impl fmt::Display for Algorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Algorithm::Random => "random",
-            Algorithm::RoundRobin => "round-robin",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -92,6 +109,8 @@ pub struct Service {
     pub unknown_algorithm: Option<Arc<str>>,
     /// Of Services of type LoadBalancer, those with externalIPs, and those that still have what a pool gave them.
     pub exposure: Option<Arc<Exposure>>,
+    /// What the Service itself says of its endpoints' weights; an EndpointSlice's own words come first.
+    pub weights: Weights,
 }
 
 impl Service {
@@ -116,6 +135,7 @@ impl Service {
             algorithm: Algorithm::default(),
             unknown_algorithm: None,
             exposure: None,
+            weights: Weights::default(),
         }
     }
 }
@@ -157,6 +177,8 @@ pub struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
     /// `endpoints`.
     pub endpoints: Vec<Endpoint>,
+    /// How much of the new flows each endpoint gets.
+    pub weights: Weights,
 }
 
 /// A port of an EndpointSlice.

@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sheetbend_model::state::{
     Attachment, AttachmentId, ContainerPort, Endpoint, EndpointPort, EndpointSlice, IpBlock, LabelSelector,
     Namespace, NetworkPolicy, Node, Peer, Pod, PodPhase, PolicyPort, PolicyRule, PortMatch, Service,
-    ServicePort, Snapshot, TargetPort,
+    ServicePort, Snapshot, TargetPort, Weights,
 };
 use sheetbend_model::types::{
     Family, Labels, Mac, NetworkId, NodeName, ObjectKey, Port, PortRange, Protocol,
@@ -267,5 +267,6 @@ pub fn endpoint_slice(index: usize, numbers: std::ops::Range<usize>) -> Endpoint
                 hints: None,
             })
             .collect(),
+        weights: Weights::default(),
     }
 }

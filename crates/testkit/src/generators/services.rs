@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use sheetbend_model::state::{
     Algorithm, Endpoint, EndpointPort, EndpointSlice, Hints, Service, ServicePort, ServiceType, TargetPort,
-    TrafficPolicy,
+    TrafficPolicy, Weights,
 };
 use sheetbend_model::types::{Family, Labels, NodeName, ObjectKey, Port, Protocol};
 
@@ -51,7 +51,7 @@ pub fn service(index: u8) -> impl Strategy<Value = Service> {
         1 => Just(vec![Family::IPv6]),
         1 => Just(Vec::new()),
     ];
-    let algorithm = prop_oneof![Just(Algorithm::Random), Just(Algorithm::RoundRobin)];
+    let algorithm = prop::sample::select(&Algorithm::ALL[..]);
     let odd = (
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.2),
@@ -62,12 +62,12 @@ pub fn service(index: u8) -> impl Strategy<Value = Service> {
     let outside =
         (policy(), policy(), prop::bool::weighted(0.3), prop::bool::weighted(0.3), prop::bool::weighted(0.7));
     let ranges = prop::option::weighted(0.4, prop::sample::subsequence(blocks(), 0..=2));
-    (ports, service_type, families, algorithm, odd, outside, ranges).prop_map(
+    (ports, service_type, families, (algorithm, weights()), odd, outside, ranges).prop_map(
         move |(
             ports,
             service_type,
             families,
-            algorithm,
+            (algorithm, weights),
             (shared, unknown, affinity_timeout, proxied_elsewhere),
             (internal_policy, external_policy, has_external, has_ingress, has_health),
             ranges,
@@ -111,8 +111,24 @@ pub fn service(index: u8) -> impl Strategy<Value = Service> {
             algorithm,
             unknown_algorithm: unknown.then(|| text("fastest")),
             exposure: None,
+            weights,
         },
     )
+}
+
+/// Mostly none; else of some pods, by name or by an address, and sometimes a text that says nothing.
+fn weights() -> impl Strategy<Value = Weights> {
+    let by_name = (0..PODS, prop::sample::select(&[0u8, 1, 2, 3, 50, 100][..]))
+        .prop_map(|(pod, weight)| format!("{}={weight}", pod_key(pod).name));
+    let by_address = (0..2usize, 0..PODS, 0..4u8).prop_map(|(place, pod, weight)| {
+        let family = if pod % 2 == 0 { Family::IPv4 } else { Family::IPv6 };
+        format!("{}={weight}", pod_address(place, pod, family))
+    });
+    let items = prop::collection::vec(prop_oneof![3 => by_name, 1 => by_address], 1..=4);
+    prop_oneof![
+        2 => Just(Weights::default()),
+        2 => items.prop_map(|items| Weights::read(&items.join(","))),
+    ]
 }
 
 /// The first Service names a host of the world, the others one that may be a Service of the cluster.
@@ -170,7 +186,7 @@ pub fn endpoint_slice(index: u8, number: u8) -> impl Strategy<Value = EndpointSl
     let ports = prop::collection::vec(port, 1..=3);
     let endpoints = prop::collection::vec(endpoint(index, family), 0..=4);
     let owner = prop_oneof![12 => Just(Some(index)), 1 => Just(None)];
-    (ports, endpoints, owner).prop_map(move |(ports, endpoints, owner)| {
+    (ports, endpoints, owner, weights()).prop_map(move |(ports, endpoints, owner, weights)| {
         let service = service_key(index);
         EndpointSlice {
             key: ObjectKey::new(service.namespace, format!("{}-{number}", service.name)),
@@ -185,6 +201,7 @@ pub fn endpoint_slice(index: u8, number: u8) -> impl Strategy<Value = EndpointSl
                 })
                 .collect(),
             endpoints,
+            weights,
         }
     })
 }

@@ -103,11 +103,12 @@ fn backend() -> impl Strategy<Value = Backend> {
 
 fn service() -> impl Strategy<Value = (Frontend, ServiceEntry)> {
     let backends = proptest::collection::btree_set((backend(), any::<bool>()), 0..6);
+    let weights = vec(1..=3u8, 6);
     let affinity = proptest::option::of(1..9u32);
     let ranges: Vec<IpNet> = BLOCKS.iter().map(|text| block(text).block).collect();
     let sources = proptest::option::of(subsequence(ranges, 0..=3));
-    (0..4u16, backends, any::<bool>(), affinity, sources).prop_map(
-        |(n, backends, in_turn, affinity, sources)| {
+    (0..4u16, backends, any::<bool>(), select(&Algorithm::ALL[..]), weights, affinity, sources).prop_map(
+        |(n, backends, only_remote, algorithm, weights, affinity, sources)| {
             let frontend = Frontend {
                 network: NetworkId::default(),
                 addr: addr(if n % 2 == 0 { "10.96.0.1" } else { "fd00::1" }),
@@ -121,15 +122,19 @@ fn service() -> impl Strategy<Value = (Frontend, ServiceEntry)> {
                 let twice = |backend: &&Backend| draining && backends.contains(&((*backend).clone(), false));
                 drawn.filter(|backend| !twice(backend)).cloned().collect()
             };
+            let active = of(false);
+            let weights = weights[..active.len()].to_vec();
+            let is_weighted = weights.iter().any(|weight| Some(weight) != weights.first());
             let entry = ServiceEntry {
                 service: ObjectKey::new("a", "service"),
                 port_name: "".into(),
                 reach: [Reach::Inside, Reach::EveryNode, Reach::ThisNode, Reach::Apart][usize::from(n)],
-                only_remote: in_turn,
+                only_remote,
                 sources: sources.map(Arc::from),
-                algorithm: if in_turn { Algorithm::RoundRobin } else { Algorithm::Random },
+                algorithm,
                 affinity_timeout: affinity,
-                backends: of(false).into(),
+                backends: active.into(),
+                weights: if is_weighted { weights.into() } else { [].into() },
                 draining: of(true).into(),
             };
             (frontend, entry)

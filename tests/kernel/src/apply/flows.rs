@@ -10,9 +10,11 @@ use aya::maps::{HashMap, Map, MapData};
 use nix::time::{ClockId, clock_gettime};
 use sheetbend_apply::bpf::Kernel;
 use sheetbend_ebpf_abi as abi;
-use sheetbend_model::plan::{Dataplane, LocalPod, PolicySet, Posture, Route, diff};
-use sheetbend_model::state::AttachmentId;
-use sheetbend_model::types::{AddrKey, BlockKey};
+use sheetbend_model::plan::{
+    Backend, Dataplane, Frontend, LocalPod, PolicySet, Posture, Reach, Route, Scope, ServiceEntry, diff,
+};
+use sheetbend_model::state::{Algorithm, AttachmentId};
+use sheetbend_model::types::{AddrKey, BlockKey, NetworkId, ObjectKey, Port, Protocol};
 
 use super::{Place, links};
 
@@ -43,11 +45,16 @@ impl Flows {
 
     /// A flow that the pod began from `port`, last seen `idle` seconds ago. `CtEntry` by its documented layout.
     fn put(&self, protocol: u8, port: u16, flags: u32, idle: u64) -> anyhow::Result<()> {
+        self.put_to(0, protocol, port, flags, idle)
+    }
+
+    /// The same, to the backend of a Service.
+    fn put_to(&self, backend: u32, protocol: u8, port: u16, flags: u32, idle: u64) -> anyhow::Result<()> {
         let flags = flags | abi::CT_MASQUERADED;
         let last_seen = monotonic()? - Duration::from_secs(idle);
         let nat_port = port + 10_000;
         let mut entry = (last_seen.as_nanos() as u64).to_ne_bytes().to_vec();
-        entry.extend([flags, 1, 0, 0].map(u32::to_ne_bytes).concat());
+        entry.extend([flags, 1, 0, backend].map(u32::to_ne_bytes).concat());
         entry.extend([0; 16]);
         entry.extend([0, nat_port].map(u16::to_ne_bytes).concat());
         entry.extend([0; 12]);
@@ -203,5 +210,68 @@ pub(super) fn counters_of_removed_pods_go(place: &Place) -> anyhow::Result<()> {
     kernel.sweep()?;
     let left = [0, 70, 71].map(|ifindex| open().is_ok_and(|map| map.get(&key(ifindex), 0).is_ok()));
     ensure!(left == [true, true, false], "{left:?}");
+    Ok(())
+}
+
+/// A Service with one backend, which has number 1.
+fn one_backend(want: &mut Dataplane) -> anyhow::Result<()> {
+    let (network, protocol, port) = (NetworkId::default(), Protocol::Tcp, Port::new(80)?);
+    let addr = "10.96.0.1".parse()?;
+    let backend = Backend { network, addr: Ipv4Addr::from(PEER).into(), protocol, port, pod_uid: "".into() };
+    let entry = ServiceEntry {
+        service: ObjectKey::new("a", "web"),
+        port_name: "".into(),
+        reach: Reach::Inside,
+        only_remote: false,
+        sources: None,
+        algorithm: Algorithm::LeastConnections,
+        affinity_timeout: None,
+        backends: [backend].into(),
+        weights: [].into(),
+        draining: [].into(),
+    };
+    want.services.insert(Frontend { network, addr, protocol, port, scope: Scope::Inside }, entry);
+    Ok(())
+}
+
+/// A restart changes no count; a sweep finds what the kernel's programs lost, in flows and in sockets.
+pub(super) fn counts_of_live_flows_are_kept_over_a_restart_and_made_right(
+    place: &Place,
+) -> anyhow::Result<()> {
+    let mut want = one_pod("a", 80)?;
+    one_backend(&mut want)?;
+    let mut kernel = open(place, "counts", &want)?;
+    let flows = Flows::of(place, "counts");
+    let both = abi::CT_REPLIED | abi::CT_FIN_INITIATOR | abi::CT_FIN_RESPONDER;
+    for (port, flags, idle) in [(1, abi::CT_REPLIED, 0), (2, 0, 0), (3, both, 0), (4, 0, 121)] {
+        flows.put_to(1, TCP, port, flags, idle)?;
+    }
+    let data = || MapData::from_pin(flows.pins.join("CONNECTIONS")).map(Map::Array);
+    let count = || -> anyhow::Result<u64> { Ok(aya::maps::Array::<_, u64>::try_from(data()?)?.get(&1, 0)?) };
+    let set = |count| -> anyhow::Result<()> {
+        Ok(aya::maps::Array::<_, u64>::try_from(data()?)?.set(1, count, 0)?)
+    };
+    ensure!(count()? == 0);
+    for wrong in [3, 0, u64::MAX, 1_000] {
+        set(wrong)?;
+        drop(kernel);
+        kernel = open(place, "counts", &want)?;
+        ensure!(count()? == wrong, "a restart changes the count");
+        let sweep = kernel.sweep()?;
+        ensure!(count()? == 2 && sweep.recounted == 1, "{} counted, {sweep:?}", count()?);
+    }
+    ensure!(kernel.sweep()?.recounted == 0);
+    // A process's socket counts as long as it is open.
+    let mut sockets: Table<{ size_of::<abi::SocketKey>() }, { size_of::<abi::SocketValue>() }> =
+        flows.open("SOCKETS")?;
+    let mut key = 77_u64.to_ne_bytes().to_vec();
+    key.extend([0; 19]);
+    key.extend([abi::SOCKET_COUNTED, 0, 0, 0, 0]);
+    let mut value = vec![0; 20];
+    value.extend(1_u32.to_ne_bytes());
+    value.extend([0; 8]);
+    sockets.insert(bytes::<{ size_of::<abi::SocketKey>() }>(&key), bytes(&value), 0)?;
+    let sweep = kernel.sweep()?;
+    ensure!(count()? == 3 && sweep.recounted == 1, "{} counted, {sweep:?}", count()?);
     Ok(())
 }

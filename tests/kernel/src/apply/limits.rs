@@ -110,6 +110,7 @@ pub(super) fn a_full_slot_table_keeps_the_old_backends(place: &Place) -> anyhow:
                 pod_uid: "".into(),
             })
             .collect(),
+        weights: [].into(),
         draining: [].into(),
     };
     let mut want = Dataplane::default();

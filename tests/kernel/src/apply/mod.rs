@@ -33,6 +33,10 @@ pub fn cases() -> &'static [(&'static str, Case)] {
         ("a_sweep_frees_closed_and_idle_flows", flows::a_sweep_frees_closed_and_idle_flows),
         ("a_new_pod_inherits_no_flow", flows::a_new_pod_inherits_no_flow),
         ("counters_of_removed_pods_go", flows::counters_of_removed_pods_go),
+        (
+            "counts_of_live_flows_are_kept_over_a_restart_and_made_right",
+            flows::counts_of_live_flows_are_kept_over_a_restart_and_made_right,
+        ),
         ("a_full_rule_table_denies_and_says_so", limits::a_full_rule_table_denies_and_says_so),
         ("a_missing_exception_closes_the_block", limits::a_missing_exception_closes_the_block),
         ("a_full_slot_table_keeps_the_old_backends", limits::a_full_slot_table_keeps_the_old_backends),

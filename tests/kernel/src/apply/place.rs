@@ -46,7 +46,7 @@ impl Place {
         let small =
             ["CT", "CT_NEW", "SERVICE_FLOWS", "SNAT", "AFFINITY", "ROUND_ROBIN", "SOCKETS", "FRAGMENTS"];
         let mut limits: BTreeMap<String, u32> = small.map(|name| (name.to_owned(), 1_024)).into();
-        limits.extend(["SYMBOLS", "SLOTS", "BACKENDS"].map(|name| (name.to_owned(), 16_384)));
+        limits.extend(["SYMBOLS", "SLOTS", "BACKENDS", "CONNECTIONS"].map(|name| (name.to_owned(), 16_384)));
         KernelConfig {
             bpffs: self.bpffs.clone(),
             instance: instance.to_owned(),

@@ -5,6 +5,7 @@ pub mod frame;
 pub mod node;
 pub mod tables;
 
+mod balance;
 mod flows;
 mod outside;
 mod published;
@@ -20,5 +21,5 @@ pub type Case = fn(&mut Node) -> Result<()>;
 
 /// All cases by name.
 pub fn cases() -> Vec<(&'static str, Case)> {
-    [flows::CASES, services::CASES, outside::CASES, published::CASES, sockets::CASES].concat()
+    [balance::CASES, flows::CASES, services::CASES, outside::CASES, published::CASES, sockets::CASES].concat()
 }

@@ -284,11 +284,27 @@ impl Node {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn set_affinity(&mut self, (ip, port, protocol): (IpAddr, u16, u8), seconds: u32) -> Result<()> {
+    pub fn set_affinity(&mut self, frontend: (IpAddr, u16, u8), seconds: u32) -> Result<()> {
+        self.change(frontend, |entry| ServiceEntry { affinity_seconds: seconds, ..entry })
+    }
+
+    /// Lets it choose by another algorithm.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_algorithm(&mut self, frontend: (IpAddr, u16, u8), algorithm: u8) -> Result<()> {
+        self.change(frontend, |entry| ServiceEntry { algorithm, ..entry })
+    }
+
+    fn change(
+        &mut self,
+        (ip, port, protocol): (IpAddr, u16, u8),
+        to: impl Fn(ServiceEntry) -> ServiceEntry,
+    ) -> Result<()> {
         let key = ServiceKey { network: 0, addr: addr(ip), port, protocol, scope: SCOPE_INSIDE };
         let all = self.tables.all::<ServiceKey, ServiceEntry>(names::SERVICES)?;
         let (_, entry) = all.into_iter().find(|(other, _)| *other == key).context("the frontend")?;
-        self.tables.service(key, ServiceEntry { affinity_seconds: seconds, ..entry }, &[])
+        self.tables.service(key, to(entry), &[])
     }
 
     /// Runs a frame through a hook, as if it came by `ifindex`.

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use sheetbend_ebpf_abi::{
-    NodeConfig, SCOPE_INSIDE, SERVICE_OUTSIDE, SERVICE_SILENT, SERVICE_THIS_NODE, names,
+    ALGORITHM_LEAST_CONNECTIONS, ALGORITHM_MAGLEV, NodeConfig, SCOPE_INSIDE, SERVICE_OUTSIDE, SERVICE_SILENT,
+    SERVICE_THIS_NODE, names,
 };
 
 use super::Case;
@@ -24,6 +25,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("a_process_is_told_that_nobody_serves", refused),
     ("a_process_reaches_node_ports_by_the_nodes_addresses", node_ports),
     ("a_process_keeps_its_backend_by_affinity", affinity),
+    ("a_process_counts_as_a_flow_until_it_closes", counted),
     ("what_is_no_service_is_left_alone", untouched),
 ];
 
@@ -259,6 +261,47 @@ fn affinity(node: &mut Node) -> Result<()> {
         answering.insert(ask(&client(to)?, to)?.0);
     }
     ensure!(answering.len() == 1, "{answering:?}");
+    Ok(())
+}
+
+fn counted(node: &mut Node) -> Result<()> {
+    let _cgroup = attach(node)?;
+    let own = loopback(node.family)?;
+    // Many connections at once: the server's backlog answers.
+    let listeners = (0..3).map(|_| TcpListener::bind((own, 0))).collect::<Result<Vec<_>, _>>()?;
+    let backends =
+        (1..).zip(&listeners).map(|(number, listener)| Ok((number, own, listener.local_addr()?.port())));
+    let backends = backends.collect::<Result<Vec<_>>>()?;
+    let to = SocketAddr::new(node.family.service()?, 80);
+    node.frontend((to.ip(), 80, 6, SCOPE_INSIDE, 0), &backends)?;
+    node.set_algorithm((to.ip(), 80, 6), ALGORITHM_LEAST_CONNECTIONS)?;
+    let counts =
+        |node: &mut Node| (1..=3).map(|number| node.tables.connections(number)).collect::<Result<Vec<_>>>();
+    let open = || TcpStream::connect_timeout(&to, Duration::from_secs(5)).with_context(|| to.to_string());
+    let mut streams = Vec::new();
+    for _ in 0..12 {
+        streams.push(open()?);
+    }
+    ensure!(counts(node)? == [4, 4, 4], "{:?}", counts(node)?);
+    drop(streams.split_off(9));
+    let after = counts(node)?;
+    ensure!(after.iter().sum::<u64>() == 9, "{after:?}");
+    for _ in 0..3 {
+        streams.push(open()?);
+    }
+    ensure!(counts(node)? == [4, 4, 4], "the emptier ones first: {:?}", counts(node)?);
+    drop(streams);
+    ensure!(counts(node)? == [0, 0, 0], "{:?}", counts(node)?);
+    // Maglev has no port to go by yet; sockets spread all the same.
+    let servers = (1..=4).map(|number| Ok((number, own, udp_server(own)?))).collect::<Result<Vec<_>>>()?;
+    let to = SocketAddr::new(to.ip(), 53);
+    node.frontend((to.ip(), 53, 17, SCOPE_INSIDE, 0), &servers)?;
+    node.set_algorithm((to.ip(), 53, 17), ALGORITHM_MAGLEV)?;
+    let mut answering = BTreeSet::new();
+    for _ in 0..64 {
+        answering.insert(ask(&client(to)?, to)?.0);
+    }
+    ensure!(answering.len() == 4, "{answering:?}");
     Ok(())
 }
 

@@ -50,6 +50,7 @@ impl Tables {
             names::SERVICES,
             names::SLOTS,
             names::BACKENDS,
+            names::CONNECTIONS,
             names::AFFINITY,
             names::SOCKETS,
             names::ROUND_ROBIN,
@@ -92,6 +93,12 @@ impl Tables {
     pub fn attach_sockets(&mut self, cgroup: &std::fs::File) -> Result<()> {
         for (name, _) in SOCKET_PROGRAMS {
             let program = self.ebpf.program_mut(name).ok_or_else(|| anyhow!("no program {name}"))?;
+            if let Program::CgroupSock(program) = program {
+                program
+                    .attach(cgroup, CgroupAttachMode::Single)
+                    .with_context(|| format!("program {name}"))?;
+                continue;
+            }
             let program: &mut aya::programs::CgroupSockAddr = program.try_into()?;
             program.attach(cgroup, CgroupAttachMode::Single).with_context(|| format!("program {name}"))?;
         }
@@ -279,6 +286,32 @@ impl Tables {
         map.remove(&Key::new(32 + bits, Plain(key))).context("removing from SOURCES")
     }
 
+    /// Writes the rows of `SLOTS` from `first` on: backend numbers, with weights.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn slots(&mut self, first: u32, rows: impl IntoIterator<Item = u32>) -> Result<()> {
+        (first..).zip(rows).try_for_each(|(slot, row)| self.put(names::SLOTS, slot, row))
+    }
+
+    /// Live flows that are counted for a backend.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn connections(&mut self, backend: u32) -> Result<u64> {
+        let map: Array<&mut MapData, u64> = self.map(names::CONNECTIONS)?;
+        Ok(map.get(&backend, 0)?)
+    }
+
+    /// Forgets how many flows each backend has.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn clear_connections(&mut self) -> Result<()> {
+        let mut map: Array<&mut MapData, u64> = self.map(names::CONNECTIONS)?;
+        (0..map.len()).try_for_each(|backend| Ok(map.set(backend, 0, 0)?))
+    }
+
     /// Packets and bytes counted for (interface, hook, reason) on all CPUs.
     ///
     /// # Errors
@@ -342,6 +375,7 @@ pub fn netns_cookie(socket: &impl std::os::fd::AsRawFd) -> Result<u64> {
 fn load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
     match ebpf.program_mut(name) {
         Some(Program::CgroupSockAddr(program)) => Ok(program.load()?),
+        Some(Program::CgroupSock(program)) => Ok(program.load()?),
         _ => Ok(classifier(ebpf, name)?.load()?),
     }
 }

@@ -13,6 +13,7 @@ const CASES: &[(&str, Case)] = &[
     ("up_matrix_exec_down_vxlan", || everything("vxlan")),
     ("up_matrix_exec_down_host_gw", || everything("host-gw")),
     ("apply_and_delete_are_all_or_nothing", all_or_nothing),
+    ("odd_annotations_are_named_and_left_out", odd_annotations),
     ("a_dead_agent_does_not_change_the_matrix", dead_agent),
     ("a_killed_supervisor_leaves_nothing", killed_supervisor),
     ("bad_manifests_start_nothing", bad_manifests),
@@ -88,6 +89,20 @@ fn all_or_nothing() -> anyhow::Result<()> {
     lab.expect(0, "matrix", &[])?;
     lab.expect(0, "delete", &["-f", &data("late.yaml"), "--grace-period", "1"])?;
     lab.expect(4, "delete", &["-f", &data("late.yaml")])?;
+    lab.expect(0, "matrix", &[]).map(drop)
+}
+
+fn odd_annotations() -> anyhow::Result<()> {
+    let lab = Lab::new("ko")?;
+    let (_, quiet) = lab.expect(0, "up", &["-f", &data("cluster.yaml")])?;
+    ensure!(!quiet.contains("note: "), "{quiet}");
+    let (_, said) = lab.expect(0, "apply", &["-f", &data("odd.yaml")])?;
+    for part in
+        ["Service shop/odd", "\"fastest\" is not known; use one of random,", "\"web-0=heavy\": a weight is"]
+    {
+        ensure!(said.contains(part), "{said}");
+    }
+    // It is served all the same.
     lab.expect(0, "matrix", &[]).map(drop)
 }
 

@@ -1,0 +1,98 @@
+//! Counts of live flows for each backend, made right: the kernel's programs count as flows come and end, and do not see one
+//! that a full table lost or a sweep freed.
+
+use std::collections::BTreeMap;
+
+use sheetbend_ebpf_abi as abi;
+use sheetbend_ebpf_abi::{CtEntry, SymbolKind};
+
+use super::error::BpfError;
+use super::kernel::Kernel;
+
+/// What a walk over all flows finds.
+pub(super) struct Live {
+    /// Backend number → what was counted when the walk began.
+    before: Vec<u64>,
+    /// Backend number → live flows that the walk met.
+    met: BTreeMap<u32, u64>,
+}
+
+impl Live {
+    /// A flow is there, and stays.
+    pub(super) fn note(&mut self, entry: &CtEntry) {
+        if !is_closed(entry) {
+            self.add(entry.backend);
+        }
+    }
+
+    fn add(&mut self, backend: u32) {
+        if backend != 0 {
+            *self.met.entry(backend).or_default() += 1;
+        }
+    }
+}
+
+/// RST, or FIN both ways.
+pub(super) fn is_closed(entry: &CtEntry) -> bool {
+    let both = abi::CT_FIN_INITIATOR | abi::CT_FIN_RESPONDER;
+    entry.flags & abi::CT_RST != 0 || entry.flags & both == both
+}
+
+/// What the count shall be: it was `before`, then a walk met `met` flows, and it is `now`. While the walk went on flows came
+/// and ended, and it met some of them; so a number between the two counts is no mistake.
+fn corrected(before: u64, met: u64, now: u64) -> u64 {
+    let [before, met, now] = [before, met, now].map(u64::cast_signed);
+    let mistake = met - met.clamp(before.min(now), before.max(now));
+    (now + mistake).cast_unsigned()
+}
+
+impl Kernel {
+    /// Before a walk over all flows.
+    pub(super) fn begin_count(&self) -> Result<Live, BpfError> {
+        let mut before = vec![0; self.numbers.end(SymbolKind::Backend) as usize];
+        self.flows.connections.for_first(before.len(), |backend, count| {
+            if let Some(slot) = before.get_mut(backend as usize) {
+                *slot = count;
+            }
+        })?;
+        Ok(Live { before, met: BTreeMap::new() })
+    }
+
+    /// After it. Returns how many counts were wrong.
+    pub(super) fn end_count(&self, mut live: Live) -> Result<u64, BpfError> {
+        self.flows.sockets.for_each(|key, value| {
+            if key.kind == abi::SOCKET_COUNTED {
+                live.add(value.backend);
+            }
+        })?;
+        let mut wrong = 0;
+        for (backend, before) in (0..).zip(&live.before) {
+            let met = live.met.get(&backend).copied().unwrap_or(0);
+            if met == *before {
+                continue;
+            }
+            let now = self.flows.connections.get(&backend)?.unwrap_or(0);
+            let count = corrected(*before, met, now);
+            if count != now {
+                self.flows.connections.put(&backend, &count)?;
+                wrong += 1;
+            }
+        }
+        Ok(wrong)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::corrected;
+
+    #[test]
+    fn only_what_no_flow_explains_is_a_mistake() {
+        assert_eq!(corrected(5, 3, 5), 3, "two were lost");
+        assert_eq!(corrected(u64::MAX, 1, u64::MAX), 1, "below 0");
+        assert_eq!(corrected(5, 6, 8), 8, "three came meanwhile");
+        assert_eq!(corrected(8, 6, 5), 5, "three ended meanwhile");
+        assert_eq!(corrected(5, 3, 8), 6, "three came, two were lost");
+        assert_eq!(corrected(8, 10, 5), 7, "three ended, two were not counted");
+    }
+}
