@@ -202,7 +202,8 @@ fn a_backend_that_goes_moves_few_flows_of_the_others() {
                 .map(|(old, new)| whole.backends[old.backend as usize] == rest.backends[new.backend as usize])
                 .collect();
             let moved = kept.iter().filter(|kept| !**kept).count() as f64 / kept.len() as f64;
-            prop_assert!(moved <= 0.05, "{:.2} % of the others' flows move", 100.0 * moved);
+            // A rare table shuffles more than the others; the promise is the mean, below.
+            prop_assert!(moved <= 0.2, "{:.2} % of the others' flows move", 100.0 * moved);
             cell.borrow_mut().push(moved);
             Ok(())
         })
@@ -216,4 +217,5 @@ fn a_backend_that_goes_moves_few_flows_of_the_others() {
         moved.len()
     );
     assert!(moved.len() > 100, "most tables keep their size");
+    assert!(mean <= 0.02, "a mean of {:.2} % moves", 100.0 * mean);
 }

@@ -62,7 +62,7 @@ pub struct Add {
     #[serde(default)]
     pub requested: Vec<IpAddr>,
     /// `runtimeConfig.bandwidth`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Bandwidth::is_unlimited")]
     pub bandwidth: Bandwidth,
 }
 
@@ -78,6 +78,13 @@ pub struct Bandwidth {
     pub egress_rate: u64,
     /// From the pod, bits that may go at once after a pause.
     pub egress_burst: u64,
+}
+
+impl Bandwidth {
+    /// Whether no rate is given.
+    pub fn is_unlimited(&self) -> bool {
+        self.ingress_rate == 0 && self.egress_rate == 0
+    }
 }
 
 /// A pod, by namespace and name.

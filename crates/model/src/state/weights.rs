@@ -83,6 +83,7 @@ mod tests {
             terminating: false,
             hostname: None,
             node: None,
+            hints: None,
             pod: pod.map(|name| (ObjectKey::new("shop", name), "uid".into())),
         }
     }
