@@ -32,6 +32,10 @@ pub type Flows = Vec<(CtKey, CtEntry)>;
 /// Maps and programs of one node.
 pub struct Tables {
     ebpf: Ebpf,
+    /// An unpinned program array is emptied when its last user goes. It goes with this value, and not at the end of the
+    /// process with those of all other cases: kernel 6.18 stops loading and freeing programs for good when more than
+    /// 1,000 are freed at once.
+    _stages: ProgramArray<MapData>,
 }
 
 impl Tables {
@@ -73,9 +77,7 @@ impl Tables {
             let fd = classifier(&mut ebpf, name)?.fd()?.try_clone()?;
             stages.set(slot, &fd, 0)?;
         }
-        // Dropped with `ebpf`: an unpinned program array is emptied when its last user goes.
-        Box::leak(Box::new(stages));
-        Ok(Self { ebpf })
+        Ok(Self { ebpf, _stages: stages })
     }
 
     /// A hook's program.
