@@ -12,7 +12,9 @@ use crate::{
     event,
     maps::{CONFIG, ROUTES},
     next_hop, node, outside,
-    packet::{DROP, Ip, OUTSIDE, Packet, TCP, UDP, is_hairpin},
+    packet::{
+        DROP, FIRST_FRAGMENT, Ip, LATER_FRAGMENT, NEW, OUTSIDE, Packet, SYN_OR_END, TCP, UDP, is_hairpin,
+    },
     policy::PrefixWords,
     stage, tunnel,
 };
@@ -118,6 +120,12 @@ pub fn forward(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
             event::forwarded(packet, Reason::ToNode);
             if packet.has(OUTSIDE) {
                 outside::name_frontend(ctx, packet)?;
+            } else if config.mode == MODE_VXLAN
+                && !packet.has(NEW | FIRST_FRAGMENT | LATER_FRAGMENT)
+                && packet.tcp_flags & SYN_OR_END == 0
+                && let Some(entry) = conntrack::find_replied(packet)
+            {
+                return tunnel::send(ctx, packet, config, route, entry);
             }
             node::send(ctx, packet, config, route)
         }

@@ -111,26 +111,37 @@ fn fits_v4(ctx: &TcContext, packet: &Packet) -> bool {
 
 /// Whether they may be IPv6's, which want a sum (RFC 8200 §8.1). It is made without reading the packet: the inner sum,
 /// filled in already or by the network card, makes the words it covers a known sum. Segments would want one each, a
-/// datagram may have none, and bytes behind the inner packet are in none.
+/// datagram may have none, and bytes behind the inner packet or the datagram are in none.
 ///
 /// # Errors
 /// [`Reason::Malformed`].
 #[inline(always)]
 fn fits_v6(ctx: &TcContext, packet: &Packet) -> Result<bool, Reason> {
     if is_segmented(ctx) {
-        return Ok(false);
+        Ok(false)
+    } else if packet.is_v6() {
+        has_whole_sum::<TRANSPORT_V6>(ctx, packet)
+    } else {
+        has_whole_sum::<TRANSPORT_V4>(ctx, packet)
     }
-    if !packet.is_v6() {
-        let data = pointer(ctx, TRANSPORT_V4)?;
-        // SAFETY: the 34 bytes were checked.
-        let total = u16::from_be(unsafe { read::<u16>(data, 16) }) as u32;
-        return Ok(packet.protocol == TCP && total + ETHERNET as u32 == packet.len);
-    }
-    let data = pointer(ctx, TRANSPORT_V6 + 8)?;
-    // SAFETY: checked on the line above.
-    let (length, sum) = unsafe { (read::<u16>(data, 18), read::<u16>(data, TRANSPORT_V6 + 6)) };
-    let has_sum = packet.protocol == TCP || packet.protocol == UDP && sum != 0;
-    Ok(has_sum && u16::from_be(length) as u32 + TRANSPORT_V6 as u32 == packet.len)
+}
+
+#[inline(always)]
+fn has_whole_sum<const TRANSPORT: usize>(ctx: &TcContext, packet: &Packet) -> Result<bool, Reason> {
+    let data = pointer(ctx, TRANSPORT + 8)?;
+    let is_v6 = TRANSPORT == TRANSPORT_V6;
+    // SAFETY: checked above.
+    let (length, datagram, sum) = unsafe {
+        let length = read::<u16>(data, if is_v6 { 18 } else { 16 });
+        (u16::from_be(length) as u32, read::<u16>(data, TRANSPORT + 4), read::<u16>(data, TRANSPORT + 6))
+    };
+    let end = length + if is_v6 { TRANSPORT_V6 } else { ETHERNET } as u32;
+    Ok(end == packet.len
+        && match packet.protocol {
+            TCP => true,
+            UDP => sum != 0 && u16::from_be(datagram) as u32 + TRANSPORT as u32 == end,
+            _ => false,
+        })
 }
 
 /// Opens `room` bytes behind the Ethernet header. `false`: nothing has changed.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use sheetbend_ebpf_abi::{
-    HOST_MAC, Hook, MARK_LEARN, MARK_OURS, MODE_HOST_GW, NodeConfig, POD_READY, ROUTE_NODE, Reason,
-    RouteEntry, TUNNEL_PORT, TUNNEL_VNI, vtep_mac,
+    ALGORITHM_RANDOM, HOST_MAC, Hook, MARK_LEARN, MARK_OURS, MODE_HOST_GW, NodeConfig, POD_READY, ROUTE_NODE,
+    Reason, RouteEntry, TUNNEL_PORT, TUNNEL_VNI, vtep_mac,
 };
 
 use super::Case;
@@ -19,6 +19,7 @@ use super::node::{
 
 pub(super) const CASES: &[(&str, Case)] = &[
     ("an_established_flow_goes_around_the_tunnel_device", around),
+    ("a_services_flow_goes_around_the_tunnel_device", service),
     ("what_the_tunnel_device_must_see_goes_through_it", through),
     ("an_established_flow_comes_in_around_the_tunnel_device", arrives),
     ("no_packet_comes_in_around_the_tunnel_device_unchecked", refused),
@@ -156,6 +157,35 @@ fn around(node: &mut Node) -> Result<()> {
     Ok(())
 }
 
+/// The client's node translates both ways.
+fn service(node: &mut Node) -> Result<()> {
+    let (client, remote, frontend) = (node.family.client()?, node.family.remote()?, node.family.service()?);
+    node.service(17, 80, ALGORITHM_RANDOM, 0, &[(1, remote, 8080)])?;
+    for underlay in underlays()? {
+        underlay.establish(node)?;
+        node.tables.config(NodeConfig { mode: MODE_HOST_GW, ..config() })?;
+        let asks = Body::Udp(4000, 80, vec![1; 33]);
+        ensure!(node.client_sends(frontend, asks.clone())?.verdict == REDIRECT);
+        let answers = Body::Udp(8080, 4000, vec![2; 33]);
+        let back = Frame::new(OTHER_MAC, UPLINK_MAC, remote, client, answers.clone());
+        ensure!(node.run(Hook::FromUplink, UPLINK, &back.bytes())?.verdict == REDIRECT);
+        node.tables.config(config())?;
+        let first = node.client_sends(frontend, asks.clone())?;
+        underlay.learn(node, &first, 50_000)?;
+        let sent = node.client_sends(frontend, asks)?;
+        ensure!((sent.verdict, sent.mark) == (REDIRECT, MARK_OURS), "{sent:?}");
+        ensure!(sent.bytes == underlay.outer(&first.bytes, 50_000, true), "{sent:?}");
+        let inner = read(&sent.bytes[underlay.room..])?;
+        ensure!((inner.dst, inner.dst_port, inner.ttl) == (remote, 8080, 63), "{inner:?}");
+        let back = underlay.outer(&answer(node, &underlay, answers)?.bytes(), 1234, false);
+        let arrived = node.run(Hook::FromUplink, UPLINK, &back)?;
+        let seen = read(&arrived.bytes)?;
+        ensure!((arrived.verdict, seen.to) == (REDIRECT, CLIENT_MAC), "{arrived:?}");
+        ensure!((seen.src, seen.src_port, seen.dst) == (frontend, 80, client), "{seen:?}");
+    }
+    Ok(())
+}
+
 /// What is new, special, or leaves in another way than its flow.
 fn through(node: &mut Node) -> Result<()> {
     let (client, remote) = (node.family.client()?, node.family.remote()?);
@@ -189,7 +219,9 @@ fn through(node: &mut Node) -> Result<()> {
             let sum_at = if node.family == Family::V4 { 40 } else { 60 };
             without[sum_at..sum_at + 2].fill(0);
             let trailing = [plain(Body::Tcp(4000, 80, ACK, vec![6; 9])).bytes(), vec![7; 2]].concat();
-            for bytes in [without, trailing] {
+            let mut short = plain(Body::Udp(4000, 80, vec![8; 9])).bytes();
+            short[sum_at - 1] -= 1;
+            for bytes in [without, trailing, short] {
                 let sent = node.run(Hook::FromPod, CLIENT, &bytes)?;
                 ensure!((sent.verdict, sent.bytes.len()) == (REDIRECT, bytes.len()), "{sent:?}");
             }
