@@ -69,16 +69,19 @@ pub struct CtEntry {
     pub frontend_port: u16,
     /// Source port after masquerade.
     pub nat_port: u16,
-    /// The first four bytes of the Ethernet address by which the other node's packets of this flow come in host-gw
-    /// mode, as they lie in a frame. Checked once a second; 0 = not known.
+    /// The first four bytes of the next hop's Ethernet address towards the other node of this flow, as they lie in a
+    /// frame. Checked once a second; 0 = not known.
     pub link: u32,
     /// Its last two bytes.
     pub link_end: u16,
     /// Of a Service flow: the port that the initiator uses. The one in the key is another when two of its flows to
     /// one backend would share a key.
     pub client_port: u16,
-    /// Zero.
-    pub pad: u32,
+    /// Source port of the flow's outer packets in vxlan mode, known as long as `link` is; 0 = not known.
+    pub tunnel_port: u16,
+    /// Length of the flow's longest packet that the tunnel device has sent since `link` is known, with all inner and
+    /// outer headers, bytes; of GSO: of a segment.
+    pub tunnel_len: u16,
 }
 
 /// Key of LRU hash `SERVICE_FLOWS`: a flow as its client sees it.

@@ -58,7 +58,7 @@ pub mod names {
 }
 
 /// Names of the programs that [`names::STAGES`] calls; the position is the slot.
-pub const STAGE_PROGRAMS: [&str; 13] = [
+pub const STAGE_PROGRAMS: [&str; 15] = [
     "stage_service",
     "stage_flow",
     "stage_deliver",
@@ -72,6 +72,8 @@ pub const STAGE_PROGRAMS: [&str; 13] = [
     "stage_arrive",
     "stage_depart",
     "stage_icmp_flow",
+    "stage_learn",
+    "stage_unwrap",
 ];
 
 /// Names of the programs at a cgroup, in the order of their attach types (`enum bpf_attach_type`).

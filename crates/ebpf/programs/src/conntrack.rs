@@ -347,7 +347,8 @@ fn begin(packet: &mut Packet, ends: Ends<'_>, epoch: u32, now: u64) -> Result<()
         link: 0,
         link_end: 0,
         client_port: 0,
-        pad: 0,
+        tunnel_port: 0,
+        tunnel_len: 0,
     };
     let source_is_high =
         same(&packet.src, &words(&packet.key.high)) && packet.src_port == packet.key.high_port;

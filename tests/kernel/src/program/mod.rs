@@ -11,6 +11,7 @@ mod outside;
 mod published;
 mod services;
 mod sockets;
+mod tunnel;
 
 use anyhow::Result;
 
@@ -21,5 +22,14 @@ pub type Case = fn(&mut Node) -> Result<()>;
 
 /// All cases by name.
 pub fn cases() -> Vec<(&'static str, Case)> {
-    [balance::CASES, flows::CASES, services::CASES, outside::CASES, published::CASES, sockets::CASES].concat()
+    [
+        balance::CASES,
+        flows::CASES,
+        services::CASES,
+        outside::CASES,
+        published::CASES,
+        sockets::CASES,
+        tunnel::CASES,
+    ]
+    .concat()
 }

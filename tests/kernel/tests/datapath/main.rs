@@ -1,6 +1,7 @@
 //! Real packets through a whole lab: pods, nodes and the world, with the agents that a user would run.
 #![allow(missing_docs, reason = "a test target")]
 
+mod around;
 mod bandwidth;
 mod errors;
 mod lab;
@@ -37,7 +38,8 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let mut trials = Vec::new();
     let all = |mode| {
-        let tunnel = if mode == "vxlan" { tunnel::TESTS } else { &[] };
+        let (tunnel, around) =
+            if mode == "vxlan" { (tunnel::TESTS, around::TESTS) } else { (&[][..], &[][..]) };
         let parts = [
             ways::TESTS,
             published::TESTS,
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
             errors::TESTS,
             refused::TESTS,
             tunnel,
+            around,
             restart::TESTS,
         ];
         parts.into_iter().flatten()
