@@ -21,6 +21,9 @@ pub(crate) const ECHO: u16 = 7000;
 /// Longest wait for one answer.
 pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 
+/// Room for flows from the start, so little that tables grow.
+pub(crate) const FLOW_ENTRIES: u64 = 1_024;
+
 /// An address of each family for what is meant by one name: `[IPv4, IPv6]`.
 pub(crate) type Both = [IpAddr; 2];
 
@@ -67,6 +70,7 @@ impl Lab {
     pub(crate) fn sheetbend(&self, arguments: &[&str]) -> Result<()> {
         let mut command = Command::new(program("sheetbend")?);
         command.env("SHEETBEND_EBPF_OBJECT", self.object.path());
+        command.env("SHEETBEND_CONNTRACK_ENTRIES", FLOW_ENTRIES.to_string());
         let output = command.args(arguments).args(["--name", &self.name]).output()?;
         let text = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "sheetbend {}: {}", arguments.join(" "), text.trim());
@@ -98,7 +102,8 @@ impl Lab {
         Ok(all.join(" "))
     }
 
-    fn status(&self, node: &str) -> Result<Value> {
+    /// What the agent of a node says of itself.
+    pub(crate) fn status(&self, node: &str) -> Result<Value> {
         let socket = format!("/run/sheetbend/lab/{}/nodes/{node}/run/admin.sock", self.name);
         let mut command = Command::new(program("sheetbend")?);
         let output = command.args(["status", "-o", "json", "--socket", &socket]).output()?;

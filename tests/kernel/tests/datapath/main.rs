@@ -3,6 +3,7 @@
 
 mod bandwidth;
 mod errors;
+mod growth;
 mod lab;
 mod published;
 mod refused;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
             refused::TESTS,
             tunnel,
             restart::TESTS,
+            growth::TESTS,
         ];
         parts.into_iter().flatten()
     };
