@@ -33,6 +33,8 @@ pub(crate) struct Lab {
     supervisor: u64,
     /// The object whose programs the next agent loads.
     object: NamedTempFile,
+    /// Its tables of flows begin with [`FLOW_ENTRIES`].
+    is_small: bool,
 }
 
 /// The committed object, with the words of its licence in `other` form: the same behaviour under another version.
@@ -50,10 +52,11 @@ fn object(other: bool) -> Result<Vec<u8>> {
 
 impl Lab {
     /// Brings a lab up in `mode`, with echo servers in the pods that serve.
-    pub(crate) fn up(mode: &str) -> Result<Self> {
-        let name = format!("dp{}-{}", std::process::id(), &mode[..2]);
+    pub(crate) fn up(mode: &str, is_small: bool) -> Result<Self> {
+        let kind = if is_small { "s" } else { "" };
+        let name = format!("dp{}-{}{kind}", std::process::id(), &mode[..2]);
         let manifests = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/datapath.yaml");
-        let mut lab = Self { name, supervisor: 0, object: NamedTempFile::new()? };
+        let mut lab = Self { name, supervisor: 0, object: NamedTempFile::new()?, is_small };
         lab.set_object(false)?;
         let manifests = manifests.to_str().context("a path in UTF-8")?;
         lab.sheetbend(&["lab", "up", "--mode", mode, "-f", manifests])?;
@@ -70,7 +73,9 @@ impl Lab {
     pub(crate) fn sheetbend(&self, arguments: &[&str]) -> Result<()> {
         let mut command = Command::new(program("sheetbend")?);
         command.env("SHEETBEND_EBPF_OBJECT", self.object.path());
-        command.env("SHEETBEND_CONNTRACK_ENTRIES", FLOW_ENTRIES.to_string());
+        if self.is_small {
+            command.env("SHEETBEND_CONNTRACK_ENTRIES", FLOW_ENTRIES.to_string());
+        }
         let output = command.args(arguments).args(["--name", &self.name]).output()?;
         let text = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "sheetbend {}: {}", arguments.join(" "), text.trim());
