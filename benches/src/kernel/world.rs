@@ -91,6 +91,7 @@ impl Node {
             },
             object: std::env::var_os("SHEETBEND_EBPF_OBJECT").map(PathBuf::from),
             limits: BTreeMap::new(),
+            ceilings: BTreeMap::new(),
         }
     }
 

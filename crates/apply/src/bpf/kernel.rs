@@ -15,6 +15,7 @@ use sheetbend_model::state::{AttachmentId, NetworkMode};
 use sheetbend_model::types::{AddrKey, BlockKey};
 
 use super::error::BpfError;
+use super::growth::{GrowthState, Maps};
 use super::loader::{self, Link, Pins, Version};
 use super::moves::Moves;
 use super::names::Names;
@@ -42,6 +43,9 @@ pub struct KernelConfig {
     /// Map name → max entries, where it is not the documented limit (`sheetbend_ebpf_abi::limits`). A map keeps its
     /// size while it is pinned. A hash costs 16 bytes of kernel memory for each possible entry.
     pub limits: BTreeMap<String, u32>,
+    /// Map name → max entries that it may grow to while it is used: `CT`, `SERVICE_FLOWS`, `SNAT`. Others do not grow, nor
+    /// one that is not named.
+    pub ceilings: BTreeMap<String, u32>,
 }
 
 /// The tables that configuration writes.
@@ -58,6 +62,7 @@ pub(super) struct Tables {
     pub(super) sources: Table<Lpm<abi::SourceKey>, u32>,
     pub(super) slots: Table<u32, u32>,
     pub(super) backends: Table<u32, abi::BackendEntry>,
+    pub(super) growth: Table<u32, u32>,
 }
 
 /// The tables of flows, which the kernel's programs write.
@@ -101,7 +106,11 @@ pub(super) struct Seen {
 /// the kernel at once; nothing is lost when the process is killed at any point, and the next [`Kernel::open`] goes on.
 pub struct Kernel {
     pub(super) pins: Pins,
+    pub(super) object: ProgramObject,
+    pub(super) limits: BTreeMap<String, u32>,
+    pub(super) ceilings: BTreeMap<String, u32>,
     pub(super) version: Version,
+    pub(super) growth: GrowthState,
     pub(super) moves: Moves,
     pub(super) live: bool,
     pub(super) tables: Tables,
@@ -135,7 +144,8 @@ impl Kernel {
         let object = ProgramObject::open(config.object.as_deref(), &config.limits)?;
         let pins = Pins::open(&config.bpffs, &config.instance)?;
         loader::check_layouts(&pins, &object)?;
-        let version = loader::programs(&pins, &object, &config.limits)?;
+        let growing = Maps::pinned(&pins);
+        let version = loader::programs(&pins, &object, &config.limits, &growing)?;
         let moves = Moves::new(&config.instance, &version)?;
         let maps = OpenMaps { pins: &pins, object: &object };
         let tables = maps.tables()?;
@@ -143,7 +153,11 @@ impl Kernel {
         let numbers = Numbers::open(maps.table(map::SYMBOLS)?, monotonic())?;
         let mut kernel = Self {
             pins,
+            object,
+            limits: config.limits,
+            ceilings: config.ceilings,
             version,
+            growth: GrowthState::default(),
             moves,
             live: false,
             tables,
@@ -165,6 +179,7 @@ impl Kernel {
             verdicts_changed: false,
             synced: false,
         };
+        kernel.open_newer(&growing)?;
         kernel.read_back()?;
         Ok(kernel)
     }
@@ -278,7 +293,9 @@ impl Kernel {
     pub fn go_live(&mut self) -> Result<(), BpfError> {
         self.version.go_live(&self.pins)?;
         self.moves.adopt()?;
+        sys::wait_for_programs();
         self.version.remove_others(&self.pins)?;
+        self.note_read_both(&Maps::pinned(&self.pins));
         self.live = true;
         Ok(())
     }
@@ -378,7 +395,12 @@ impl OpenMaps<'_> {
             let reason = format!("map {name} has other keys or values than this build's ABI");
             return Err(BpfError::Object { reason });
         }
-        Ok(Table::new(name, content, layout.max_entries, fd))
+        let limit = if loader::grows(name) {
+            loader::read_layout(name, &path)?.max_entries
+        } else {
+            layout.max_entries
+        };
+        Ok(Table::new(name, content, limit, fd))
     }
 
     fn tables(&self) -> Result<Tables, BpfError> {
@@ -395,6 +417,7 @@ impl OpenMaps<'_> {
             sources: self.table(map::SOURCES)?,
             slots: self.table(map::SLOTS)?,
             backends: self.table(map::BACKENDS)?,
+            growth: self.table(map::GROWTH)?,
         })
     }
 

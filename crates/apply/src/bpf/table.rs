@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::error::BpfError;
 use super::plain::Plain;
@@ -11,12 +11,19 @@ use super::sys;
 /// How many entries one batch read asks for. A bucket of a hash must fit whole.
 const BATCH: u32 = 4_096;
 
-/// A map of the kernel, `K` → `V`, opened by its pin.
+/// How much of a hash is read to know how full it is: one bucket in so many, but no fewer than [`SAMPLE`].
+const SAMPLED: u32 = 64;
+const SAMPLE: u32 = 4_096;
+
+/// A map of the kernel, `K` → `V`, opened by its pin. While it grows it is two, and every call but those that say so
+/// means both.
 pub(super) struct Table<K, V> {
     name: &'static str,
     content: &'static str,
     limit: u32,
     fd: OwnedFd,
+    /// The older map of one that grows.
+    old: Option<(OwnedFd, u32)>,
     puts: Cell<u64>,
     deletes: Cell<u64>,
     types: PhantomData<(K, V)>,
@@ -26,7 +33,12 @@ impl<K: Plain, V: Plain> Table<K, V> {
     /// Map `name` behind `fd`, for at most `limit` entries that come from `content` (for texts).
     pub(super) fn new(name: &'static str, content: &'static str, limit: u32, fd: OwnedFd) -> Self {
         let (puts, deletes) = (Cell::new(0), Cell::new(0));
-        Self { name, content, limit, fd, puts, deletes, types: PhantomData }
+        Self { name, content, limit, fd, old: None, puts, deletes, types: PhantomData }
+    }
+
+    /// The map.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
     }
 
     /// Name, writes and deletions since the last call.
@@ -36,9 +48,16 @@ impl<K: Plain, V: Plain> Table<K, V> {
 
     /// The value at `key`; in a longest-prefix map, of the longest match.
     pub(super) fn get(&self, key: &K) -> Result<Option<V>, BpfError> {
+        match self.get_in(self.fd.as_fd(), key)? {
+            None if self.old.is_some() => self.get_old(key),
+            found => Ok(found),
+        }
+    }
+
+    fn get_in(&self, map: BorrowedFd<'_>, key: &K) -> Result<Option<V>, BpfError> {
         let mut value = V::zero();
-        let found = sys::lookup(self.fd.as_fd(), key.bytes(), value.bytes_mut())
-            .map_err(|source| self.error("read", source))?;
+        let found =
+            sys::lookup(map, key.bytes(), value.bytes_mut()).map_err(|source| self.error("read", source))?;
         Ok(found.then_some(value))
     }
 
@@ -59,10 +78,13 @@ impl<K: Plain, V: Plain> Table<K, V> {
 
     /// Deletes what is at `key`; false when there was nothing.
     pub(super) fn delete(&self, key: &K) -> Result<bool, BpfError> {
-        let found =
-            sys::delete(self.fd.as_fd(), key.bytes()).map_err(|source| self.error("delete", source))?;
+        let found = self.delete_in(self.fd.as_fd(), key)? | self.delete_old(key)?;
         self.deletes.set(self.deletes.get() + u64::from(found));
         Ok(found)
+    }
+
+    fn delete_in(&self, map: BorrowedFd<'_>, key: &K) -> Result<bool, BpfError> {
+        sys::delete(map, key.bytes()).map_err(|source| self.error("delete", source))
     }
 
     /// Calls `each` for every entry. Entries that come or go meanwhile may be missed.
@@ -72,15 +94,27 @@ impl<K: Plain, V: Plain> Table<K, V> {
 
     /// The same for the first `most` entries, or a few more: of an array those with the least keys.
     pub(super) fn for_first(&self, most: usize, mut each: impl FnMut(K, V)) -> Result<(), BpfError> {
+        // The older one first: entries move away from it.
+        if let Some((old, _)) = &self.old {
+            self.walk(old.as_fd(), sys::Cursor::start(), (BATCH, most), &mut each)?;
+        }
+        self.walk(self.fd.as_fd(), sys::Cursor::start(), (BATCH, most), &mut each)
+    }
+
+    /// Calls `each` for the entries from `cursor` on, at most for `most` or a few more, about `count` a call.
+    fn walk(
+        &self,
+        map: BorrowedFd<'_>,
+        mut cursor: sys::Cursor,
+        (mut count, most): (u32, usize),
+        each: &mut impl FnMut(K, V),
+    ) -> Result<(), BpfError> {
         let mut seen = 0;
         let (key_size, value_size) = (size_of::<K>(), size_of::<V>());
-        let mut count = BATCH;
-        let mut cursor = sys::Cursor::start();
         loop {
             let mut keys = vec![0u8; key_size * count as usize];
             let mut values = vec![0u8; value_size * count as usize];
-            let batch =
-                sys::lookup_batch(self.fd.as_fd(), &mut cursor, key_size, (&mut keys, &mut values), count);
+            let batch = sys::lookup_batch(map, &mut cursor, key_size, (&mut keys, &mut values), count);
             let (read, end) = match batch {
                 Ok(batch) => batch,
                 // One bucket holds more than the batch has room for: ask again from the same position.
@@ -106,6 +140,68 @@ impl<K: Plain, V: Plain> Table<K, V> {
         let mut entries = Vec::new();
         self.for_each(|key, value| entries.push((key, value)))?;
         Ok(entries)
+    }
+
+    /// How many entries it has room for.
+    pub(super) fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// About how many entries this hash has: the last buckets are counted, and stand for the others.
+    pub(super) fn estimate(&self) -> Result<u64, BpfError> {
+        let old = self.old.as_ref().map(|(old, limit)| (old.as_fd(), *limit));
+        let maps = old.into_iter().chain([(self.fd.as_fd(), self.limit)]);
+        maps.map(|(map, limit)| self.estimate_in(map, limit)).sum()
+    }
+
+    fn estimate_in(&self, map: BorrowedFd<'_>, limit: u32) -> Result<u64, BpfError> {
+        let buckets = limit.next_power_of_two();
+        let sampled = (buckets / SAMPLED).max(SAMPLE).min(buckets);
+        let cursor = sys::Cursor::at_bucket(buckets - sampled, size_of::<K>());
+        let mut met = 0;
+        self.walk(map, cursor, (BATCH, usize::MAX), &mut |_, _| met += 1)?;
+        Ok(met * u64::from(buckets) / u64::from(sampled))
+    }
+
+    /// The map behind `fd`, for `limit` entries, is the newer one from now on.
+    pub(super) fn grow(&mut self, fd: OwnedFd, limit: u32) {
+        let old = std::mem::replace(&mut self.fd, fd);
+        self.old = Some((old, std::mem::replace(&mut self.limit, limit)));
+    }
+
+    /// Whether there are two maps.
+    pub(super) fn is_growing(&self) -> bool {
+        self.old.is_some()
+    }
+
+    /// Forgets the older map.
+    pub(super) fn forget_old(&mut self) {
+        self.old = None;
+    }
+
+    /// The keys of about `count` entries of the older map.
+    pub(super) fn some_old(&self, count: u32) -> Result<Vec<K>, BpfError> {
+        let mut keys = Vec::new();
+        if let Some((old, _)) = &self.old {
+            let some = (count, count as usize);
+            self.walk(old.as_fd(), sys::Cursor::start(), some, &mut |key, _| keys.push(key))?;
+        }
+        Ok(keys)
+    }
+
+    /// The value at `key` of the older map.
+    pub(super) fn get_old(&self, key: &K) -> Result<Option<V>, BpfError> {
+        self.old.as_ref().map_or(Ok(None), |(old, _)| self.get_in(old.as_fd(), key))
+    }
+
+    /// Deletes what is at `key` of the older map.
+    pub(super) fn delete_old(&self, key: &K) -> Result<bool, BpfError> {
+        self.old.as_ref().map_or(Ok(false), |(old, _)| self.delete_in(old.as_fd(), key))
+    }
+
+    /// Writes `value` at `key` of the newer map; `false` when that has one.
+    pub(super) fn add(&self, key: &K, value: &V) -> Result<bool, BpfError> {
+        sys::insert(self.fd.as_fd(), key.bytes(), value.bytes()).map_err(|source| self.error("write", source))
     }
 
     fn error(&self, action: &'static str, source: std::io::Error) -> BpfError {

@@ -182,3 +182,17 @@ pub struct FragmentValue {
     /// Destination port.
     pub dst_port: u16,
 }
+
+/// `GROWING`: `CT` has `CT_OLD` beside it.
+pub const GROWS_CT: u32 = 1;
+/// `GROWING`: `SERVICE_FLOWS` has `SERVICE_FLOWS_OLD` beside it.
+pub const GROWS_SERVICE_FLOWS: u32 = 2;
+/// `GROWING`: `SNAT` has `SNAT_OLD` beside it.
+pub const GROWS_SNAT: u32 = 4;
+
+/// The value of `GROWTH`: new entries of growing tables go to the old ones, for some programs know only those.
+pub const WRITES_OLD: u32 = 0;
+/// The value of `GROWTH`: as [`WRITES_OLD`]; a port of SNAT must be free in both, and is taken in both.
+pub const WRITES_BOTH: u32 = 1;
+/// The value of `GROWTH`: new entries go to the new tables.
+pub const WRITES_NEW: u32 = 2;

@@ -22,7 +22,8 @@ pub use config::{
 pub use conntrack::{
     CT_FIN_INITIATOR, CT_FIN_RESPONDER, CT_FROM_NODE, CT_HAIRPIN, CT_IDLE_SECONDS, CT_INITIATOR_IS_HIGH,
     CT_MASQUERADED, CT_OUTSIDE, CT_REPLIED, CT_RST, CT_SERVICE, CtEntry, CtKey, FragmentKey, FragmentValue,
-    ServiceFlowKey, ServiceFlowValue, SnatKey, SnatValue,
+    GROWS_CT, GROWS_SERVICE_FLOWS, GROWS_SNAT, ServiceFlowKey, ServiceFlowValue, SnatKey, SnatValue,
+    WRITES_BOTH, WRITES_NEW, WRITES_OLD,
 };
 pub use event::{Event, EventKind, FLOW_STAGE_EGRESS, FLOW_STAGE_INGRESS, Hook};
 pub use maps::{LAYOUT_VERSION, SOCKET_PROGRAMS, STAGE_PROGRAMS, limits, names};

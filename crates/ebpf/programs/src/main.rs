@@ -10,6 +10,7 @@ mod deliver;
 mod event;
 mod forward;
 mod fragment;
+mod growth;
 mod hook;
 mod icmp;
 mod link;

@@ -3,6 +3,7 @@
 //! Every key has one name: `network.mode` in the file (nested), `SHEETBEND_NETWORK_MODE` in the environment,
 //! `--set network.mode=…` (or a flag of its own) on the command line.
 
+mod conntrack;
 mod dns;
 mod kubernetes;
 mod source;
@@ -15,6 +16,7 @@ use serde::Serialize;
 use sheetbend_model::state::{NetworkConfig, NetworkMode};
 
 use crate::log::LogFormat;
+pub use conntrack::ConntrackConfig;
 pub use dns::DnsConfig;
 pub use kubernetes::{ClusterPoolConfig, CniConfig, KubernetesConfig};
 pub use source::{ConfigError, ConfigErrors, Sources};
@@ -83,6 +85,16 @@ pub const KEYS: &[Key] = &[
         name: "cni.pluginDir",
         default: "/opt/cni/bin",
         help: "Where the container runtime looks for plugins.",
+    },
+    Key {
+        name: "conntrack.entries",
+        default: "262144",
+        help: "Flows that a node has room for from the start, and flows to Services; of masqueraded flows half as many. 1024 to 16777216. About 400 bytes of kernel memory each, in all.",
+    },
+    Key {
+        name: "conntrack.maxEntries",
+        default: "1048576, or conntrack.entries where that is more",
+        help: "What these tables may grow to while they are used: at 70 % they double. conntrack.entries to 16777216.",
     },
     Key { name: "nat.ports", default: "40000-59999", help: "Source ports for masquerade." },
     Key { name: "ipam.reuseDelay", default: "30", help: "Seconds that a released address rests." },
@@ -176,6 +188,8 @@ pub struct Config {
     pub cni: CniConfig,
     /// `ipam.clusterPool` and its mask sizes.
     pub cluster_pool: ClusterPoolConfig,
+    /// `conntrack.*`.
+    pub conntrack: ConntrackConfig,
     /// `nat.ports`.
     pub nat_ports: PortSpan,
     /// `ipam.reuseDelay`, seconds.
@@ -261,6 +275,7 @@ impl Config {
             kubernetes: KubernetesConfig::load(&mut sources),
             cni: CniConfig::load(&mut sources),
             cluster_pool: ClusterPoolConfig::load(&mut sources),
+            conntrack: ConntrackConfig::load(&mut sources),
             nat_ports: sources.text("nat.ports", PortSpan::parse).unwrap_or(defaults.nat_ports),
             reuse_delay: sources.text("ipam.reuseDelay", str::parse::<u64>).unwrap_or(defaults.reuse_delay),
             dns: DnsConfig::load(&mut sources),
@@ -291,6 +306,7 @@ impl Default for Config {
             kubernetes: KubernetesConfig::default(),
             cni: CniConfig::default(),
             cluster_pool: ClusterPoolConfig::default(),
+            conntrack: ConntrackConfig::default(),
             nat_ports: PortSpan { first: 40_000, last: 59_999 },
             reuse_delay: 30,
             dns: DnsConfig::default(),

@@ -7,6 +7,7 @@ pub mod tables;
 
 mod balance;
 mod flows;
+mod growth;
 mod outside;
 mod published;
 mod services;
@@ -25,6 +26,7 @@ pub fn cases() -> Vec<(&'static str, Case)> {
     [
         balance::CASES,
         flows::CASES,
+        growth::CASES,
         services::CASES,
         outside::CASES,
         published::CASES,

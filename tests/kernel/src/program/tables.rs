@@ -39,12 +39,14 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Loads an object. Map pins go to `pins`, a directory on a bpffs. Big maps are made small.
+    /// Loads an object. Map pins go to `pins`, a directory on a bpffs. Big maps are made small. `growing`: tables with an
+    /// older one beside them (`GROWS_*`).
     ///
     /// # Errors
     /// What the kernel says, with the verifier's log.
-    pub fn load(object: &Path, pins: &Path) -> Result<Self> {
+    pub fn load(object: &Path, pins: &Path, growing: u32) -> Result<Self> {
         let mut loader = EbpfLoader::new();
+        loader.override_global("GROWING", &growing, true);
         loader.default_map_pin_directory(pins);
         for name in [
             names::CLASSES,
@@ -64,6 +66,9 @@ impl Tables {
             names::SNAT,
             names::FRAGMENTS,
             names::SYMBOLS,
+            "CT_OLD",
+            "SERVICE_FLOWS_OLD",
+            "SNAT_OLD",
         ] {
             loader.map_max_entries(name, 4096);
         }
@@ -207,6 +212,23 @@ impl Tables {
     pub fn epoch(&mut self, epoch: u32) -> Result<()> {
         let mut map: Array<&mut MapData, u32> = self.map(names::POLICY_EPOCH)?;
         Ok(map.set(0, epoch, 0)?)
+    }
+
+    /// Which of a growing table's two maps the programs write to: `WRITES_*`.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn writes(&mut self, writes: u32) -> Result<()> {
+        let mut map: Array<&mut MapData, u32> = self.map(names::GROWTH)?;
+        Ok(map.set(0, writes, 0)?)
+    }
+
+    /// Writes an entry of a hash.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn put_flow<K: Copy + 'static, V: Copy + 'static>(&mut self, name: &str, row: (K, V)) -> Result<()> {
+        self.put(name, row.0, row.1)
     }
 
     /// Enters a pod, with its addresses.
