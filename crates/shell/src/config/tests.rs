@@ -68,3 +68,14 @@ fn a_file_that_is_no_mapping_is_refused() {
     assert!(Config::load(file("a: [\n")).is_err());
     assert_eq!(Config::load(file("")).unwrap(), Config::default());
 }
+
+#[test]
+fn the_manifests_configuration_is_right() {
+    for mode in [NetworkMode::Vxlan, NetworkMode::HostGw] {
+        let overlays = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/kubernetes/overlays");
+        let path = PathBuf::from(format!("{overlays}/{mode}/config.yaml"));
+        let config = Config::load(Sources::default().file(&path)).unwrap();
+        assert_eq!(config.network.mode, mode);
+        assert_eq!(config.network.node_local_dns.addresses.len(), 2);
+    }
+}
