@@ -57,7 +57,7 @@ impl Compiler {
     /// A compiler that has seen nothing: its first update compiles everything.
     pub fn new(node: NodeName, config: NetworkConfig) -> Self {
         Self {
-            services: ServiceTables::new(node.clone()),
+            services: ServiceTables::new(node.clone(), config.node_local_dns.clone()),
             node,
             config,
             snapshot: Snapshot::default(),

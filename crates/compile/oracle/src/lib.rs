@@ -11,7 +11,7 @@ mod service;
 pub use expect::{End, Expected, Probe, expect};
 pub use names::{pointers, records};
 pub use policy::{Allowed, Decision, Flow, Judgement, networkpolicy, pod_at};
-pub use service::{At, Candidate, Found, health_check, service};
+pub use service::{At, Candidate, Found, health_check, node_local_dns, service};
 
 use std::fmt;
 

@@ -10,7 +10,7 @@ use sheetbend_model::state::{
 };
 use sheetbend_model::types::{Direction, PortPrefix, Protocol};
 
-use super::blocks::is_usable;
+use super::faults::unusable_blocks;
 use super::terms::{NamespaceMatch, TermKey, TermTable, block_text};
 
 /// A policy with its peers as terms.
@@ -57,7 +57,7 @@ impl Document {
             },
             rules: Vec::new(),
             ingress_names: Vec::new(),
-            conditions: Vec::new(),
+            conditions: unusable_blocks(source),
             source: source.clone(),
             terms: Vec::new(),
         };
@@ -91,11 +91,6 @@ impl Document {
             let mut peers = Vec::new();
             for peer in &rule.peers {
                 let term = terms.acquire(peer_term(&self.source, peer));
-                if let Peer::Block(block) = peer
-                    && !is_usable(&block.cidr)
-                {
-                    self.conditions.push(unusable_block(&self.source, &block.cidr));
-                }
                 self.terms.push(term);
                 peers.push(term);
             }
@@ -137,18 +132,6 @@ impl Document {
                 ports.push(DocumentPort::OnPeer(protocol, term));
             }
         }
-    }
-}
-
-fn unusable_block(policy: &NetworkPolicy, cidr: &IpNet) -> Condition {
-    Condition {
-        kind: "NetworkPolicy",
-        object: policy.key.clone(),
-        reason: "UnusableBlock",
-        message: format!(
-            "ipBlock {cidr} is an IPv4 block written as IPv6, which no address matches; write it as IPv4"
-        )
-        .into(),
     }
 }
 

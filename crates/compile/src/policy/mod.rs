@@ -4,6 +4,7 @@ mod addresses;
 mod blocks;
 mod classes;
 mod document;
+mod faults;
 mod locals;
 mod matcher;
 mod set;
@@ -22,6 +23,7 @@ use crate::compiler::Counters;
 use addresses::{AddressTable, View, claims_of};
 use blocks::BlockTable;
 use classes::{ClassNode, ClassTable};
+pub use faults::unusable_blocks;
 use locals::{LocalDelta, Locals};
 use matcher::Matcher;
 use terms::TermTable;
@@ -131,12 +133,12 @@ impl PolicyTables {
         dataplane.rules = rows.into_iter().collect();
     }
 
-    /// What is wrong with the policies in force.
     /// The pods of this node.
     pub(crate) fn pods(&self) -> impl Iterator<Item = (&AttachmentId, &LocalPod)> {
         self.locals.rows()
     }
 
+    /// What is wrong with the policies in force.
     pub(crate) fn conditions(&self) -> impl Iterator<Item = &Condition> {
         self.locals.documents().flat_map(|document| &document.conditions)
     }

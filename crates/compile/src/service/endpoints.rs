@@ -14,8 +14,19 @@ pub(super) struct Viewpoint<'a> {
     pub(super) node: &'a NodeName,
     /// Its zone.
     pub(super) zone: Option<&'a str>,
-    /// Only endpoints of that node count (KEP-2086): a traffic policy Local.
-    pub(super) only: bool,
+    /// What that node's own endpoints are to them.
+    pub(super) own: Own,
+}
+
+/// What endpoints of the clients' own node are to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Own {
+    /// Like any other, but for hints.
+    Alike,
+    /// The only ones that count (KEP-2086): a traffic policy Local.
+    Only,
+    /// Chosen while one of them takes new flows: a node-local address.
+    First,
 }
 
 /// Backends of one frontend, sorted.
@@ -34,7 +45,7 @@ pub(super) struct Backends {
 /// The better of what several slices say of one endpoint.
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
-    here: bool,
+    own: bool,
     ready: bool,
     serving: bool,
     terminating: bool,
@@ -61,7 +72,7 @@ impl Hinted {
 
 impl State {
     fn see(&mut self, endpoint: &Endpoint, from: Viewpoint<'_>) {
-        self.here |= !from.only || endpoint.node.as_ref() == Some(from.node);
+        self.own |= endpoint.node.as_ref() == Some(from.node);
         self.ready |= endpoint.ready;
         self.serving |= endpoint.serving;
         self.terminating |= endpoint.terminating;
@@ -96,7 +107,7 @@ impl State {
 }
 
 /// Chooses the ready endpoints, the nearest where hints say which, else those that are terminating and still serve
-/// (KEP-1669). Of those, one whose weight is 0 gets no new flows.
+/// (KEP-1669). Of those, one whose weight is 0 gets no new flows. With [`Own::First`] the node's own go before hints.
 pub(super) fn backends<'a>(
     snapshot: &Snapshot,
     slices: impl Iterator<Item = &'a EndpointSlice>,
@@ -118,16 +129,23 @@ pub(super) fn backends<'a>(
             }
         }
     }
-    let any_ready = states.values().any(|state| state.here && state.ready);
+    let is_here = |state: &State| state.own || from.own != Own::Only;
+    let any_ready = states.values().any(|state| is_here(state) && state.ready);
+    let any_own = states.values().any(|state| state.own && state.ready && state.weight > 0);
     let nearest = State::nearest(&states);
     let mut backends = Backends::default();
     let (mut any_here, mut any_elsewhere) = (false, false);
     for (backend, state) in states {
-        let is_near = from.only || nearest(&state);
+        let is_near = match from.own {
+            Own::Only => true,
+            Own::First if any_own => state.own,
+            Own::First | Own::Alike => nearest(&state),
+        };
         let usable = if any_ready { state.ready && is_near } else { state.serving && state.terminating };
-        let chosen = usable && state.here;
+        let is_here = is_here(&state);
+        let chosen = usable && is_here;
         any_here |= chosen;
-        any_elsewhere |= !state.here && (state.ready || state.serving && state.terminating);
+        any_elsewhere |= !is_here && (state.ready || state.serving && state.terminating);
         // An endpoint that is merely not ready keeps its connections; a datagram goes elsewhere at once.
         let keeps = state.serving || port.protocol != Protocol::Udp;
         if chosen && state.weight > 0 {

@@ -4,6 +4,7 @@ mod endpoints;
 mod frontends;
 mod health;
 mod host_ports;
+mod node_local;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,15 +13,16 @@ use ipnet::IpNet;
 use sheetbend_model::plan::{
     Condition, Dataplane, Entry, EntryKey, Frontend, HealthCheck, Scope, ServiceEntry, Step,
 };
-use sheetbend_model::state::{Algorithm, Service, ServicePort, Snapshot, TrafficPolicy};
+use sheetbend_model::state::{Algorithm, NodeLocalDns, Service, ServicePort, Snapshot, TrafficPolicy};
 use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, Protocol};
 
 use crate::changes::{Changes, in_namespace};
 use crate::compiler::Counters;
 use crate::slices::{Slices, service_of};
-use endpoints::Viewpoint;
+use endpoints::{Own, Viewpoint};
 use health::HealthChecks;
 use host_ports::HostPorts;
+use node_local::NodeLocal;
 
 /// Which Services and slices belong together, and who has which frontend.
 #[derive(Debug)]
@@ -28,8 +30,9 @@ pub(crate) struct ServiceTables {
     /// Whose local endpoints and host ports count.
     node: NodeName,
     slices: Slices,
-    /// Frontend → Services that claim it, sorted; the first has it.
+    /// Frontend → Services that claim it, sorted; the first has it, but a node-local address is the DNS Service's.
     claims: HashMap<Frontend, Vec<ObjectKey>>,
+    node_local: NodeLocal,
     host_ports: HostPorts,
     health: HealthChecks,
     conditions: BTreeMap<ObjectKey, Vec<Condition>>,
@@ -56,10 +59,11 @@ impl Delta {
 
 impl ServiceTables {
     /// Nothing yet, as seen from `node`.
-    pub(crate) fn new(node: NodeName) -> Self {
+    pub(crate) fn new(node: NodeName, dns: NodeLocalDns) -> Self {
         Self {
             host_ports: HostPorts::new(node.clone()),
             node,
+            node_local: NodeLocal::new(dns),
             slices: Slices::default(),
             claims: HashMap::new(),
             health: HealthChecks::default(),
@@ -80,24 +84,26 @@ impl ServiceTables {
         if self.zone(old) != self.zone(next) {
             dirty.extend(old.services.keys().chain(next.services.keys()).cloned());
         }
+        let node_local = self.node_local.moved(next, changes);
+        if node_local.is_some() {
+            dirty.insert(self.node_local.service().clone());
+        }
         let mut frontends = self.host_ports.touched(changes);
         if dirty.is_empty() && frontends.is_empty() {
             return delta;
         }
         counters.services += dirty.len() as u64;
         for key in &dirty {
-            frontends
-                .extend(old.services.get(key).into_iter().flat_map(|service| frontends::of_service(service)));
-            frontends.extend(
-                next.services.get(key).into_iter().flat_map(|service| frontends::of_service(service)),
-            );
+            frontends.extend(old.services.get(key).into_iter().flat_map(|service| self.claimed(service)));
+            let after = node_local.as_ref().unwrap_or(&self.node_local);
+            frontends.extend(next.services.get(key).into_iter().flat_map(|service| after.claimed(service)));
         }
         for frontend in &frontends {
             if let Some(entry) = self.entry(old, frontend) {
                 delta.old.insert(*frontend, entry);
             }
         }
-        self.index(old, next, changes, &dirty);
+        self.index(old, next, changes, &dirty, node_local);
         self.host_ports.update(changes);
         let mut contested: BTreeSet<ObjectKey> = dirty;
         for frontend in &frontends {
@@ -121,15 +127,16 @@ impl ServiceTables {
                 self.conditions.insert(key, conditions);
             }
         }
-        self.host_ports.judge(next, &frontends, |frontend| self.claims.get(frontend)?.first());
+        let owner = |frontend: &Frontend| owner(&self.claims, &self.node_local, frontend);
+        self.host_ports.judge(next, &frontends, owner);
         delta
     }
 
     /// Writes the table out whole.
     pub(crate) fn write(&self, snapshot: &Snapshot, dataplane: &mut Dataplane) {
         for (key, service) in &snapshot.services {
-            for frontend in frontends::of_service(service) {
-                if self.claims.get(&frontend).and_then(|claims| claims.first()) == Some(key)
+            for frontend in self.claimed(service) {
+                if self.owner(&frontend) == Some(key)
                     && let Some(entry) = self.entry(snapshot, &frontend)
                 {
                     dataplane.services.insert(frontend, entry);
@@ -145,15 +152,35 @@ impl ServiceTables {
 
     pub(crate) fn conditions(&self) -> impl Iterator<Item = Condition> {
         let found = self.conditions.values().flatten().chain(self.host_ports.conditions()).cloned();
-        found.chain(self.health.conditions())
+        found.chain(self.health.conditions()).chain(self.node_local.conditions().cloned())
     }
 
     pub(crate) fn health_checks(&self) -> BTreeMap<Port, HealthCheck> {
         self.health.all()
     }
 
-    fn index(&mut self, old: &Snapshot, next: &Snapshot, changes: &Changes<'_>, dirty: &BTreeSet<ObjectKey>) {
+    /// The frontends that `service` claims.
+    fn claimed(&self, service: &Service) -> Vec<Frontend> {
+        self.node_local.claimed(service)
+    }
+
+    fn owner(&self, frontend: &Frontend) -> Option<&ObjectKey> {
+        owner(&self.claims, &self.node_local, frontend)
+    }
+
+    fn index(
+        &mut self,
+        old: &Snapshot,
+        next: &Snapshot,
+        changes: &Changes<'_>,
+        dirty: &BTreeSet<ObjectKey>,
+        node_local: Option<NodeLocal>,
+    ) {
         self.slices.update(changes);
+        let before = match node_local {
+            Some(after) => std::mem::replace(&mut self.node_local, after),
+            None => self.node_local.clone(),
+        };
         for key in dirty {
             if let Some(service) = old.services.get(key) {
                 self.health.remove(service);
@@ -161,9 +188,7 @@ impl ServiceTables {
             if let Some(service) = next.services.get(key) {
                 self.health.insert(service, self.slices.of(next, key), &self.node);
             }
-            for frontend in
-                old.services.get(key).into_iter().flat_map(|service| frontends::of_service(service))
-            {
+            for frontend in old.services.get(key).into_iter().flat_map(|service| before.claimed(service)) {
                 if let Some(claims) = self.claims.get_mut(&frontend) {
                     claims.retain(|other| other != key);
                     if claims.is_empty() {
@@ -172,7 +197,7 @@ impl ServiceTables {
                 }
             }
             for frontend in
-                next.services.get(key).into_iter().flat_map(|service| frontends::of_service(service))
+                next.services.get(key).into_iter().flat_map(|service| self.node_local.claimed(service))
             {
                 let claims = self.claims.entry(frontend).or_default();
                 if let Err(index) = claims.binary_search(key) {
@@ -184,13 +209,22 @@ impl ServiceTables {
 
     /// The Service, or else the host port, that has `frontend`, compiled.
     fn entry(&self, snapshot: &Snapshot, frontend: &Frontend) -> Option<ServiceEntry> {
-        let Some(owner) = self.claims.get(frontend).and_then(|claims| claims.first()) else {
+        let Some(owner) = self.owner(frontend) else {
             return self.host_ports.entry(snapshot, frontend);
         };
         let service = snapshot.services.get(owner)?;
-        let (port, meaning) = frontends::port_of(service, frontend)?;
-        let only = meaning.policy == TrafficPolicy::Local;
-        let from = Viewpoint { node: &self.node, zone: self.zone(snapshot), only };
+        let is_node_local = self.node_local.is_of(owner, frontend);
+        let (port, meaning) = if is_node_local {
+            self.node_local.port_of(service, frontend)?
+        } else {
+            frontends::port_of(service, frontend)?
+        };
+        let own = match meaning.policy {
+            _ if is_node_local => Own::First,
+            TrafficPolicy::Local => Own::Only,
+            TrafficPolicy::Cluster => Own::Alike,
+        };
+        let from = Viewpoint { node: &self.node, zone: self.zone(snapshot), own };
         let slices = self.slices.of(snapshot, &service.key);
         let backends =
             endpoints::backends(snapshot, slices, (service, port), Family::of(frontend.addr), from);
@@ -201,7 +235,8 @@ impl ServiceTables {
             only_remote: backends.only_remote,
             sources: sources(service, frontend).filter(|_| meaning.is_balanced),
             algorithm: service.algorithm,
-            affinity_timeout: service.affinity_timeout,
+            // Whoever is the node's own server is so for every client.
+            affinity_timeout: service.affinity_timeout.filter(|_| !is_node_local),
             backends: backends.chosen.into(),
             weights: backends.weights.into(),
             draining: backends.draining.into(),
@@ -242,8 +277,8 @@ impl ServiceTables {
                 );
             }
         }
-        for frontend in frontends::of_service(service).into_iter().filter(|own| own.scope == Scope::Inside) {
-            if let Some(owner) = self.claims.get(&frontend).and_then(|claims| claims.first())
+        for frontend in self.claimed(service).into_iter().filter(|own| own.scope == Scope::Inside) {
+            if let Some(owner) = self.owner(&frontend)
                 && *owner != service.key
             {
                 add(
@@ -261,6 +296,16 @@ impl ServiceTables {
         }
         conditions
     }
+}
+
+/// Who has `frontend`.
+fn owner<'a>(
+    claims: &'a HashMap<Frontend, Vec<ObjectKey>>,
+    node_local: &NodeLocal,
+    frontend: &Frontend,
+) -> Option<&'a ObjectKey> {
+    let claims = claims.get(frontend)?;
+    claims.iter().find(|key| node_local.is_of(key, frontend)).or_else(|| claims.first())
 }
 
 /// Whom the load balancer's address `frontend` admits. A family without a range admits nobody: whoever wrote ranges did

@@ -16,7 +16,7 @@ mod snapshot;
 mod weights;
 
 pub use attachment::{Attachment, AttachmentId, Bandwidth, Rate};
-pub use config::{NetworkConfig, NetworkMode, NetworkModeError};
+pub use config::{NetworkConfig, NetworkMode, NetworkModeError, NodeLocalDns};
 pub use load_balancer::{
     AddressRange, AddressRangeError, Exposure, L2Announcement, LOAD_BALANCER_CLASS, LoadBalancerPool,
 };

@@ -6,6 +6,7 @@
 mod conntrack;
 mod dns;
 mod kubernetes;
+mod node_local;
 mod source;
 mod yaml;
 
@@ -164,6 +165,16 @@ pub const KEYS: &[Key] = &[
         help: "Address and port for /livez, /readyz and /metrics of `sheetbend dns` over HTTP.",
     },
     Key {
+        name: "dns.nodeLocal",
+        default: "[]",
+        help: "Addresses at which pods and processes ask their own node's DNS server, or while it is not ready another: at most one of each family, which nobody has.",
+    },
+    Key {
+        name: "dns.service",
+        default: "kube-system/kube-dns",
+        help: "The Service whose endpoints are those servers: NAMESPACE/NAME.",
+    },
+    Key {
         name: "loadBalancer.default",
         default: "true",
         help: "Whether Services of type LoadBalancer without a spec.loadBalancerClass get addresses from LoadBalancerPools.",
@@ -256,11 +267,15 @@ impl Config {
     /// Unknown keys (with the nearest known one), wrong values, an unreadable file.
     pub fn load(mut sources: Sources) -> Result<Self, ConfigErrors> {
         let defaults = Self::default();
+        let pod_cidrs = sources.list("network.podCIDRs", parse_cidr);
+        let cluster_pool = ClusterPoolConfig::load(&mut sources);
+        let pods: Vec<IpNet> = pod_cidrs.iter().chain(&cluster_pool.blocks).copied().collect();
         let config = Self {
             network: NetworkConfig {
                 mode: sources.text("network.mode", str::parse::<NetworkMode>).unwrap_or_default(),
-                pod_cidrs: sources.list("network.podCIDRs", parse_cidr),
+                pod_cidrs,
                 non_masquerade_cidrs: sources.list("network.nonMasqueradeCIDRs", parse_cidr),
+                node_local_dns: node_local::load(&mut sources, &pods),
             },
             node: NodeConfig {
                 name: sources.text("node.name", non_empty),
@@ -274,7 +289,7 @@ impl Config {
             objects: sources.text("intake.objects", absolute_path),
             kubernetes: KubernetesConfig::load(&mut sources),
             cni: CniConfig::load(&mut sources),
-            cluster_pool: ClusterPoolConfig::load(&mut sources),
+            cluster_pool,
             conntrack: ConntrackConfig::load(&mut sources),
             nat_ports: sources.text("nat.ports", PortSpan::parse).unwrap_or(defaults.nat_ports),
             reuse_delay: sources.text("ipam.reuseDelay", str::parse::<u64>).unwrap_or(defaults.reuse_delay),

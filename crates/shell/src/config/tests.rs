@@ -85,3 +85,14 @@ fn flow_tables_have_a_range_and_never_shrink() {
         assert!(error.contains(told), "{error}");
     }
 }
+
+#[test]
+fn the_manifests_configuration_is_right() {
+    for mode in [NetworkMode::Vxlan, NetworkMode::HostGw] {
+        let overlays = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/kubernetes/overlays");
+        let path = PathBuf::from(format!("{overlays}/{mode}/config.yaml"));
+        let config = Config::load(Sources::default().file(&path)).unwrap();
+        assert_eq!(config.network.mode, mode);
+        assert_eq!(config.network.node_local_dns.addresses.len(), 2);
+    }
+}

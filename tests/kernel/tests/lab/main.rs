@@ -18,6 +18,7 @@ const CASES: &[(&str, Case)] = &[
     ("a_killed_supervisor_leaves_nothing", killed_supervisor),
     ("bad_manifests_start_nothing", bad_manifests),
     ("the_world_reaches_load_balancer_addresses", balanced),
+    ("pods_ask_their_own_nodes_name_server_else_another", node_local),
 ];
 
 fn main() {
@@ -65,12 +66,58 @@ fn everything(mode: &str) -> anyhow::Result<()> {
         ensure!(out.contains("web.shop.svc.cluster.local"), "{database}: {out}");
     }
     lab.expect(2, "exec", &["shop/client", "--", "getent", "hosts", "nobody.shop"])?;
+    // The same at the node's own server.
+    for addr in NODE_LOCAL {
+        let script = format!(
+            "file=$(mktemp) && echo nameserver {addr} > $file && mount --bind $file /etc/resolv.conf && rm $file && \
+             getent ahosts web.shop.svc.cluster.local"
+        );
+        let question = ["shop/client", "--", "unshare", "--mount", "sh", "-c", &script];
+        let (out, _) = lab.expect(0, "exec", &question)?;
+        ensure!(out.contains("10.96.") && out.contains("fd00:10:96:"), "{addr}: {out}");
+    }
     lab.expect(7, "exec", &["shop/client", "--", "sh", "-c", "exit 7"])?;
     lab.expect(4, "exec", &["shop/nobody", "--", "true"])?;
     lab.expect(0, "down", &[])?;
     lab.expect(5, "status", &[])?;
     ensure!(!lab.dir().exists(), "{} is left", lab.dir().display());
     Ok(())
+}
+
+/// Node-local DNS addresses of every lab.
+const NODE_LOCAL: [&str; 2] = ["169.254.20.10", "fd5b:646e:73::a"];
+
+fn node_local() -> anyhow::Result<()> {
+    let lab = Lab::new("kn")?;
+    let (names, own) = (data("node-local.yaml"), data("node-local-1.yaml"));
+    lab.expect(0, "up", &["-f", &names, "-f", &own])?;
+    let hear = |pod: &str, protocol: &str, to: &str| -> anyhow::Result<String> {
+        // dd reads a datagram whole; the shell would read a byte of it and lose the rest.
+        let script =
+            format!("exec 3<>/dev/{protocol}/{to}/53 && echo who >&3 && dd bs=2048 count=1 status=none <&3");
+        let output = lab.run("exec", &[pod, "--", "timeout", "2", "bash", "-c", &script])?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let all_hear = |server: &str| -> anyhow::Result<()> {
+        for (protocol, to) in ["udp", "tcp"].into_iter().flat_map(|one| NODE_LOCAL.map(|to| (one, to))) {
+            for _ in 0..6 {
+                let heard = hear("default/client", protocol, to)?;
+                ensure!(heard.contains(server), "{protocol} to {to}: {heard:?}, not {server}");
+            }
+            let heard = hear("default/astray", protocol, to)?;
+            ensure!(
+                heard.trim().is_empty(),
+                "a policy allowed {protocol} to {to} by its own address: {heard}"
+            );
+        }
+        Ok(())
+    };
+    all_hear("kube-system/dns-1")?;
+    lab.expect(0, "delete", &["-f", &own, "--grace-period", "0"])?;
+    all_hear("kube-system/dns-2")?;
+    lab.expect(0, "apply", &["-f", &own])?;
+    all_hear("kube-system/dns-1")?;
+    lab.expect(0, "matrix", &[]).map(drop)
 }
 
 fn all_or_nothing() -> anyhow::Result<()> {
