@@ -29,6 +29,7 @@ mod sys;
 mod table;
 mod verify;
 
+pub use connections::LiveConnections;
 pub use error::BpfError;
 pub use kernel::{Kernel, KernelConfig};
 pub use loader::Link;

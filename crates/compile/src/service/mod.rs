@@ -1,6 +1,7 @@
 //! Services: frontends and the backends behind them.
 
 mod endpoints;
+pub mod explain;
 mod frontends;
 mod health;
 mod host_ports;
@@ -18,7 +19,7 @@ use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, Protocol};
 use crate::changes::{Changes, in_namespace};
 use crate::compiler::Counters;
 use crate::slices::{Slices, service_of};
-use endpoints::Viewpoint;
+use endpoints::{Choice, Question, Viewpoint};
 use health::HealthChecks;
 use host_ports::HostPorts;
 
@@ -191,9 +192,8 @@ impl ServiceTables {
         let (port, meaning) = frontends::port_of(service, frontend)?;
         let only = meaning.policy == TrafficPolicy::Local;
         let from = Viewpoint { node: &self.node, zone: self.zone(snapshot), only };
-        let slices = self.slices.of(snapshot, &service.key);
-        let backends =
-            endpoints::backends(snapshot, slices, (service, port), Family::of(frontend.addr), from);
+        let question = Question { snapshot, service, port, family: Family::of(frontend.addr), from };
+        let backends = Choice::new(question, self.slices.of(snapshot, &service.key)).backends();
         Some(ServiceEntry {
             service: service.key.clone(),
             port_name: port.name.clone(),

@@ -13,6 +13,7 @@
 mod atomicity;
 mod balancing;
 mod counters;
+mod explain;
 mod kernel;
 mod names;
 mod sequences;

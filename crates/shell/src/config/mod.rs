@@ -17,7 +17,7 @@ use sheetbend_model::state::{NetworkConfig, NetworkMode};
 use crate::log::LogFormat;
 pub use dns::DnsConfig;
 pub use kubernetes::{ClusterPoolConfig, CniConfig, KubernetesConfig};
-pub use source::{ConfigError, ConfigErrors, Sources};
+pub use source::{ConfigError, ConfigErrors, Sources, distance};
 
 /// A key of the schema: its name and what it means.
 #[derive(Clone, Copy, Debug)]
