@@ -14,6 +14,7 @@ mod atomicity;
 mod balancing;
 mod counters;
 mod explain;
+mod hostile;
 mod kernel;
 mod names;
 mod sequences;
