@@ -41,6 +41,19 @@ impl<'a> Changes<'a> {
             attachments: changed(&old.attachments, &new.attachments),
         }
     }
+
+    /// Every Service and EndpointSlice of `new`, as if they had just come; nothing of the other kinds.
+    pub(crate) fn services_of(new: &'a Snapshot) -> Self {
+        Self {
+            nodes: Vec::new(),
+            namespaces: Vec::new(),
+            pods: Vec::new(),
+            services: all(&new.services),
+            endpoint_slices: all(&new.endpoint_slices),
+            policies: Vec::new(),
+            attachments: Vec::new(),
+        }
+    }
 }
 
 fn changed<'a, K: Ord, V: Eq>(
@@ -56,6 +69,10 @@ fn changed<'a, K: Ord, V: Eq>(
             DiffItem::Remove(key, value) => Change { key, old: Some(value), new: None },
         })
         .collect()
+}
+
+fn all<K: Ord, V>(new: &OrdMap<K, Arc<V>>) -> Vec<Change<'_, K, V>> {
+    new.iter().map(|(key, value)| Change { key, old: None, new: Some(value) }).collect()
 }
 
 /// The entries of `map` in one namespace, in key order.

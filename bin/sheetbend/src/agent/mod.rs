@@ -14,6 +14,7 @@ mod heap;
 mod leaks;
 mod prerequisites;
 mod publish;
+mod services;
 mod settings;
 mod sockets;
 mod view;
@@ -75,6 +76,7 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let kernel = open_kernel(config)?;
     let events = kernel.events()?;
     let counters = kernel.counters()?;
+    let live = kernel.live_connections()?;
     let Source { mut clusters, kubernetes } = source::open(config, &drain).await?;
     let pod_cidrs = tokio::select! {
         pod_cidrs = own_pod_cidrs(&mut clusters, &node) => pod_cidrs?,
@@ -122,14 +124,15 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let own_name = node.clone();
     let server = Server::bind(&run_dir.join("cni.sock"))?;
     tokio::spawn(health_checks::serve(views.clone()));
-    events::spawn(&run_dir.join("events.sock"), node, events, views)?;
+    events::spawn(&run_dir.join("events.sock"), node, events, views.clone())?;
     for rule in foreign_rules() {
         warn!("a rule of somebody else gets in our way: {rule}");
     }
     tokio::spawn(mark_ready(run_dir.join("ready"), ready.clone(), Arc::clone(&cni)));
     let admin_socket = run_dir.join("admin.sock");
     let leaks = leaks::document(config.node.state_dir.clone(), questions, api_clusters.clone());
-    let documents = vec![("/leaks", leaks)];
+    let services = services::documents(own_name.clone(), views.clone(), live);
+    let documents = [("/leaks", leaks)].into_iter().chain(services).collect();
     let announcing = announce(announcing, kubernetes.as_ref(), &drain);
     let (duties, keeper) = api_server(config, kubernetes, news, api_clusters, (own_name, pod_cidrs), &ready);
     tokio::select! {

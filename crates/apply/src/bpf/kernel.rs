@@ -14,6 +14,7 @@ use sheetbend_model::plan::{Class, Origin, PolicySet, Step};
 use sheetbend_model::state::{AttachmentId, NetworkMode};
 use sheetbend_model::types::{AddrKey, BlockKey};
 
+use super::connections::LiveConnections;
 use super::error::BpfError;
 use super::growth::{GrowthState, Maps};
 use super::loader::{self, Link, Pins, Version};
@@ -324,6 +325,17 @@ impl Kernel {
     pub fn counters(&self) -> Result<MapData, BpfError> {
         MapData::from_pin(self.pins.map(map::COUNTERS))
             .map_err(|error| BpfError::Load { what: map::COUNTERS.into(), reason: error.to_string() })
+    }
+
+    /// How many live flows each backend has, for another thread to read.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn live_connections(&self) -> Result<LiveConnections, BpfError> {
+        Ok(LiveConnections {
+            backends: self.tables.backends.another()?,
+            connections: self.flows.connections.another()?,
+        })
     }
 
     pub(super) fn class_number(&mut self, class: &Class) -> Result<u32, BpfError> {

@@ -31,6 +31,7 @@ mod sys;
 mod table;
 mod verify;
 
+pub use connections::LiveConnections;
 pub use error::BpfError;
 pub use growth::{FlowTableState, Growth};
 pub use kernel::{Kernel, KernelConfig};

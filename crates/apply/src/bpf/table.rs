@@ -41,6 +41,12 @@ impl<K: Plain, V: Plain> Table<K, V> {
         self.name
     }
 
+    /// The same map, for another thread.
+    pub(super) fn another(&self) -> Result<Self, BpfError> {
+        let fd = self.fd.try_clone().map_err(|source| self.error("open", source))?;
+        Ok(Self::new(self.name, self.content, self.limit, fd))
+    }
+
     /// Name, writes and deletions since the last call.
     pub(super) fn take_counts(&self) -> (&'static str, u64, u64) {
         (self.name, self.puts.take(), self.deletes.take())

@@ -1,6 +1,7 @@
 //! Services: frontends and the backends behind them.
 
 mod endpoints;
+pub mod explain;
 mod frontends;
 mod health;
 mod host_ports;
@@ -19,7 +20,7 @@ use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, Protocol};
 use crate::changes::{Changes, in_namespace};
 use crate::compiler::Counters;
 use crate::slices::{Slices, service_of};
-use endpoints::{Own, Viewpoint};
+use endpoints::{Choice, Own, Question, Viewpoint};
 use health::HealthChecks;
 use host_ports::HostPorts;
 use node_local::NodeLocal;
@@ -225,9 +226,8 @@ impl ServiceTables {
             TrafficPolicy::Cluster => Own::Alike,
         };
         let from = Viewpoint { node: &self.node, zone: self.zone(snapshot), own };
-        let slices = self.slices.of(snapshot, &service.key);
-        let backends =
-            endpoints::backends(snapshot, slices, (service, port), Family::of(frontend.addr), from);
+        let question = Question { snapshot, service, port, family: Family::of(frontend.addr), from };
+        let backends = Choice::new(question, self.slices.of(snapshot, &service.key)).backends();
         Some(ServiceEntry {
             service: service.key.clone(),
             port_name: port.name.clone(),

@@ -13,6 +13,8 @@
 mod atomicity;
 mod balancing;
 mod counters;
+mod explain;
+mod hostile;
 mod kernel;
 mod names;
 mod sequences;

@@ -20,7 +20,7 @@ use crate::log::LogFormat;
 pub use conntrack::ConntrackConfig;
 pub use dns::DnsConfig;
 pub use kubernetes::{ClusterPoolConfig, CniConfig, KubernetesConfig};
-pub use source::{ConfigError, ConfigErrors, Sources};
+pub use source::{ConfigError, ConfigErrors, Sources, distance};
 
 /// A key of the schema: its name and what it means.
 #[derive(Clone, Copy, Debug)]
