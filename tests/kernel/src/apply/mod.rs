@@ -38,6 +38,7 @@ pub fn cases() -> &'static [(&'static str, Case)] {
             flows::counts_of_live_flows_are_kept_over_a_restart_and_made_right,
         ),
         ("a_full_rule_table_denies_and_says_so", limits::a_full_rule_table_denies_and_says_so),
+        ("a_pod_whose_tiers_do_not_fit_is_shut", limits::a_pod_whose_tiers_do_not_fit_is_shut),
         ("a_missing_exception_closes_the_block", limits::a_missing_exception_closes_the_block),
         ("a_full_slot_table_keeps_the_old_backends", limits::a_full_slot_table_keeps_the_old_backends),
     ]
