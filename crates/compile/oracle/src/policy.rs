@@ -122,12 +122,13 @@ fn judge(
     if let Said::Decided(action, by) = ask(Tier::Admin) {
         return decided(action, by);
     }
-    match isolation(snapshot, direction, subject, peer, destination, flow) {
-        Decision::NotIsolated => match ask(Tier::Baseline) {
-            Said::Decided(action, by) => decided(action, by),
-            Said::Nothing => Decision::NotIsolated,
-        },
-        decision => decision,
+    let isolation = isolation(snapshot, direction, subject, peer, destination, flow);
+    if isolation != Decision::NotIsolated {
+        return isolation;
+    }
+    match ask(Tier::Baseline) {
+        Said::Decided(action, by) => decided(action, by),
+        Said::Nothing => isolation,
     }
 }
 
