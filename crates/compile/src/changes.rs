@@ -5,7 +5,8 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use sheetbend_model::state::{
-    Attachment, AttachmentId, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service, Snapshot,
+    Attachment, AttachmentId, ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod,
+    Service, Snapshot,
 };
 use sheetbend_model::types::{NodeName, ObjectKey};
 
@@ -26,6 +27,7 @@ pub(crate) struct Changes<'a> {
     pub(crate) services: Vec<Change<'a, ObjectKey, Service>>,
     pub(crate) endpoint_slices: Vec<Change<'a, ObjectKey, EndpointSlice>>,
     pub(crate) policies: Vec<Change<'a, ObjectKey, NetworkPolicy>>,
+    pub(crate) cluster_policies: Vec<Change<'a, Arc<str>, ClusterNetworkPolicy>>,
     pub(crate) attachments: Vec<Change<'a, AttachmentId, Attachment>>,
 }
 
@@ -38,6 +40,7 @@ impl<'a> Changes<'a> {
             services: changed(&old.services, &new.services),
             endpoint_slices: changed(&old.endpoint_slices, &new.endpoint_slices),
             policies: changed(&old.policies, &new.policies),
+            cluster_policies: changed(&old.cluster_policies, &new.cluster_policies),
             attachments: changed(&old.attachments, &new.attachments),
         }
     }
@@ -51,6 +54,7 @@ impl<'a> Changes<'a> {
             services: all(&new.services),
             endpoint_slices: all(&new.endpoint_slices),
             policies: Vec::new(),
+            cluster_policies: Vec::new(),
             attachments: Vec::new(),
         }
     }

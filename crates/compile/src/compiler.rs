@@ -120,7 +120,7 @@ impl Compiler {
 
     /// What is wrong with the user's objects now.
     pub fn conditions(&self) -> BTreeSet<Condition> {
-        let found = self.policy.conditions().chain(&self.route_conditions).cloned();
+        let found = self.policy.conditions().chain(self.route_conditions.iter().cloned());
         found.chain(self.services.conditions()).collect()
     }
 

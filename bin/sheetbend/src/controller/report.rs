@@ -66,6 +66,10 @@ fn effect(kind: Kind) -> &'static str {
         Kind::NetworkPolicy => {
             "Until it is put right, the pods it selects are isolated and nothing is allowed"
         }
+        Kind::ClusterNetworkPolicy => {
+            "Until it is put right, what is wrong fails closed: such an Accept rule matches nothing, such a Deny or Pass \
+             rule denies everything"
+        }
         Kind::Service | Kind::EndpointSlice => "Until it is put right, it is treated as absent",
         Kind::LoadBalancerPool => "Until it is put right, it gives out no addresses; those given stay",
         Kind::L2Announcement => "Until it is put right, it announces nothing",

@@ -12,7 +12,7 @@ use sheetbend_ebpf_abi as abi;
 use sheetbend_ebpf_abi::{Hook, NodeConfig, PrefixKey, SymbolKind, names as map};
 use sheetbend_model::plan::{Class, Origin, PolicySet, Step};
 use sheetbend_model::state::{AttachmentId, NetworkMode};
-use sheetbend_model::types::{AddrKey, BlockKey};
+use sheetbend_model::types::{AddrKey, BlockKey, ObjectKey};
 
 use super::connections::LiveConnections;
 use super::error::BpfError;
@@ -25,6 +25,7 @@ use super::object::{PINNED, ProgramObject};
 use super::plain::{Lpm, Plain};
 use super::rows;
 use super::services::Services;
+use super::shut::Shut;
 use super::sources::Sources;
 use super::symbols;
 use super::sys;
@@ -92,13 +93,19 @@ pub(super) struct BlockRow {
 pub(super) struct PodRows {
     pub(super) ifindex: u32,
     pub(super) addresses: Vec<AddrKey>,
+    /// Its row in `PODS` while nothing is missing.
+    pub(super) row: abi::PodEntry,
+    /// Its set, if that has tiers.
+    pub(super) tiers: Option<PolicySet>,
+    /// Whose it is, for messages.
+    pub(super) pod: Option<ObjectKey>,
 }
 
 /// Symbol, by the place of its content in memory → number. Valid while the Dataplane or Plan is borrowed.
 #[derive(Default)]
 pub(super) struct Seen {
     pub(super) classes: HashMap<(usize, usize), u32>,
-    pub(super) sets: HashMap<[usize; 4], u32>,
+    pub(super) sets: HashMap<[usize; 6], u32>,
 }
 
 /// The eBPF side of this node's kernel: programs on devices, and the tables they read.
@@ -125,6 +132,7 @@ pub struct Kernel {
     pub(super) blocks: BTreeMap<BlockKey, BlockRow>,
     /// Exceptions from enclosing blocks that could not be written.
     pub(super) unmet: BTreeSet<BlockKey>,
+    pub(super) shut: Shut,
     pub(super) rules: BTreeMap<[u8; 16], abi::RuleValue>,
     pub(super) pods: BTreeMap<AttachmentId, PodRows>,
     pub(super) services: Services,
@@ -171,6 +179,7 @@ impl Kernel {
             routes: BTreeMap::new(),
             blocks: BTreeMap::new(),
             unmet: BTreeSet::new(),
+            shut: Shut::default(),
             rules: BTreeMap::new(),
             pods: BTreeMap::new(),
             services: Services::default(),
@@ -361,6 +370,8 @@ impl Kernel {
         let place = [
             set.policies.as_ptr() as usize,
             set.policies.len(),
+            set.tiers.as_ptr() as usize,
+            set.tiers.len(),
             set.named_ports.as_ptr() as usize,
             set.named_ports.len(),
         ];

@@ -22,6 +22,7 @@ mod policy;
 mod routes;
 mod rows;
 mod services;
+mod shut;
 mod slots;
 mod sockets;
 mod sources;

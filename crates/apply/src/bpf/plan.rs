@@ -12,6 +12,7 @@ use super::error::BpfError;
 use super::kernel::Kernel;
 use super::policy::rule_key_of;
 use super::rows::{self, PodLink};
+use super::shut::Shut;
 
 /// Finds MAC and MTU of a pod's veth by its attachment.
 pub type Links<'a> = &'a dyn Fn(&AttachmentId) -> Option<PodLink>;
@@ -74,6 +75,8 @@ impl Kernel {
     fn write_all(&mut self, want: &Dataplane, links: Links<'_>, remove: bool) -> Result<Report, BpfError> {
         self.begin();
         self.waiting.clear();
+        // Every row is put, and those that are not there found anew.
+        self.shut = Shut::default();
         self.services.checking = true;
         let mut run = Run { kernel: self, links, failed: Vec::new() };
         run.sync(want, remove);
@@ -114,7 +117,8 @@ impl Kernel {
         Ok(next.map(|(due, _)| Duration::from_nanos(due.saturating_sub(self.numbers.now))))
     }
 
-    fn finish(&mut self, raise_epoch: bool, failed: Vec<Failure>) -> Result<Report, BpfError> {
+    fn finish(&mut self, raise_epoch: bool, mut failed: Vec<Failure>) -> Result<Report, BpfError> {
+        failed.extend(self.shut_pods());
         let epoch_raised = raise_epoch || self.verdicts_changed;
         if epoch_raised {
             let epoch = self.tables.epoch.get(&0)?.unwrap_or(0);
@@ -148,9 +152,9 @@ impl Run<'_> {
             self.note(result, || Step::Put(Entry::Route(*key, route.clone())));
         }
         let mut rules = BTreeSet::new();
-        for (key, origin) in &want.rules {
-            let result = self.kernel.put_rule(key, origin).map(|bytes| rules.extend([bytes]));
-            self.note(result, || Step::Put(Entry::Rule(key.clone(), origin.clone())));
+        for (key, ruling) in &want.rules {
+            let result = self.kernel.put_rule(key, ruling).map(|bytes| rules.extend([bytes]));
+            self.note(result, || Step::Put(Entry::Rule(key.clone(), ruling.clone())));
         }
         for (key, class) in &want.blocks {
             let result = self.kernel.put_block(key, class);
@@ -181,7 +185,7 @@ impl Run<'_> {
         let result = match step {
             Step::Put(Entry::Overlay(overlay)) => kernel.put_overlay(overlay),
             Step::Put(Entry::Route(key, route)) => kernel.put_route(key, route),
-            Step::Put(Entry::Rule(key, origin)) => kernel.put_rule(key, origin).map(drop),
+            Step::Put(Entry::Rule(key, ruling)) => kernel.put_rule(key, ruling).map(drop),
             Step::Put(Entry::Block(key, class)) => kernel.put_block(key, class),
             Step::Put(Entry::Class(key, class)) => kernel.put_class(key, class),
             Step::Put(Entry::Service(key, entry)) => kernel.put_service(key, entry),

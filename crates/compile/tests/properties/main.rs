@@ -19,6 +19,7 @@ mod kernel;
 mod names;
 mod sequences;
 mod services;
+mod tiers;
 mod verdicts;
 
 use std::hash::{BuildHasher, RandomState};

@@ -30,7 +30,7 @@ pub use maps::{LAYOUT_VERSION, SOCKET_PROGRAMS, STAGE_PROGRAMS, limits, names};
 pub use policy::{
     ClassKey, DIRECTION_EGRESS, DIRECTION_INGRESS, POD_ISOLATED_EGRESS, POD_ISOLATED_INGRESS, POD_READY,
     POD_SHAPED, PodEntry, PrefixKey, ROUTE_LOCAL, ROUTE_NO_MASQUERADE, ROUTE_NODE, ROUTE_NODE_ADDRESS,
-    ROUTE_UNOWNED, RouteEntry, RuleKey, RuleValue,
+    ROUTE_UNOWNED, RouteEntry, RuleKey, RuleValue, VERDICT_ALLOW, VERDICT_DENY,
 };
 pub use reason::{Reason, Verdict};
 pub use service::{

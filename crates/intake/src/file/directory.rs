@@ -228,6 +228,7 @@ fn share(id: ObjectId, part: Option<&mut Part>, sharing: &mut Sharing) -> Object
         Part::Node(_)
         | Part::Namespace(_)
         | Part::NetworkPolicy(_)
+        | Part::ClusterNetworkPolicy(_)
         | Part::LoadBalancerPool(_)
         | Part::L2Announcement(_) => return id,
     };
@@ -251,6 +252,7 @@ fn claims<'a>(name: &'a Arc<Path>, file: &'a File) -> impl Iterator<Item = (Clai
                 | Part::Pod(_)
                 | Part::EndpointSlice(_)
                 | Part::NetworkPolicy(_)
+                | Part::ClusterNetworkPolicy(_)
                 | Part::LoadBalancerPool(_)
                 | Part::L2Announcement(_),
             )

@@ -42,6 +42,7 @@ pub fn cases() -> &'static [(&'static str, Case)] {
         ("growth_goes_on_wherever_an_agent_was_killed", growth::growth_goes_on_wherever_an_agent_was_killed),
         ("what_reads_flows_reads_both_tables", growth::what_reads_flows_reads_both_tables),
         ("a_full_rule_table_denies_and_says_so", limits::a_full_rule_table_denies_and_says_so),
+        ("a_pod_whose_tiers_do_not_fit_is_shut", limits::a_pod_whose_tiers_do_not_fit_is_shut),
         ("a_missing_exception_closes_the_block", limits::a_missing_exception_closes_the_block),
         ("a_full_slot_table_keeps_the_old_backends", limits::a_full_slot_table_keeps_the_old_backends),
     ]

@@ -15,7 +15,8 @@ use aya::{
 use sheetbend_ebpf_abi::{
     Addr, BackendEntry, ClassKey, CounterKey, CounterValue, CtEntry, CtKey, Event, Hook, NodeConfig,
     PodEntry, PrefixKey, Reason, RouteEntry, RuleKey, RuleValue, SOCKET_PROGRAMS, STAGE_PROGRAMS,
-    ServiceEntry, ServiceFlowKey, ServiceFlowValue, ServiceKey, SourceKey, names,
+    ServiceEntry, ServiceFlowKey, ServiceFlowValue, ServiceKey, SourceKey, VERDICT_ALLOW, VERDICT_DENY,
+    names,
 };
 
 /// An ABI type as a map key or value.
@@ -263,7 +264,15 @@ impl Tables {
     /// # Errors
     /// What the kernel says.
     pub fn rule(&mut self, bits: u32, key: RuleKey, origin: u32) -> Result<()> {
-        self.put_prefix(names::RULES, bits, key, RuleValue { verdict: 1, origin })
+        self.put_prefix(names::RULES, bits, key, RuleValue { verdict: VERDICT_ALLOW, origin })
+    }
+
+    /// Adds a rule that denies.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn denial(&mut self, bits: u32, key: RuleKey, origin: u32) -> Result<()> {
+        self.put_prefix(names::RULES, bits, key, RuleValue { verdict: VERDICT_DENY, origin })
     }
 
     /// Adds a route; `bits` counts those of the 16-byte address.
