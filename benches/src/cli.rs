@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Parser, ValueEnum};
 
 use crate::contest::Effort;
+use crate::document;
 use crate::machine::Machine;
 use crate::report::{self, Row, Verdict};
 use crate::section;
@@ -27,7 +28,8 @@ pub(crate) struct Cli {
     /// Writes the rows as JSON lines.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Writes the tables into FILE, between its lines `<!-- bench:begin -->` and `<!-- bench:end -->` if it has them.
+    /// Writes the tables into FILE after each section, between its lines `<!-- bench:begin -->` and `<!-- bench:end -->`
+    /// if it exists. Tables of sections that are not measured stay.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
     /// Directory of `sheetbend` and `sheetbend-cni`; by default that of this program.
@@ -62,9 +64,6 @@ enum Section {
     /// Resident memory of agents.
     Memory,
 }
-
-const BEGIN: &str = "<!-- bench:begin -->";
-const END: &str = "<!-- bench:end -->";
 
 /// What every section needs to know.
 #[derive(Clone, Debug)]
@@ -103,19 +102,24 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             let start = Instant::now();
             rows.extend(measure(&bench));
             say(&format!("{section:?}: {:.1} s", start.elapsed().as_secs_f64()));
+            write(cli, &machine, &rows)?;
         }
     }
-    let tables = report::markdown(&machine, &rows);
-    std::io::stdout().write_all(tables.as_bytes())?;
-    if let Some(file) = &cli.json {
-        fs::write(file, report::json_lines(&machine, &rows)?)
-            .with_context(|| format!("writing {}", file.display()))?;
-    }
-    if let Some(file) = &cli.markdown {
-        write_markdown(file, &tables)?;
-    }
+    std::io::stdout().write_all(document::render(&report::tables(&machine, &rows)).as_bytes())?;
     let missed = rows.iter().any(|row| matches!(row.verdict, Verdict::Fail | Verdict::Missing));
     Ok(ExitCode::from(u8::from(cli.enforce && missed)))
+}
+
+/// Writes what is measured so far, so that a run that is interrupted keeps it.
+fn write(cli: &Cli, machine: &Machine, rows: &[Row]) -> anyhow::Result<()> {
+    if let Some(file) = &cli.json {
+        fs::write(file, report::json_lines(machine, rows)?)
+            .with_context(|| format!("writing {}", file.display()))?;
+    }
+    match &cli.markdown {
+        Some(file) => document::write(file, &report::tables(machine, rows)),
+        None => Ok(()),
+    }
 }
 
 type Measure = fn(&Bench) -> Vec<Row>;
@@ -133,40 +137,7 @@ fn sections() -> [(Section, Measure); 8] {
     ]
 }
 
-fn write_markdown(file: &Path, tables: &str) -> anyhow::Result<()> {
-    let text = match fs::read_to_string(file) {
-        Ok(old) => between_markers(&old, tables).with_context(|| format!("in {}", file.display()))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => tables.to_owned(),
-        Err(error) => return Err(error).with_context(|| format!("reading {}", file.display())),
-    };
-    fs::write(file, text).with_context(|| format!("writing {}", file.display()))
-}
-
-fn between_markers(old: &str, tables: &str) -> anyhow::Result<String> {
-    let Some((before, rest)) = old.split_once(BEGIN) else {
-        bail!("no line {BEGIN}; add it and {END} around the place of the tables");
-    };
-    let Some((_, after)) = rest.split_once(END) else {
-        bail!("{BEGIN} without {END}; add it below the tables")
-    };
-    Ok(format!("{before}{BEGIN}\n{tables}{END}{after}"))
-}
-
 /// Progress, on standard error.
 pub(crate) fn say(line: &str) {
     let _closed = writeln!(std::io::stderr(), "{line}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::between_markers;
-
-    #[test]
-    fn only_the_text_between_the_markers_changes() {
-        let old = "# Performance\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nHow it is measured.\n";
-        let new = between_markers(old, "new\n").map_err(|error| error.to_string());
-        let expected = "# Performance\n<!-- bench:begin -->\nnew\n<!-- bench:end -->\nHow it is measured.\n";
-        assert_eq!(new.as_deref(), Ok(expected));
-        assert!(between_markers("no markers", "new").is_err());
-    }
 }

@@ -3,6 +3,7 @@
 mod cli;
 mod contest;
 mod dns;
+mod document;
 mod kernel;
 mod machine;
 mod netns;

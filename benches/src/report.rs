@@ -1,9 +1,8 @@
 //! Results: rows with a target and a verdict, as JSON lines and as Markdown.
 
-use std::fmt::Write as _;
-
 use serde::Serialize;
 
+use crate::document::{self, Table};
 use crate::machine::Machine;
 use crate::stats::Interval;
 
@@ -31,6 +30,19 @@ pub(crate) enum Verdict {
     Informative,
     /// It could not be measured; the note says why.
     Missing,
+}
+
+impl Verdict {
+    /// Its cell of a table.
+    pub(crate) const fn cell(self) -> &'static str {
+        match self {
+            Verdict::Pass => "pass",
+            Verdict::Noise => "within noise",
+            Verdict::Fail => "**miss**",
+            Verdict::Informative => "–",
+            Verdict::Missing => "not measured",
+        }
+    }
 }
 
 /// One measured number.
@@ -139,40 +151,33 @@ pub(crate) fn json_lines(machine: &Machine, rows: &[Row]) -> anyhow::Result<Stri
     Ok(text)
 }
 
-/// All rows as Markdown: a line of facts, then a table per section.
-pub(crate) fn markdown(machine: &Machine, rows: &[Row]) -> String {
-    let mut text = String::new();
-    let _infallible = writeln!(text, "{machine}\n\n{}", summary(rows));
-    let mut sections: Vec<&str> = Vec::new();
-    for row in rows {
-        if !sections.contains(&row.section.as_str()) {
-            sections.push(&row.section);
-        }
-    }
-    for section in sections {
-        let _infallible = write!(
-            text,
-            "\n### {section}\n\n| what | family | Sheetbend | beside | its number | ratio (95 %) | target | verdict | note |\n\
-             |---|---|--:|---|--:|--:|--:|---|---|\n"
-        );
-        for row in rows.iter().filter(|row| row.section == section) {
-            text.push_str(&table_line(row));
-        }
-    }
-    text
-}
+/// Name and alignment of every column of a table.
+pub(crate) const COLUMNS: [(&str, &str); 9] = [
+    ("what", "---"),
+    ("family", "---"),
+    ("Sheetbend", "--:"),
+    ("beside", "---"),
+    ("its number", "--:"),
+    ("ratio (95 %)", "--:"),
+    ("target", "--:"),
+    ("verdict", "---"),
+    ("note", "---"),
+];
+/// Which of [`COLUMNS`] has the verdict.
+pub(crate) const VERDICT_COLUMN: usize = 7;
 
-fn summary(rows: &[Row]) -> String {
-    let count = |verdict| rows.iter().filter(|row| row.verdict == verdict).count();
-    format!(
-        "{} numbers: {} meet their target, {} are within noise of it, {} miss it, {} have none, {} could not be measured.",
-        rows.len(),
-        count(Verdict::Pass),
-        count(Verdict::Noise),
-        count(Verdict::Fail),
-        count(Verdict::Informative),
-        count(Verdict::Missing),
-    )
+/// A table per section.
+pub(crate) fn tables(machine: &Machine, rows: &[Row]) -> Vec<Table> {
+    let mut tables: Vec<Table> = Vec::new();
+    for row in rows {
+        let at = tables.iter().position(|table| table.heading == row.section).unwrap_or_else(|| {
+            let (heading, measured) = (row.section.clone(), machine.to_string());
+            tables.push(Table { heading, measured, lines: document::header().to_vec() });
+            tables.len() - 1
+        });
+        tables[at].lines.push(table_line(row));
+    }
+    tables
 }
 
 fn table_line(row: &Row) -> String {
@@ -189,20 +194,14 @@ fn table_line(row: &Row) -> String {
         Some(Target::AtMost(bound)) => format!("≤ {}", short(bound)),
         None => "–".into(),
     };
-    let verdict = match row.verdict {
-        Verdict::Pass => "pass",
-        Verdict::Noise => "within noise",
-        Verdict::Fail => "**miss**",
-        Verdict::Informative => "–",
-        Verdict::Missing => "not measured",
-    };
     let peer = if row.peer.is_empty() { "–" } else { &row.peer };
     format!(
-        "| {} | {} | {} | {peer} | {} | {ratio} | {target} | {verdict} | {} |\n",
+        "| {} | {} | {} | {peer} | {} | {ratio} | {target} | {} | {} |",
         row.what,
         row.family,
         number(row.value),
         number(row.peer_value),
+        row.verdict.cell(),
         row.note.replace('|', "/").replace('\n', " "),
     )
 }

@@ -16,7 +16,8 @@ const DOCUMENT: &str = "docs/performance.md";
 
 /// Measure, beside the peers, and write the tables into docs/performance.md.
 ///
-/// Load never leaves network namespaces made for it. Arguments go to `sheetbend-bench`: names of sections, --quick for
+/// Load never leaves network namespaces made for it. Tables are written after each section, and those of sections that do
+/// not run stay. Arguments go to `sheetbend-bench`: names of sections, --quick for
 /// small samples, --enforce to fail where a target is missed; try `cargo xtask bench -- --help`. A new section is a
 /// file in benches/src/section.
 #[derive(clap::Args)]

@@ -14,8 +14,8 @@ use crate::topology::agent::{NodeSpec, Ours};
 use crate::topology::fabric::{Fabric, fabric};
 
 const SECTION: &str = "Agent memory";
-/// How long an agent may take to read and apply the largest directory.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an agent may take to read and apply the largest directory, where others work on the machine too.
+const PATIENCE: Duration = Duration::from_secs(240);
 
 struct Case {
     name: &'static str,
@@ -27,11 +27,22 @@ struct Case {
 struct Running {
     case: Case,
     ours: Ours,
-    /// The node's own, under the names that the next case's have too.
-    pods: Vec<Netns>,
     synced: Duration,
     /// Ticks of CPU time when idling began.
     ticks: u64,
+}
+
+/// The node's pods, under the names that the next case's have too.
+struct Pods(Vec<Netns>);
+
+impl Drop for Pods {
+    fn drop(&mut self) {
+        for netns in self.0.drain(..) {
+            if let Err(error) = netns.remove() {
+                say(&format!("the next case may find the name taken: {error:#}"));
+            }
+        }
+    }
 }
 
 /// All of it.
@@ -51,11 +62,10 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
 
 /// One agent at a time: what another does is no idling.
 fn one(bench: &Bench, index: u8, case: Case, idle: Duration) -> anyhow::Result<Vec<Row>> {
-    let running = start(bench, index, case)?;
+    let mut pods = Pods(Vec::new());
+    let running = start(bench, index, case, &mut pods)?;
     sleep(idle);
-    let rows = read(&running, idle)?;
-    running.pods.into_iter().try_for_each(Netns::remove)?;
-    Ok(rows)
+    read(&running, idle)
 }
 
 fn cases(bench: &Bench) -> Vec<Case> {
@@ -76,7 +86,7 @@ fn cases(bench: &Bench) -> Vec<Case> {
 }
 
 /// Starts the agent, waits for its first sync, and attaches this node's pods.
-fn start(bench: &Bench, index: u8, case: Case) -> anyhow::Result<Running> {
+fn start(bench: &Bench, index: u8, case: Case, pods: &mut Pods) -> anyhow::Result<Running> {
     let Fabric { nodes: [node, _other], addresses: [addresses, _] } =
         fabric(&format!("mem{index}"), 90 + index)?;
     let spec = NodeSpec { netns: node, addresses, pod_cidrs: objects::pod_cidrs(0) };
@@ -87,14 +97,13 @@ fn start(bench: &Bench, index: u8, case: Case) -> anyhow::Result<Running> {
     })?;
     ours.wait_ready(PATIENCE)?;
     let synced = begin.elapsed();
-    let mut pods = Vec::new();
     for pod in 0..amount.local_pods() {
         let netns = Netns::create_bare(&objects::pod_name(pod * amount.nodes))?;
+        pods.0.push(netns.clone());
         ours.add(0, &netns)?;
-        pods.push(netns);
     }
     let ticks = cpu_ticks(ours.pid(0))?;
-    Ok(Running { case, ours, pods, synced, ticks })
+    Ok(Running { case, ours, synced, ticks })
 }
 
 fn read(agent: &Running, idle: Duration) -> anyhow::Result<Vec<Row>> {
