@@ -1,5 +1,5 @@
 //! Resources that a cluster has by CustomResourceDefinitions: our own (sheetbend.dev/v1alpha1, in deploy/kubernetes/base),
-//! and those of others ([`cluster_network_policy`]).
+//! and those of others (`cluster_network_policy`).
 
 mod cluster_network_policy;
 
