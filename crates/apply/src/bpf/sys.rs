@@ -115,6 +115,11 @@ impl Cursor {
     pub(super) fn start() -> Self {
         Self(None)
     }
+
+    /// Behind this entry of an array.
+    pub(super) fn behind(entry: u32) -> Self {
+        Self(Some(entry.to_ne_bytes().to_vec()))
+    }
 }
 
 fn bpf<T>(command: bpf_cmd, attr: &mut T) -> io::Result<i64> {

@@ -67,18 +67,18 @@ impl<K: Plain, V: Plain> Table<K, V> {
 
     /// Calls `each` for every entry. Entries that come or go meanwhile may be missed.
     pub(super) fn for_each(&self, each: impl FnMut(K, V)) -> Result<(), BpfError> {
-        self.for_first(usize::MAX, each)
+        self.walk(sys::Cursor::start(), usize::MAX, each)
     }
 
-    /// The same for the first `most` entries, or a few more: of an array those with the least keys.
-    pub(super) fn for_first(&self, most: usize, mut each: impl FnMut(K, V)) -> Result<(), BpfError> {
+    /// Calls `each` for `most` entries from the cursor on, or a few more.
+    fn walk(&self, mut cursor: sys::Cursor, most: usize, mut each: impl FnMut(K, V)) -> Result<(), BpfError> {
         let mut seen = 0;
         let (key_size, value_size) = (size_of::<K>(), size_of::<V>());
         let mut count = BATCH;
-        let mut cursor = sys::Cursor::start();
-        loop {
-            let mut keys = vec![0u8; key_size * count as usize];
-            let mut values = vec![0u8; value_size * count as usize];
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        while seen < most {
+            keys.resize(key_size * count as usize, 0);
+            values.resize(value_size * count as usize, 0);
             let batch =
                 sys::lookup_batch(self.fd.as_fd(), &mut cursor, key_size, (&mut keys, &mut values), count);
             let (read, end) = match batch {
@@ -95,10 +95,11 @@ impl<K: Plain, V: Plain> Table<K, V> {
                 each(K::read(key), V::read(value));
             }
             seen += read as usize;
-            if end || seen >= most {
-                return Ok(());
+            if end {
+                break;
             }
         }
+        Ok(())
     }
 
     /// Every entry.
@@ -110,5 +111,23 @@ impl<K: Plain, V: Plain> Table<K, V> {
 
     fn error(&self, action: &'static str, source: std::io::Error) -> BpfError {
         BpfError::Table { table: self.name, action, source }
+    }
+}
+
+impl<V: Plain> Table<u32, V> {
+    /// As [`Table::for_each`] of an array, for `most` entries from `first` on.
+    pub(super) fn for_range(
+        &self,
+        first: u32,
+        most: usize,
+        mut each: impl FnMut(u32, V),
+    ) -> Result<(), BpfError> {
+        // The kernel goes on behind the cursor's entry.
+        let cursor = first.checked_sub(1).map_or_else(sys::Cursor::start, sys::Cursor::behind);
+        self.walk(cursor, most, |key, value| {
+            if ((key - first) as usize) < most {
+                each(key, value);
+            }
+        })
     }
 }

@@ -10,10 +10,11 @@ mod set;
 mod terms;
 mod transition;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
-use sheetbend_model::plan::{Condition, Dataplane, LocalPod};
+use sheetbend_model::plan::{Class, Condition, Dataplane, Entry, LocalPod, Origin, RuleKey};
 use sheetbend_model::state::{AttachmentId, Snapshot};
 use sheetbend_model::types::{AddrKey, BlockKey, ObjectKey};
 
@@ -121,6 +122,10 @@ impl PolicyTables {
         dataplane.pods = self.locals.rows().map(|(id, row)| (id.clone(), row.clone())).collect();
         dataplane.classes = self.addresses.iter().map(|(addr, node)| (*addr, node.symbol.clone())).collect();
         dataplane.blocks = self.blocks.iter().map(|(key, node)| (*key, node.symbol.clone())).collect();
+        dataplane.rules = self.rules();
+    }
+
+    fn rules(&self) -> BTreeMap<RuleKey, Origin> {
         let mut rows = Vec::new();
         for set in self.locals.sets() {
             set.every_peer_rows(&set.symbol, &mut rows);
@@ -128,15 +133,34 @@ impl PolicyTables {
                 set.class_rows(&set.symbol, &class.symbol, &class.terms, &mut rows);
             }
         }
-        dataplane.rules = rows.into_iter().collect();
+        rows.into_iter().collect()
     }
 
-    /// What is wrong with the policies in force.
+    /// Rules, then blocks.
+    pub(crate) fn base(&self) -> impl Iterator<Item = Entry> {
+        let rules = self.rules().into_iter().map(|(key, origin)| Entry::Rule(key, origin));
+        rules.chain(self.blocks.iter().map(|(key, node)| Entry::Block(*key, node.symbol.clone())))
+    }
+
+    /// Addresses with a class of their own, in order.
+    pub(crate) fn classes_from(&self, from: Bound<AddrKey>) -> impl Iterator<Item = (&AddrKey, &Class)> {
+        self.addresses.from(from).map(|(addr, node)| (addr, &node.symbol))
+    }
+
+    pub(crate) fn has_class(&self, addr: &AddrKey) -> bool {
+        self.addresses.has(addr)
+    }
+
+    pub(crate) fn has_block(&self, key: &BlockKey) -> bool {
+        self.blocks.has(key)
+    }
+
     /// The pods of this node.
     pub(crate) fn pods(&self) -> impl Iterator<Item = (&AttachmentId, &LocalPod)> {
         self.locals.rows()
     }
 
+    /// What is wrong with the policies in force.
     pub(crate) fn conditions(&self) -> impl Iterator<Item = &Condition> {
         self.locals.documents().flat_map(|document| &document.conditions)
     }

@@ -1,16 +1,19 @@
 //! Services: frontends and the backends behind them.
 
+mod claims;
 mod endpoints;
 mod frontends;
 mod health;
 mod host_ports;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use sheetbend_model::plan::{
-    Condition, Dataplane, Entry, EntryKey, Frontend, HealthCheck, Scope, ServiceEntry, Step,
+    self, Condition, Dataplane, EntryKey, Frontend, HealthCheck, Scope, ServiceEntry, Step,
 };
 use sheetbend_model::state::{Algorithm, Service, ServicePort, Snapshot, TrafficPolicy};
 use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, Protocol};
@@ -18,6 +21,7 @@ use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, Protocol};
 use crate::changes::{Changes, in_namespace};
 use crate::compiler::Counters;
 use crate::slices::{Slices, service_of};
+use claims::Claims;
 use endpoints::Viewpoint;
 use health::HealthChecks;
 use host_ports::HostPorts;
@@ -29,7 +33,7 @@ pub(crate) struct ServiceTables {
     node: NodeName,
     slices: Slices,
     /// Frontend → Services that claim it, sorted; the first has it.
-    claims: HashMap<Frontend, Vec<ObjectKey>>,
+    claims: HashMap<Frontend, Claims>,
     host_ports: HostPorts,
     health: HealthChecks,
     conditions: BTreeMap<ObjectKey, Vec<Condition>>,
@@ -48,7 +52,7 @@ impl Delta {
         let put = self.new.iter().filter(|(frontend, entry)| self.old.get(*frontend) != Some(*entry));
         let gone = self.old.keys().filter(|frontend| !self.new.contains_key(*frontend));
         (
-            put.map(|(frontend, entry)| Step::Put(Entry::Service(*frontend, entry.clone()))).collect(),
+            put.map(|(frontend, entry)| Step::Put(plan::Entry::Service(*frontend, entry.clone()))).collect(),
             gone.map(|frontend| Step::Delete(EntryKey::Service(*frontend))).collect(),
         )
     }
@@ -67,13 +71,13 @@ impl ServiceTables {
         }
     }
 
-    /// Moves the tables from `old` to `next`.
+    /// Moves the tables from `old` to `next`. Without `tells` the Delta stays empty.
     pub(crate) fn update(
         &mut self,
-        old: &Snapshot,
-        next: &Snapshot,
+        (old, next): (&Snapshot, &Snapshot),
         changes: &Changes<'_>,
         counters: &mut Counters,
+        tells: bool,
     ) -> Delta {
         let mut delta = Delta::default();
         let mut dirty = dirty(old, next, changes);
@@ -92,25 +96,25 @@ impl ServiceTables {
                 next.services.get(key).into_iter().flat_map(|service| frontends::of_service(service)),
             );
         }
-        for frontend in &frontends {
+        for frontend in frontends.iter().filter(|_| tells) {
             if let Some(entry) = self.entry(old, frontend) {
                 delta.old.insert(*frontend, entry);
             }
         }
         self.index(old, next, changes, &dirty);
         self.host_ports.update(changes);
-        let mut contested: BTreeSet<ObjectKey> = dirty;
-        for frontend in &frontends {
+        for frontend in frontends.iter().filter(|_| tells) {
             if let Some(entry) = self.entry(next, frontend) {
                 delta.new.insert(*frontend, entry);
             }
-            if let Some(claims) = self.claims.get(frontend).filter(|claims| claims.len() > 1) {
-                contested.extend(claims.iter().cloned());
-            }
         }
-        // Whoever lost a rival has one condition less.
-        for frontend in delta.old.keys() {
-            contested.extend(self.claims.get(frontend).into_iter().flatten().cloned());
+        let mut contested: BTreeSet<ObjectKey> = dirty;
+        // Whoever got a rival has one condition more, whoever lost one has one less.
+        for frontend in &frontends {
+            let claims = self.claims.get(frontend).map_or(&[][..], Claims::all);
+            let strange = claims.iter().filter(|key| !contested.contains(*key)).cloned();
+            let strange: Vec<ObjectKey> = strange.collect();
+            contested.extend(strange);
         }
         for key in contested {
             let conditions =
@@ -121,28 +125,61 @@ impl ServiceTables {
                 self.conditions.insert(key, conditions);
             }
         }
-        self.host_ports.judge(next, &frontends, |frontend| self.claims.get(frontend)?.first());
+        self.host_ports.judge(next, &frontends, |frontend| self.claims.get(frontend).map(Claims::first));
         delta
     }
 
     /// Writes the table out whole.
     pub(crate) fn write(&self, snapshot: &Snapshot, dataplane: &mut Dataplane) {
-        for (key, service) in &snapshot.services {
+        let all = usize::MAX;
+        self.part(snapshot, None, all, &mut |frontend, entry| {
+            drop(dataplane.services.insert(frontend, entry))
+        });
+    }
+
+    /// Gives `each` the rows of at most `most` Services behind `after`, and with the last Services those of host ports.
+    /// Returns the last Service if there may be more.
+    pub(crate) fn part(
+        &self,
+        snapshot: &Snapshot,
+        after: Option<&ObjectKey>,
+        most: usize,
+        each: &mut dyn FnMut(Frontend, ServiceEntry),
+    ) -> Option<ObjectKey> {
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+        let mut last = None;
+        let mut seen = 0;
+        for (key, service) in snapshot.services.range((from, Bound::Unbounded)).take(most) {
             for frontend in frontends::of_service(service) {
-                if self.claims.get(&frontend).and_then(|claims| claims.first()) == Some(key)
+                if self.claims.get(&frontend).map(Claims::first) == Some(key)
                     && let Some(entry) = self.entry(snapshot, &frontend)
                 {
-                    dataplane.services.insert(frontend, entry);
+                    each(frontend, entry);
                 }
             }
+            (seen, last) = (seen + 1, Some(key));
+        }
+        if seen == most {
+            return last.cloned();
         }
         for frontend in self.host_ports.frontends() {
             if let Some(entry) = self.entry(snapshot, frontend) {
-                dataplane.services.insert(*frontend, entry);
+                each(*frontend, entry);
             }
         }
+        None
     }
 
+    /// Whether [`ServiceTables::part`] has a row for `frontend`.
+    pub(crate) fn has(&self, snapshot: &Snapshot, frontend: &Frontend) -> bool {
+        match self.claims.get(frontend) {
+            Some(claims) => {
+                let service = snapshot.services.get(claims.first());
+                service.is_some_and(|service| frontends::port_of(service, frontend).is_some())
+            }
+            None => self.host_ports.entry(snapshot, frontend).is_some(),
+        }
+    }
     pub(crate) fn conditions(&self) -> impl Iterator<Item = Condition> {
         let found = self.conditions.values().flatten().chain(self.host_ports.conditions()).cloned();
         found.chain(self.health.conditions())
@@ -164,19 +201,18 @@ impl ServiceTables {
             for frontend in
                 old.services.get(key).into_iter().flat_map(|service| frontends::of_service(service))
             {
-                if let Some(claims) = self.claims.get_mut(&frontend) {
-                    claims.retain(|other| other != key);
-                    if claims.is_empty() {
-                        self.claims.remove(&frontend);
-                    }
+                if let Entry::Occupied(mut claims) = self.claims.entry(frontend)
+                    && !claims.get_mut().remove(key)
+                {
+                    claims.remove();
                 }
             }
             for frontend in
                 next.services.get(key).into_iter().flat_map(|service| frontends::of_service(service))
             {
-                let claims = self.claims.entry(frontend).or_default();
-                if let Err(index) = claims.binary_search(key) {
-                    claims.insert(index, key.clone());
+                match self.claims.entry(frontend) {
+                    Entry::Vacant(place) => drop(place.insert(Claims::One(key.clone()))),
+                    Entry::Occupied(mut claims) => claims.get_mut().insert(key),
                 }
             }
         }
@@ -184,7 +220,7 @@ impl ServiceTables {
 
     /// The Service, or else the host port, that has `frontend`, compiled.
     fn entry(&self, snapshot: &Snapshot, frontend: &Frontend) -> Option<ServiceEntry> {
-        let Some(owner) = self.claims.get(frontend).and_then(|claims| claims.first()) else {
+        let Some(owner) = self.claims.get(frontend).map(Claims::first) else {
             return self.host_ports.entry(snapshot, frontend);
         };
         let service = snapshot.services.get(owner)?;
@@ -243,7 +279,7 @@ impl ServiceTables {
             }
         }
         for frontend in frontends::of_service(service).into_iter().filter(|own| own.scope == Scope::Inside) {
-            if let Some(owner) = self.claims.get(&frontend).and_then(|claims| claims.first())
+            if let Some(owner) = self.claims.get(&frontend).map(Claims::first)
                 && *owner != service.key
             {
                 add(
