@@ -97,12 +97,14 @@ fn nodes() -> anyhow::Result<[Node; 2]> {
             name: NodeName::new("one"),
             labels: Labels::new(),
             addresses: vec!["192.168.9.1".parse()?, "fd99::1".parse()?],
+            other_addresses: Vec::new(),
             pod_cidrs: vec!["10.244.0.0/24".parse()?, "fd24::/64".parse()?],
         },
         Node {
             name: NodeName::new("two"),
             labels: Labels::new(),
             addresses: vec!["192.168.9.2".parse()?, "fd99::2".parse()?],
+            other_addresses: Vec::new(),
             pod_cidrs: vec!["10.128.0.0/10".parse()?, "fd28::/64".parse()?],
         },
     ])

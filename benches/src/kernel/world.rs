@@ -13,7 +13,7 @@ use sheetbend_apply::bpf::{Kernel, KernelConfig, PodLink};
 use sheetbend_ebpf_abi::{HOST_MAC, Hook, NodeConfig};
 use sheetbend_model::plan::{
     Backend, Class, Dataplane, Frontend, LocalPod, Origin, Overlay, PolicyRef, PolicySet, Posture, Reach,
-    Route, RuleKey, Scope, ServiceEntry, Term,
+    Route, RuleKey, Ruling, Scope, ServiceEntry, Term,
 };
 use sheetbend_model::state::{Algorithm, AttachmentId, NetworkMode};
 use sheetbend_model::types::{
@@ -91,6 +91,7 @@ impl Node {
             },
             object: std::env::var_os("SHEETBEND_EBPF_OBJECT").map(PathBuf::from),
             limits: BTreeMap::new(),
+            ceilings: BTreeMap::new(),
         }
     }
 
@@ -230,7 +231,7 @@ fn policies(want: &mut Dataplane, size: Size) -> anyhow::Result<PolicySet> {
                 ports,
             };
             let origin = Origin { policy: policy(index), direction: Direction::Egress, rule: 0 };
-            want.rules.insert(key, origin);
+            want.rules.insert(key, Ruling::allow(origin));
         }
     }
     for pod in 0..size.remote_pods {

@@ -9,6 +9,7 @@ mod dns;
 mod install;
 mod lab;
 mod monitor;
+mod service;
 mod source;
 mod status;
 mod uninstall;
@@ -40,6 +41,9 @@ enum Command {
     Monitor(monitor::Args),
     /// What this node's agent holds and whether it is well.
     Status(status::Args),
+    /// Services, and why each of their endpoints is chosen or not.
+    #[command(subcommand)]
+    Service(service::Command),
     /// Look for what should not be there.
     #[command(subcommand)]
     Debug(debug::Command),
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         Command::Lab(command) => lab::run(command),
         Command::Monitor(args) => monitor::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Service(command) => service::run(&command),
         Command::Debug(command) => debug::run(&command),
         Command::Agent(args) => agent::run(args),
         Command::Controller(args) => controller::run(&args),

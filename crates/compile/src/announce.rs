@@ -180,6 +180,7 @@ mod tests {
                 name: NodeName::new(name),
                 labels: labels(own),
                 addresses: Vec::new(),
+                other_addresses: Vec::new(),
                 pod_cidrs: Vec::new(),
             };
             snapshot.nodes.insert(node.name.clone(), Arc::new(node));

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use sheetbend_model::state::{
-    Attachment, AttachmentId, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service, Snapshot,
+    Attachment, AttachmentId, ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod,
+    Service, Snapshot,
 };
 use sheetbend_model::types::{NodeName, ObjectKey};
 
@@ -26,6 +27,7 @@ pub(crate) struct Changes<'a> {
     pub(crate) services: Vec<Change<'a, ObjectKey, Service>>,
     pub(crate) endpoint_slices: Vec<Change<'a, ObjectKey, EndpointSlice>>,
     pub(crate) policies: Vec<Change<'a, ObjectKey, NetworkPolicy>>,
+    pub(crate) cluster_policies: Vec<Change<'a, Arc<str>, ClusterNetworkPolicy>>,
     pub(crate) attachments: Vec<Change<'a, AttachmentId, Attachment>>,
 }
 
@@ -38,7 +40,22 @@ impl<'a> Changes<'a> {
             services: changed(&old.services, &new.services),
             endpoint_slices: changed(&old.endpoint_slices, &new.endpoint_slices),
             policies: changed(&old.policies, &new.policies),
+            cluster_policies: changed(&old.cluster_policies, &new.cluster_policies),
             attachments: changed(&old.attachments, &new.attachments),
+        }
+    }
+
+    /// Every Service and EndpointSlice of `new`, as if they had just come; nothing of the other kinds.
+    pub(crate) fn services_of(new: &'a Snapshot) -> Self {
+        Self {
+            nodes: Vec::new(),
+            namespaces: Vec::new(),
+            pods: Vec::new(),
+            services: all(&new.services),
+            endpoint_slices: all(&new.endpoint_slices),
+            policies: Vec::new(),
+            cluster_policies: Vec::new(),
+            attachments: Vec::new(),
         }
     }
 }
@@ -56,6 +73,10 @@ fn changed<'a, K: Ord, V: Eq>(
             DiffItem::Remove(key, value) => Change { key, old: Some(value), new: None },
         })
         .collect()
+}
+
+fn all<K: Ord, V>(new: &OrdMap<K, Arc<V>>) -> Vec<Change<'_, K, V>> {
+    new.iter().map(|(key, value)| Change { key, old: None, new: Some(value) }).collect()
 }
 
 /// The entries of `map` in one namespace, in key order.

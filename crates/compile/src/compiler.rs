@@ -57,7 +57,7 @@ impl Compiler {
     /// A compiler that has seen nothing: its first update compiles everything.
     pub fn new(node: NodeName, config: NetworkConfig) -> Self {
         Self {
-            services: ServiceTables::new(node.clone()),
+            services: ServiceTables::new(node.clone(), config.node_local_dns.clone()),
             node,
             config,
             snapshot: Snapshot::default(),
@@ -121,7 +121,7 @@ impl Compiler {
 
     /// What is wrong with the user's objects now.
     pub fn conditions(&self) -> BTreeSet<Condition> {
-        let found = self.policy.conditions().chain(&self.route_conditions).cloned();
+        let found = self.policy.conditions().chain(self.route_conditions.iter().cloned());
         found.chain(self.services.conditions()).collect()
     }
 

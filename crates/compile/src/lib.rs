@@ -20,6 +20,8 @@ mod slices;
 pub use announce::{Announcement, announcements};
 pub use compiler::{Compiler, Counters};
 pub use overlay::router_address;
+pub use policy::unusable_blocks;
+pub use service::explain;
 
 use sheetbend_model::plan::Dataplane;
 use sheetbend_model::state::{NetworkConfig, Snapshot};

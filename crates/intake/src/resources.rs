@@ -1,4 +1,12 @@
-//! Resources of our own (sheetbend.dev/v1alpha1), as their CustomResourceDefinitions in deploy/kubernetes/base have them.
+//! Resources that a cluster has by CustomResourceDefinitions: our own (sheetbend.dev/v1alpha1, in deploy/kubernetes/base),
+//! and those of others (`cluster_network_policy`).
+
+mod cluster_network_policy;
+
+pub use cluster_network_policy::{
+    ClusterNetworkPolicy, ClusterNetworkPolicySpec, DestinationPort, NamespacedPod, NetworkPolicyPeer,
+    PolicyPortRange, ProtocolMatch, Rule, Subject, TransportMatch,
+};
 
 use std::borrow::Cow;
 
@@ -14,12 +22,12 @@ pub const VERSION: &str = "v1alpha1";
 pub const API_VERSION: &str = "sheetbend.dev/v1alpha1";
 
 macro_rules! resource {
-    ($(#[$doc:meta])* $kind:ident, $spec:ident, $plural:literal) => {
+    ($(#[$doc:meta])* $kind:ident, $spec:ident, $group:expr, $version:expr, $plural:literal) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(rename_all = "camelCase")]
         pub struct $kind {
-            /// [`API_VERSION`].
+            /// Group and version.
             #[serde(default)]
             pub api_version: String,
             /// The kind's name.
@@ -39,7 +47,7 @@ macro_rules! resource {
         impl Default for $kind {
             fn default() -> Self {
                 Self {
-                    api_version: API_VERSION.to_owned(),
+                    api_version: format!("{}/{}", $group, $version),
                     kind: stringify!($kind).to_owned(),
                     metadata: ObjectMeta::default(),
                     spec: None,
@@ -57,11 +65,11 @@ macro_rules! resource {
             }
 
             fn group((): &()) -> Cow<'_, str> {
-                GROUP.into()
+                $group.into()
             }
 
             fn version((): &()) -> Cow<'_, str> {
-                VERSION.into()
+                $version.into()
             }
 
             fn plural((): &()) -> Cow<'_, str> {
@@ -79,13 +87,15 @@ macro_rules! resource {
     };
 }
 
+use resource;
+
 resource! {
     /// Addresses for Services of type LoadBalancer.
-    LoadBalancerPool, LoadBalancerPoolSpec, "loadbalancerpools"
+    LoadBalancerPool, LoadBalancerPoolSpec, GROUP, VERSION, "loadbalancerpools"
 }
 resource! {
     /// For which addresses of Services nodes answer ARP and neighbour discovery.
-    L2Announcement, L2AnnouncementSpec, "l2announcements"
+    L2Announcement, L2AnnouncementSpec, GROUP, VERSION, "l2announcements"
 }
 
 /// `spec` of a LoadBalancerPool.

@@ -1,5 +1,5 @@
 //! `examples/shop`, the demo's cluster: read without a word, with everything in it that the demo shall show, and neither
-//! mostly open nor mostly closed in any class of its matrix.
+//! mostly open nor mostly closed in any class of its matrix. `examples/tenants`: every rule decides something.
 
 #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
@@ -9,13 +9,19 @@ use std::path::Path;
 
 use k8s_openapi::api::core::v1::{NodeAddress, NodeSpec, NodeStatus, PodCondition, PodIP, PodStatus};
 use sheetbend_intake::file::{Assigned, Cluster, Object, build_endpoint_slices, expand, read, snapshot};
-use sheetbend_model::state::{Algorithm, Endpoint, PortMatch, Service, Snapshot, TargetPort, Weights};
-use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, Protocol};
-use sheetbend_oracle::{End, Expected, L4, Probe, expect};
+use sheetbend_model::state::{
+    Action, Algorithm, Endpoint, PortMatch, Service, Snapshot, TargetPort, Weights,
+};
+use sheetbend_model::types::{Direction, Family, NodeName, ObjectKey, Port, Protocol};
+use sheetbend_oracle::{ByTier, Decision, End, Expected, Flow, L4, Probe, expect, networkpolicy};
 
 /// The example on two nodes, with addresses as a lab gives them.
 fn shop() -> Snapshot {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/shop");
+    example("shop")
+}
+
+fn example(name: &str) -> Snapshot {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name);
     let manifests = read(&[dir]).unwrap();
     assert_eq!((manifests.skipped.len(), manifests.notices.len()), (0, 0), "{:?}", manifests.notices);
     let cluster = Cluster {
@@ -201,4 +207,51 @@ fn everything_that_the_demo_shows_is_in_it() {
     assert!(ports().any(|port| port.protocol == Protocol::Udp));
     let named = |pod: &str| cluster.pods[&ObjectKey::new("shop", pod)].named_ports("http", Protocol::Tcp);
     assert_ne!(named("web-0"), named("cart-0"), "one name, two numbers");
+}
+
+#[test]
+fn in_the_tenants_cluster_every_rule_but_pass_decides_something() {
+    let cluster = example("tenants");
+    let mut rules = BTreeSet::new();
+    for policy in cluster.cluster_policies.values() {
+        assert_eq!(policy.fault, None);
+        for direction in [Direction::Ingress, Direction::Egress] {
+            for (index, rule) in (0u32..).zip(policy.rules(direction)) {
+                assert_eq!(rule.fault, None);
+                if rule.action != Action::Pass {
+                    rules.insert((policy.name.to_string(), direction, index));
+                }
+            }
+        }
+    }
+    let (mut denied, mut allowed) = (0, 0);
+    let others = ["172.30.0.11", "198.51.100.1", "203.0.113.1", "2001:db8::1"]
+        .map(|text| (text.parse().unwrap(), None));
+    let pods = cluster.pods.values().flat_map(|pod| pod.addresses.iter().map(|addr| (*addr, Some(&pod.key))));
+    let ends: Vec<(IpAddr, Option<&ObjectKey>)> = pods.chain(others).collect();
+    for (source, source_pod) in &ends {
+        for (destination, destination_pod) in &ends {
+            if Family::of(*source) != Family::of(*destination) {
+                continue;
+            }
+            for (protocol, port) in ports(&cluster) {
+                let (source, destination) = (*source, *destination);
+                let (source_pod, destination_pod) = (*source_pod, *destination_pod);
+                let flow = Flow { source, source_pod, destination, destination_pod, protocol, port };
+                let judgement = networkpolicy(&cluster, &flow);
+                denied += usize::from(!judgement.allowed);
+                allowed += usize::from(judgement.allowed);
+                let decisions =
+                    [(Direction::Ingress, judgement.ingress), (Direction::Egress, judgement.egress)];
+                for (direction, decision) in decisions {
+                    if let Decision::Accepted(by) | Decision::Refused(by) = decision {
+                        let ByTier { policy, rule, .. } = by;
+                        rules.remove(&(policy.to_string(), direction, rule));
+                    }
+                }
+            }
+        }
+    }
+    assert!(rules.is_empty(), "{rules:?} decide nothing");
+    assert!(denied > 100 && allowed > 100, "{denied} denied, {allowed} allowed");
 }

@@ -267,3 +267,44 @@ async fn a_cluster_without_our_resources_is_known_and_they_may_come_later() {
     let reading = until(&mut watched, there).await;
     assert_eq!(reading.snapshot.l2_announcements["edge"].interfaces, ["eth1".into()]);
 }
+
+fn guard() -> Value {
+    json!({"metadata": {"name": "guard"}, "spec": {"tier": "Admin", "priority": 7, "subject": {"namespaces": {}},
+        "ingress": [{"action": "Deny", "from": [{"pods": {"namespaceSelector": {}, "podSelector": {}}}]}]}})
+}
+
+fn is_guarded(reading: &Option<Reading>) -> bool {
+    reading.as_ref().is_some_and(|reading| reading.snapshot.cluster_policies.contains_key("guard"))
+}
+
+#[tokio::test]
+async fn a_resource_that_nobody_installed_is_empty_until_somebody_does() {
+    let server = cluster();
+    server.set_served("clusternetworkpolicies", false);
+    let mut watched = watched(&server, Waiting::default()).await;
+    let reading = until(&mut watched, |reading| reading.as_ref().is_some_and(|reading| reading.fresh)).await;
+    assert!(reading.snapshot.cluster_policies.is_empty());
+    server.set_served("clusternetworkpolicies", true);
+    server.put("clusternetworkpolicies", guard());
+    let reading = until(&mut watched, is_guarded).await;
+    assert_eq!(reading.snapshot.cluster_policies["guard"].priority.get(), 7);
+    server.delete("clusternetworkpolicies", "", "guard");
+    until(&mut watched, |reading| !is_guarded(reading)).await;
+}
+
+#[tokio::test]
+async fn a_resource_that_may_not_be_read_holds_nobody_up() {
+    let server = cluster();
+    server.put("clusternetworkpolicies", guard());
+    let mut before = watched(&server, Waiting::default()).await;
+    let known = until(&mut before, is_guarded).await;
+    server.set_forbidden("clusternetworkpolicies", true);
+    let waiting = Waiting { last_good: Some((*known.snapshot).clone()), ..Waiting::default() };
+    let mut watched = watched(&server, waiting).await;
+    let fresh = |reading: &Option<Reading>| reading.as_ref().is_some_and(|reading| reading.fresh);
+    let reading = until(&mut watched, fresh).await;
+    assert!(is_guarded(&Some(reading)), "what an earlier process was told stays in force");
+    server.delete("clusternetworkpolicies", "", "guard");
+    server.set_forbidden("clusternetworkpolicies", false);
+    until(&mut watched, |reading| !is_guarded(reading)).await;
+}

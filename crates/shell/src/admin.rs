@@ -5,9 +5,10 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,8 +23,9 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 /// Makes the document of `/status`.
 pub type StatusFn = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
-/// Makes a document that takes some time, whenever somebody asks for it.
-pub type DocumentFn = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = serde_json::Value> + Send>> + Send + Sync>;
+/// Makes a document that takes some time, whenever somebody asks for it; given the query of the request's URL.
+pub type DocumentFn =
+    Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = serde_json::Value> + Send>> + Send + Sync>;
 
 /// Serves `/livez`, `/readyz`, `/status` and `more` (path → document) at `path` until drained.
 ///
@@ -43,10 +45,21 @@ pub async fn serve(
         .route("/readyz", get(readyz))
         .route("/status", get(move || async move { Json(status()) }));
     for (name, document) in more {
-        app = app.route(name, get(move || async move { Json(document().await) }));
+        let answer = move |RawQuery(query): RawQuery| async move {
+            written(document(query.unwrap_or_default()).await).await
+        };
+        app = app.route(name, get(answer));
     }
     let app = app.with_state(ready);
     axum::serve(listener, app).with_graceful_shutdown(async move { drain.requested().await }).await
+}
+
+/// A document as text. It may be large, and other requests shall not wait for it.
+async fn written(document: serde_json::Value) -> Response {
+    match tokio::task::spawn_blocking(move || document.to_string()).await {
+        Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
 
 /// Makes the document of `/metrics`, in the OpenMetrics text format.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
+use sheetbend_ebpf_abi::{GROWS_CT, GROWS_SERVICE_FLOWS, GROWS_SNAT};
 use sheetbend_kernel_tests::apply::Place;
 use sheetbend_kernel_tests::program::cases;
 use sheetbend_kernel_tests::program::node::{Family, Node, make_devices};
@@ -30,7 +31,9 @@ fn enter() -> Result<Place> {
 
 fn verifier(place: &Place) -> Result<()> {
     let mut node = Node::new(Family::V4, &object(), place.bpffs())?;
-    let verified = node.tables.instructions()?;
+    let mut growing = node.grown(GROWS_CT | GROWS_SERVICE_FLOWS | GROWS_SNAT)?;
+    let growing = growing.tables.instructions()?.into_iter().map(|(name, count)| (name + ", growing", count));
+    let verified: Vec<_> = node.tables.instructions()?.into_iter().chain(growing).collect();
     for (name, instructions) in &verified {
         println!("{name}: {instructions} instructions verified");
     }

@@ -58,3 +58,23 @@ impl Args {
         Config::load(sources)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv6Addr};
+
+    use sheetbend_apply::netlink::{GATEWAY_IPV4, GATEWAY_IPV6};
+    use sheetbend_ebpf_abi::{HAIRPIN_IPV4, HAIRPIN_IPV6};
+    use sheetbend_shell::config::{Config, Sources};
+
+    #[test]
+    fn what_a_node_uses_itself_is_no_dns_address() {
+        let hairpin = [HAIRPIN_IPV4, HAIRPIN_IPV6].map(|addr| Ipv6Addr::from(addr).to_canonical());
+        let gateways = [IpAddr::from(GATEWAY_IPV4), IpAddr::from(GATEWAY_IPV6)];
+        for addr in hairpin.into_iter().chain(gateways) {
+            let sources = Sources::default().flag("dns.nodeLocal", Some(&addr.to_string()));
+            let error = Config::load(sources).map_err(|errors| errors.to_string());
+            assert!(error.is_err_and(|text| text.contains("used by Sheetbend itself")), "{addr}");
+        }
+    }
+}

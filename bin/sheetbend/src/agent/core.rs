@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use imbl::OrdMap;
-use sheetbend_apply::bpf::{Kernel, PodLink};
+use sheetbend_apply::bpf::{FlowTableState, Kernel, PodLink};
 use sheetbend_apply::memory;
 use sheetbend_apply::netlink::node::{self, NodeLinks, NodeSpec};
 use sheetbend_compile::Compiler;
@@ -25,6 +25,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::{debug, error, info, warn};
 
 use super::cni::{NodeFacts, PodChange};
+use super::growth::Growing;
 use super::leaks::{Held, Question};
 use super::settings::SettingsFile;
 use super::sockets;
@@ -68,6 +69,8 @@ pub(crate) struct Outputs {
     pub(crate) facts: watch::Sender<Option<NodeFacts>>,
     /// For events and `status`.
     pub(crate) view: watch::Sender<Arc<View>>,
+    /// How full the tables of flows are, for `status`.
+    pub(crate) flows: watch::Sender<Vec<FlowTableState>>,
     /// Done at the first sync.
     pub(crate) ready: ReadyTask,
     /// Hears of every pod that is attached, at once; `None` without an API server.
@@ -85,9 +88,9 @@ struct Waiting {
 /// The compiler, the kernel, and who waits for what.
 pub(crate) struct Core {
     config: CoreConfig,
-    outputs: Outputs,
+    pub(super) outputs: Outputs,
     compiler: Compiler,
-    kernel: Kernel,
+    pub(super) kernel: Kernel,
     cluster: Option<Cluster>,
     attachments: OrdMap<AttachmentId, Arc<Attachment>>,
     adding: Vec<Waiting>,
@@ -106,6 +109,8 @@ pub(crate) struct Core {
     was_large: bool,
     /// Since the last ADD or DEL.
     pods_changed: Instant,
+    /// Of tables of flows.
+    pub(super) growing: Growing,
 }
 
 impl Core {
@@ -134,6 +139,7 @@ impl Core {
             applied: None,
             was_large: false,
             pods_changed: Instant::now(),
+            growing: Growing::default(),
         }
     }
 
@@ -154,6 +160,7 @@ impl Core {
             let [sweep, retry, drift] = &mut timers;
             let next_move = self.next_move();
             let next_part = at(self.comparing.as_ref().map(|(_, at)| *at));
+            let next_growth = self.growing.next();
             tokio::select! {
                 changed = clusters.changed() => match changed {
                     Ok(()) => self.know(clusters.borrow_and_update().clone()),
@@ -176,6 +183,10 @@ impl Core {
                 }
                 () = next_part => {
                     self.compare();
+                    continue;
+                }
+                () = next_growth => {
+                    self.grow();
                     continue;
                 }
                 _ = sweep.tick() => {
@@ -219,9 +230,13 @@ impl Core {
         match change {
             PodChange::Announced => return false,
             PodChange::Attached { attachment, filtered, done } => {
-                if filtered {
-                    self.kernel.note_filtered(attachment.host_ifindex);
-                } else if let Err(error) = self.kernel.attach_pod(attachment.host_ifindex) {
+                let ifindex = attachment.host_ifindex;
+                let on_device = if filtered {
+                    self.kernel.note_filtered(ifindex)
+                } else {
+                    self.kernel.attach_pod(ifindex)
+                };
+                if let Err(error) = on_device {
                     // The caller rolls back; a caller that has gone needs no answer.
                     let _ = done.send(Err(error.to_string()));
                     return false;

@@ -45,7 +45,7 @@ pub(super) fn document(
     core: mpsc::Sender<Question>,
     clusters: watch::Receiver<Option<Cluster>>,
 ) -> DocumentFn {
-    Arc::new(move || {
+    Arc::new(move |_| {
         let (state_dir, core, clusters) = (state_dir.clone(), core.clone(), clusters.clone());
         Box::pin(async move {
             match look(state_dir, &core, &clusters).await {

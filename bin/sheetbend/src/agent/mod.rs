@@ -8,11 +8,13 @@ mod cni;
 mod core;
 mod duties;
 mod events;
+mod growth;
 mod health_checks;
 mod heap;
 mod leaks;
 mod prerequisites;
 mod publish;
+mod services;
 mod settings;
 mod sockets;
 mod view;
@@ -25,9 +27,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use sheetbend_apply::bpf::{Kernel, KernelConfig};
+use sheetbend_apply::bpf::{FlowTableState, Kernel, KernelConfig};
 use sheetbend_apply::netlink;
 use sheetbend_compile::Compiler;
+use sheetbend_ebpf_abi::names;
 use sheetbend_intake::cni::Server;
 use sheetbend_model::state::Attachment;
 use sheetbend_model::types::NodeName;
@@ -73,6 +76,7 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let kernel = open_kernel(config)?;
     let events = kernel.events()?;
     let counters = kernel.counters()?;
+    let live = kernel.live_connections()?;
     let Source { mut clusters, kubernetes } = source::open(config, &drain).await?;
     let pod_cidrs = tokio::select! {
         pod_cidrs = own_pod_cidrs(&mut clusters, &node) => pod_cidrs?,
@@ -84,6 +88,7 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let (facts, node_facts) = watch::channel(None);
     let announcing = (facts.subscribe(), clusters.clone(), node.clone());
     let (view, views) = watch::channel(Arc::default());
+    let (flows, flow_tables) = watch::channel(Vec::new());
     let cni_config = CniConfig {
         state_dir: config.node.state_dir.clone(),
         run_dir: config.node.run_dir.clone(),
@@ -95,6 +100,7 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let outputs = Outputs {
         facts,
         view,
+        flows,
         ready: ready.task("dataplane"),
         attached: kubernetes.is_some().then_some(attached),
         settings: SettingsFile::new(&config.node.state_dir),
@@ -113,19 +119,20 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
         .spawn(move || run_core(core, clusters, core_changes, core_questions))?;
 
     let run_dir = &config.node.run_dir;
-    let status = status_document(node.clone(), views.clone(), counters);
+    let status = status_document(node.clone(), views.clone(), flow_tables, counters);
     let cni = Arc::new(cni);
     let own_name = node.clone();
     let server = Server::bind(&run_dir.join("cni.sock"))?;
     tokio::spawn(health_checks::serve(views.clone()));
-    events::spawn(&run_dir.join("events.sock"), node, events, views)?;
+    events::spawn(&run_dir.join("events.sock"), node, events, views.clone())?;
     for rule in foreign_rules() {
         warn!("a rule of somebody else gets in our way: {rule}");
     }
     tokio::spawn(mark_ready(run_dir.join("ready"), ready.clone(), Arc::clone(&cni)));
     let admin_socket = run_dir.join("admin.sock");
     let leaks = leaks::document(config.node.state_dir.clone(), questions, api_clusters.clone());
-    let documents = vec![("/leaks", leaks)];
+    let services = services::documents(own_name.clone(), views.clone(), live);
+    let documents = [("/leaks", leaks)].into_iter().chain(services).collect();
     let announcing = announce(announcing, kubernetes.as_ref(), &drain);
     let (duties, keeper) = api_server(config, kubernetes, news, api_clusters, (own_name, pod_cidrs), &ready);
     tokio::select! {
@@ -203,9 +210,17 @@ fn open_kernel(config: &Config) -> anyhow::Result<Kernel> {
         instance: config.node.instance.clone(),
         node: sheetbend_ebpf_abi::NodeConfig::default(),
         object,
-        limits: BTreeMap::new(),
+        limits: flow_tables(config.conntrack.entries),
+        ceilings: flow_tables(config.conntrack.max_entries),
     })?;
     Ok(kernel)
+}
+
+/// Map name → entries, for so many flows.
+fn flow_tables(flows: u32) -> BTreeMap<String, u32> {
+    [(names::CT, flows), (names::SERVICE_FLOWS, flows), (names::SNAT, flows / 2)]
+        .map(|(name, entries)| (name.to_owned(), entries))
+        .into()
 }
 
 /// Waits until the cluster has this node's Node with a pod range.
@@ -238,12 +253,15 @@ fn run_core(
 fn status_document(
     node: NodeName,
     views: watch::Receiver<Arc<view::View>>,
+    flows: watch::Receiver<Vec<FlowTableState>>,
     counters: aya::maps::MapData,
 ) -> admin::StatusFn {
     let counters = events::counters(counters);
     Arc::new(move || {
         let view = Arc::clone(&views.borrow());
-        view.status(&node.0, &counters(), &foreign_rules())
+        let mut status = view.status(&node.0, &counters(), &foreign_rules());
+        status["flowTables"] = growth::document(&flows.borrow());
+        status
     })
 }
 

@@ -84,6 +84,7 @@ impl View {
                 "pods": self.snapshot.pods.len(),
                 "services": self.snapshot.services.len(),
                 "networkPolicies": self.snapshot.policies.len(),
+                "clusterNetworkPolicies": self.snapshot.cluster_policies.len(),
             },
             "pods": pods,
             "conditions": conditions,
@@ -115,7 +116,10 @@ fn pod(pod: &LocalPod) -> Value {
     let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
     let policies: Vec<String> = match &pod.posture {
         Posture::Closed => Vec::new(),
-        Posture::Judged(set) => set.policies.iter().map(|policy| policy.policy.to_string()).collect(),
+        Posture::Judged(set) => {
+            let own = set.policies.iter().map(|policy| policy.policy.to_string());
+            own.chain(set.tiers.iter().map(|tier| tier.name.to_string())).collect()
+        }
     };
     json!({
         "pod": pod.pod.as_ref().map(ToString::to_string),

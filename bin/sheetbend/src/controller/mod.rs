@@ -3,6 +3,7 @@
 mod balancer;
 mod election;
 mod lease;
+mod policies;
 mod ranges;
 mod report;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use tracing::info;
 use crate::agent::Args as AgentArgs;
 use crate::{daemon, source};
 use balancer::Balancer;
+use policies::Policies;
 use report::Reports;
 
 /// Between two tries of what was refused.
@@ -83,6 +85,7 @@ async fn act(
     let Watched { mut readings, mut problems, lookups: _lookups } = kube::watch_controlled(client.clone());
     let pools = ranges::pools(pool);
     let mut compiler = Compiler::new(NodeName::new(""), config.network.clone());
+    let mut policies = Policies::default();
     let mut reports = Reports::new(client.clone(), identity);
     let mut balancer = Balancer::new(client.clone(), config.load_balancer_default);
     let mut again = false;
@@ -105,6 +108,7 @@ async fn act(
         again |= refused;
         let mut faults = report::faults(&mut compiler, &reading.snapshot, &found);
         faults.extend(unassigned);
+        faults.extend(policies.follow(&reading.snapshot));
         reports.tell(faults).await;
     }
 }

@@ -2,13 +2,16 @@
 //! has conditions.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, Patch, PatchParams};
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use sheetbend_compile::Compiler;
 use sheetbend_intake::file::{Kind, ObjectId, Problem};
@@ -63,6 +66,10 @@ fn effect(kind: Kind) -> &'static str {
         Kind::NetworkPolicy => {
             "Until it is put right, the pods it selects are isolated and nothing is allowed"
         }
+        Kind::ClusterNetworkPolicy => {
+            "Until it is put right, what is wrong fails closed: such an Accept rule matches nothing, such a Deny or Pass \
+             rule denies everything"
+        }
         Kind::Service | Kind::EndpointSlice => "Until it is put right, it is treated as absent",
         Kind::LoadBalancerPool => "Until it is put right, it gives out no addresses; those given stay",
         Kind::L2Announcement => "Until it is put right, it announces nothing",
@@ -80,16 +87,16 @@ fn effect(kind: Kind) -> &'static str {
 /// Tells users, each fault once for as long as it lasts.
 pub(super) struct Reports {
     client: Client,
-    recorder: Recorder,
+    /// This controller's name.
+    instance: String,
     told: BTreeSet<Fault>,
 }
 
 impl Reports {
     /// `instance` is this controller's name.
     pub(super) fn new(client: Client, instance: String) -> Self {
-        let reporter =
-            Reporter { controller: "sheetbend.dev/controller".to_owned(), instance: Some(instance) };
-        Self { recorder: Recorder::new(client.clone(), reporter), client, told: BTreeSet::new() }
+        // At most 128 characters (events.k8s.io/v1).
+        Self { client, instance: instance.chars().take(128).collect(), told: BTreeSet::new() }
     }
 
     /// Says what is new among `faults`. What cannot be said is tried again with the next call.
@@ -117,22 +124,63 @@ impl Reports {
         }
     }
 
+    /// Writes an Event that says `fault`, unless there is one: its name tells the object and what is wrong with it, so
+    /// that the next leader repeats nothing.
     async fn event(&self, fault: &Fault) -> bool {
-        let event = Event {
-            type_: EventType::Warning,
-            reason: fault.reason.to_owned(),
-            // At most 1 kB (events.k8s.io/v1).
-            note: Some(fault.message.chars().take(1000).collect()),
-            action: "Compile".to_owned(),
-            secondary: None,
+        let written = async {
+            let regarding = self.reference(&fault.object).await?;
+            let namespace = regarding.namespace.clone().unwrap_or_else(|| "default".to_owned());
+            let event = Event {
+                metadata: ObjectMeta {
+                    name: Some(event_name(fault, regarding.uid.as_deref())),
+                    namespace: Some(namespace.clone()),
+                    ..ObjectMeta::default()
+                },
+                type_: Some("Warning".to_owned()),
+                reason: Some(fault.reason.to_owned()),
+                // At most 1 kB (events.k8s.io/v1).
+                note: Some(fault.message.chars().take(1000).collect()),
+                action: Some("Compile".to_owned()),
+                event_time: Some(MicroTime(Timestamp::now())),
+                regarding: Some(regarding),
+                reporting_controller: Some("sheetbend.dev/controller".to_owned()),
+                reporting_instance: Some(self.instance.clone()),
+                ..Event::default()
+            };
+            let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
+            api.create(&PostParams::default(), &event).await.map(drop)
         };
-        match self.recorder.publish(&event, &reference(&fault.object)).await {
+        match written.await {
             Ok(()) => true,
+            // It is said already, or the object is gone.
+            Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => true,
             Err(error) => {
                 warn!(object = %fault.object, "cannot write an Event: {error}");
                 false
             }
         }
+    }
+
+    /// Names `object`. With its uid where `kubectl describe` looks for Events that we write: it shows no others.
+    async fn reference(&self, object: &ObjectId) -> Result<ObjectReference, kube::Error> {
+        let client = self.client.clone();
+        let uid = if object.kind == Kind::NetworkPolicy {
+            let api: Api<NetworkPolicy> = Api::namespaced(client, &object.namespace);
+            api.get_metadata(&object.name).await?.metadata.uid
+        } else if object.kind == Kind::Service {
+            let api: Api<Service> = Api::namespaced(client, &object.namespace);
+            api.get_metadata(&object.name).await?.metadata.uid
+        } else {
+            None
+        };
+        Ok(ObjectReference {
+            api_version: Some(object.kind.api_version().to_owned()),
+            kind: Some(object.kind.name().to_owned()),
+            namespace: Some(object.namespace.to_string()).filter(|namespace| !namespace.is_empty()),
+            name: Some(object.name.to_string()),
+            uid,
+            ..ObjectReference::default()
+        })
     }
 
     async fn condition(&self, service: &ObjectId, open: &[&Fault]) {
@@ -157,12 +205,12 @@ fn condition(open: &[&Fault]) -> Value {
     json!({"status": {"conditions": [condition]}})
 }
 
-fn reference(object: &ObjectId) -> ObjectReference {
-    ObjectReference {
-        api_version: Some(object.kind.api_version().to_owned()),
-        kind: Some(object.kind.name().to_owned()),
-        namespace: Some(object.namespace.to_string()).filter(|namespace| !namespace.is_empty()),
-        name: Some(object.name.to_string()),
-        ..ObjectReference::default()
-    }
+/// One name for each object and fault. A hasher that changes with the compiler costs one Event said twice.
+fn event_name(fault: &Fault, uid: Option<&str>) -> String {
+    let mut hasher = DefaultHasher::new();
+    (fault.object.kind.name(), &fault.object.namespace, &fault.object.name, uid).hash(&mut hasher);
+    (fault.reason, &fault.message).hash(&mut hasher);
+    // A name has at most 253 characters and ends in a letter or digit (RFC 1123).
+    let object: String = fault.object.name.chars().take(236).collect();
+    format!("{}.{:016x}", object.trim_end_matches(['.', '-']), hasher.finish())
 }

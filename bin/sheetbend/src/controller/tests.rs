@@ -105,6 +105,80 @@ async fn the_leader_gives_ranges_and_says_what_is_wrong() {
     task.abort();
 }
 
+fn policy(name: &str, blocks: Value) -> Value {
+    json!({"metadata": {"namespace": "shop", "name": name, "uid": format!("uid-{name}")},
+        "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": blocks}]}})
+}
+
+/// An Event for each block that no address matches, on the policy and with its uid; a new leader repeats none.
+#[tokio::test]
+async fn a_policy_that_the_api_took_and_that_means_nothing_is_named_once() {
+    let server = ApiServer::start();
+    let blocks = json!([
+        {"ipBlock": {"cidr": "::ffff:10.0.0.0/104"}},
+        {"ipBlock": {"cidr": "192.0.2.0/24", "except": ["192.0.2.0/25", "192.0.2.128/25"]}},
+        {"ipBlock": {"cidr": "192.0.2.0/24"}},
+    ]);
+    server.put("networkpolicies", policy("vain", blocks.clone()));
+    server.put("networkpolicies", policy("right", json!([{"ipBlock": {"cidr": "10.0.0.0/8"}}])));
+    let made = client_of(&server).await;
+    let lead = |name: &str| {
+        let (leads, leading) = watch::channel(true);
+        let (client, name) = (made.clone(), name.to_owned());
+        let task = tokio::spawn(async move {
+            act(client, &ClusterPoolConfig::default(), &Config::default(), name, leading).await;
+        });
+        (leads, task)
+    };
+    let said = || {
+        let events = server.objects("events").into_iter();
+        let events = events.filter(|event| event["reason"] == "UnusableBlock");
+        let about = |event: &Value| {
+            let regarding = &event["regarding"];
+            let uid =
+                server.object("networkpolicies", "shop", regarding["name"].as_str()?)?["metadata"]["uid"]
+                    .clone();
+            assert_eq!((&regarding["kind"], &regarding["uid"]), (&json!("NetworkPolicy"), &uid));
+            assert_eq!(
+                (&event["type"], &event["metadata"]["namespace"]),
+                (&json!("Warning"), &json!("shop"))
+            );
+            Some((regarding["name"].as_str()?.to_owned(), event["note"].as_str()?.to_owned()))
+        };
+        events.map(|event| about(&event).unwrap()).collect::<Vec<_>>()
+    };
+    let asked = |what: &str| server.requests().iter().filter(|request| request.starts_with(what)).count();
+    let (create, get) = (
+        "POST /apis/events.k8s.io/v1/namespaces/shop/events",
+        "GET /apis/networking.k8s.io/v1/namespaces/shop/networkpolicies/",
+    );
+
+    let (_first_leads, first) = lead("one");
+    let events = until("two Events", || Some(said()).filter(|events| events.len() == 2)).await;
+    assert!(events.iter().all(|(name, _)| name == "vain"), "{events:?}");
+    for part in
+        ["::ffff:10.0.0.0/104 is an IPv4 block written as IPv6", "192.0.2.0/24: its exceptions leave no"]
+    {
+        assert!(events.iter().any(|(_, note)| note.contains(part)), "{events:?}");
+    }
+
+    // Another version with the same faults is no news, nor is a change elsewhere; another policy is.
+    server.put("networkpolicies", policy("vain", blocks.as_array().unwrap()[..2].into()));
+    server.put("namespaces", json!({"metadata": {"name": "shop"}}));
+    server.put("networkpolicies", policy("late", json!([{"ipBlock": {"cidr": "::ffff:0.0.0.0/96"}}])));
+    until("a third Event", || (said().len() == 3).then_some(())).await;
+    assert_eq!((asked(create), asked(get)), (3, 3), "{:?}", server.requests());
+
+    // The next leader finds them, and asks for each once.
+    first.abort();
+    let (_second_leads, second) = lead("two");
+    until("it looks", || (asked(create) == 6).then_some(())).await;
+    server.put("networkpolicies", policy("right", json!([{"ipBlock": {"cidr": "::ffff:10.1.0.0/112"}}])));
+    until("a fourth Event", || (said().len() == 4).then_some(())).await;
+    assert_eq!((asked(create), asked(get)), (7, 7), "{:?}", server.requests());
+    second.abort();
+}
+
 #[tokio::test]
 async fn a_lease_is_held_and_given_away() {
     let server = ApiServer::start();

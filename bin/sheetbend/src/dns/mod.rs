@@ -3,6 +3,7 @@
 mod args;
 mod names;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +46,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let drain = Drain::on_signals()?;
     let ready = Ready::default();
     let (named, listening) = (ready.task("names"), ready.task("sockets"));
-    let responder = Arc::new(responder(&config.dns)?);
+    let responder = Arc::new(responder(config)?);
     admin(config, &responder, &ready).await?;
     let mut names = names::follow(config, &responder, named, &drain).await?;
 
@@ -77,21 +78,27 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn responder(config: &DnsConfig) -> anyhow::Result<Responder> {
+fn responder(config: &Config) -> anyhow::Result<Responder> {
+    let node_local = &config.network.node_local_dns.addresses;
+    let config = &config.dns;
     let upstreams = config.upstreams.clone().unwrap_or_else(|| {
         let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         nameservers(&text)
     });
     // A query that came back to us would go round until it times out.
-    if let Some(own) = upstreams.iter().find(|server| config.listen.contains(server)) {
+    let is_own = |server: &&SocketAddr| {
+        config.listen.contains(server) || node_local.contains(&server.ip().to_canonical())
+    };
+    if let Some(own) = upstreams.iter().find(is_own) {
         anyhow::bail!(
-            "{own} is in dns.listen and an upstream server; set dns.upstreams to the servers of your network"
+            "{own} is in dns.listen or dns.nodeLocal and an upstream server (without dns.upstreams those of \
+             /etc/resolv.conf are); set dns.upstreams to the servers of your network"
         );
     }
     if upstreams.is_empty() {
         warn!("no upstream server: only the cluster's names are answered; set dns.upstreams");
     }
-    let mut stubs: Vec<(&str, Vec<std::net::SocketAddr>)> = Vec::new();
+    let mut stubs: Vec<(&str, Vec<SocketAddr>)> = Vec::new();
     for (domain, server) in &config.stub_domains {
         match stubs.iter_mut().find(|(other, _)| other == domain) {
             Some((_, servers)) => servers.push(*server),

@@ -64,6 +64,11 @@ pub(crate) fn dns_addresses() -> [IpAddr; 2] {
     [Ipv4Addr::new(10, 96, 0, 10).into(), Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0xa).into()]
 }
 
+/// Where pods and processes of a node ask its own name server (`dns.nodeLocal`), one address per family.
+pub(crate) fn node_local_dns() -> [IpAddr; 2] {
+    [Ipv4Addr::new(169, 254, 20, 10).into(), Ipv6Addr::new(0xfd5b, 0x646e, 0x73, 0, 0, 0, 0, 0xa).into()]
+}
+
 /// Name of the namespace of a node, of `world` or of `fabric`.
 pub(crate) fn node_netns(lab: &str, node: &str) -> String {
     format!("sb-{lab}-{node}")

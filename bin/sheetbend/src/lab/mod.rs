@@ -59,13 +59,19 @@ pub(crate) fn run(command: Command) -> ExitCode {
 /// The event sockets of every node of the lab `name`, or of the only one.
 pub(crate) fn event_sockets(name: Option<&str>) -> anyhow::Result<Vec<PathBuf>> {
     let (dir, _) = state::find(name).map_err(|failure| failure.error)?;
-    Ok(sockets_of(&dir)?)
+    Ok(sockets_of(&dir, "events.sock")?)
 }
 
-/// The event sockets of every node of a lab.
-fn sockets_of(dir: &state::LabDir) -> std::io::Result<Vec<PathBuf>> {
+/// The admin sockets of every agent of the lab `name`, or of the only one.
+pub(crate) fn admin_sockets(name: Option<&str>) -> anyhow::Result<Vec<PathBuf>> {
+    let (dir, _) = state::find(name).map_err(|failure| failure.error)?;
+    Ok(sockets_of(&dir, "admin.sock")?)
+}
+
+/// The sockets of this name of every node of a lab.
+fn sockets_of(dir: &state::LabDir, name: &str) -> std::io::Result<Vec<PathBuf>> {
     let nodes = std::fs::read_dir(dir.join("nodes"))?.flatten();
-    let mut sockets: Vec<PathBuf> = nodes.map(|entry| entry.path().join("run/events.sock")).collect();
+    let mut sockets: Vec<PathBuf> = nodes.map(|entry| entry.path().join("run").join(name)).collect();
     sockets.sort();
     Ok(sockets)
 }

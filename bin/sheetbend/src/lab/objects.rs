@@ -109,6 +109,7 @@ fn split(expanded: Expanded, request: &LabRequest) -> Cluster {
             | Object::Service(_)
             | Object::EndpointSlice(_)
             | Object::NetworkPolicy(_)
+            | Object::ClusterNetworkPolicy(_)
             | Object::LoadBalancerPool(_)
             | Object::L2Announcement(_) => {}
         }

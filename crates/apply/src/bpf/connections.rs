@@ -2,12 +2,49 @@
 //! that a full table lost or a sweep freed.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use sheetbend_ebpf_abi as abi;
 use sheetbend_ebpf_abi::{CtEntry, SymbolKind};
 
 use super::error::BpfError;
 use super::kernel::Kernel;
+use super::rows;
+use super::table::Table;
+
+/// Reads the counts of live flows beside the thread that owns the [`Kernel`].
+pub struct LiveConnections {
+    pub(super) backends: Table<u32, abi::BackendEntry>,
+    pub(super) connections: Table<u32, u64>,
+}
+
+impl LiveConnections {
+    /// (address, IANA protocol number, port) → live flows of this node to it, where there are any.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn read(&self) -> Result<BTreeMap<(IpAddr, u8, u16), u64>, BpfError> {
+        let mut backends = BTreeMap::new();
+        self.backends.for_each(|number, entry| {
+            backends.insert(number, (rows::addr_back(entry.addr), entry.protocol, entry.port));
+        })?;
+        let end = backends.keys().next_back().map_or(0, |last| *last as usize + 1);
+        let mut live = BTreeMap::new();
+        self.connections.for_range(0, end, |number, count| {
+            // Below 0 where some were not counted.
+            if let Some(backend) = backends.get(&number).filter(|_| count.cast_signed() > 0) {
+                *live.entry(*backend).or_default() += count;
+            }
+        })?;
+        Ok(live)
+    }
+}
+
+impl std::fmt::Debug for LiveConnections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LiveConnections").finish_non_exhaustive()
+    }
+}
 
 /// So many backends' counts are made right in one walk, the next ones' in the next: their tables are large, and mistakes rare.
 const TURN: usize = 65_536;

@@ -115,6 +115,15 @@ pub enum BpfError {
         /// What the entries come from.
         content: &'static str,
     },
+    /// What ClusterNetworkPolicies say of a pod does not fit.
+    #[error(
+        "pod {pod} is shut: rows of its ClusterNetworkPolicies are missing, and without them it would be open; the other \
+         failures of this run say which table is full. Raise limits.RULES, or use fewer rules, peers and ports"
+    )]
+    PodShut {
+        /// The pod.
+        pod: String,
+    },
     /// A read or write of a table failed otherwise.
     #[error("table {table}: {action}: {source}")]
     Table {

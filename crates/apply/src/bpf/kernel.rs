@@ -12,9 +12,11 @@ use sheetbend_ebpf_abi as abi;
 use sheetbend_ebpf_abi::{Hook, NodeConfig, PrefixKey, SymbolKind, names as map};
 use sheetbend_model::plan::{Class, Origin, PolicySet, Step};
 use sheetbend_model::state::{AttachmentId, NetworkMode};
-use sheetbend_model::types::{AddrKey, BlockKey};
+use sheetbend_model::types::{AddrKey, BlockKey, ObjectKey};
 
+use super::connections::LiveConnections;
 use super::error::BpfError;
+use super::growth::{GrowthState, Maps};
 use super::loader::{self, Link, Pins, Version};
 use super::moves::Moves;
 use super::names::Names;
@@ -23,6 +25,7 @@ use super::object::{PINNED, ProgramObject};
 use super::plain::{Lpm, Plain};
 use super::rows;
 use super::services::Services;
+use super::shut::Shut;
 use super::sources::Sources;
 use super::symbols;
 use super::sys;
@@ -42,6 +45,9 @@ pub struct KernelConfig {
     /// Map name → max entries, where it is not the documented limit (`sheetbend_ebpf_abi::limits`). A map keeps its
     /// size while it is pinned. A hash costs 16 bytes of kernel memory for each possible entry.
     pub limits: BTreeMap<String, u32>,
+    /// Map name → max entries that it may grow to while it is used: `CT`, `SERVICE_FLOWS`, `SNAT`. Others do not grow, nor
+    /// one that is not named.
+    pub ceilings: BTreeMap<String, u32>,
 }
 
 /// The tables that configuration writes.
@@ -58,6 +64,7 @@ pub(super) struct Tables {
     pub(super) sources: Table<Lpm<abi::SourceKey>, u32>,
     pub(super) slots: Table<u32, u32>,
     pub(super) backends: Table<u32, abi::BackendEntry>,
+    pub(super) growth: Table<u32, u32>,
 }
 
 /// The tables of flows, which the kernel's programs write.
@@ -86,13 +93,19 @@ pub(super) struct BlockRow {
 pub(super) struct PodRows {
     pub(super) ifindex: u32,
     pub(super) addresses: Vec<AddrKey>,
+    /// Its row in `PODS` while nothing is missing.
+    pub(super) row: abi::PodEntry,
+    /// Its set, if that has tiers.
+    pub(super) tiers: Option<PolicySet>,
+    /// Whose it is, for messages.
+    pub(super) pod: Option<ObjectKey>,
 }
 
 /// Symbol, by the place of its content in memory → number. Valid while the Dataplane or Plan is borrowed.
 #[derive(Default)]
 pub(super) struct Seen {
     pub(super) classes: HashMap<(usize, usize), u32>,
-    pub(super) sets: HashMap<[usize; 4], u32>,
+    pub(super) sets: HashMap<[usize; 6], u32>,
 }
 
 /// The eBPF side of this node's kernel: programs on devices, and the tables they read.
@@ -101,7 +114,11 @@ pub(super) struct Seen {
 /// the kernel at once; nothing is lost when the process is killed at any point, and the next [`Kernel::open`] goes on.
 pub struct Kernel {
     pub(super) pins: Pins,
+    pub(super) object: ProgramObject,
+    pub(super) limits: BTreeMap<String, u32>,
+    pub(super) ceilings: BTreeMap<String, u32>,
     pub(super) version: Version,
+    pub(super) growth: GrowthState,
     pub(super) moves: Moves,
     pub(super) live: bool,
     pub(super) tables: Tables,
@@ -115,6 +132,7 @@ pub struct Kernel {
     pub(super) blocks: BTreeMap<BlockKey, BlockRow>,
     /// Exceptions from enclosing blocks that could not be written.
     pub(super) unmet: BTreeSet<BlockKey>,
+    pub(super) shut: Shut,
     pub(super) rules: BTreeMap<[u8; 16], abi::RuleValue>,
     pub(super) pods: BTreeMap<AttachmentId, PodRows>,
     pub(super) services: Services,
@@ -137,7 +155,8 @@ impl Kernel {
         let object = ProgramObject::open(config.object.as_deref(), &config.limits)?;
         let pins = Pins::open(&config.bpffs, &config.instance)?;
         loader::check_layouts(&pins, &object)?;
-        let version = loader::programs(&pins, &object, &config.limits)?;
+        let growing = Maps::pinned(&pins);
+        let version = loader::programs(&pins, &object, &config.limits, &growing)?;
         let moves = Moves::new(&config.instance, &version)?;
         let maps = OpenMaps { pins: &pins, object: &object };
         let tables = maps.tables()?;
@@ -145,7 +164,11 @@ impl Kernel {
         let numbers = Numbers::open(maps.table(map::SYMBOLS)?, monotonic())?;
         let mut kernel = Self {
             pins,
+            object,
+            limits: config.limits,
+            ceilings: config.ceilings,
             version,
+            growth: GrowthState::default(),
             moves,
             live: false,
             tables,
@@ -158,6 +181,7 @@ impl Kernel {
             routes: BTreeMap::new(),
             blocks: BTreeMap::new(),
             unmet: BTreeSet::new(),
+            shut: Shut::default(),
             rules: BTreeMap::new(),
             pods: BTreeMap::new(),
             services: Services::default(),
@@ -168,6 +192,7 @@ impl Kernel {
             count_next: 0,
             synced: false,
         };
+        kernel.open_newer(&growing)?;
         kernel.read_back()?;
         Ok(kernel)
     }
@@ -281,7 +306,9 @@ impl Kernel {
     pub fn go_live(&mut self) -> Result<(), BpfError> {
         self.version.go_live(&self.pins)?;
         self.moves.adopt()?;
+        sys::wait_for_programs();
         self.version.remove_others(&self.pins)?;
+        self.note_read_both(&Maps::pinned(&self.pins));
         self.live = true;
         Ok(())
     }
@@ -312,6 +339,17 @@ impl Kernel {
             .map_err(|error| BpfError::Load { what: map::COUNTERS.into(), reason: error.to_string() })
     }
 
+    /// How many live flows each backend has, for another thread to read.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn live_connections(&self) -> Result<LiveConnections, BpfError> {
+        Ok(LiveConnections {
+            backends: self.tables.backends.another()?,
+            connections: self.flows.connections.another()?,
+        })
+    }
+
     pub(super) fn class_number(&mut self, class: &Class) -> Result<u32, BpfError> {
         if class.is_empty() {
             return Ok(0);
@@ -335,6 +373,8 @@ impl Kernel {
         let place = [
             set.policies.as_ptr() as usize,
             set.policies.len(),
+            set.tiers.as_ptr() as usize,
+            set.tiers.len(),
             set.named_ports.as_ptr() as usize,
             set.named_ports.len(),
         ];
@@ -381,7 +421,12 @@ impl OpenMaps<'_> {
             let reason = format!("map {name} has other keys or values than this build's ABI");
             return Err(BpfError::Object { reason });
         }
-        Ok(Table::new(name, content, layout.max_entries, fd))
+        let limit = if loader::grows(name) {
+            loader::read_layout(name, &path)?.max_entries
+        } else {
+            layout.max_entries
+        };
+        Ok(Table::new(name, content, limit, fd))
     }
 
     fn tables(&self) -> Result<Tables, BpfError> {
@@ -398,6 +443,7 @@ impl OpenMaps<'_> {
             sources: self.table(map::SOURCES)?,
             slots: self.table(map::SLOTS)?,
             backends: self.table(map::BACKENDS)?,
+            growth: self.table(map::GROWTH)?,
         })
     }
 

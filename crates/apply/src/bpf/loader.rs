@@ -1,7 +1,7 @@
 //! Pins, maps and programs: what outlives the agent, and what of it this version may use.
 //!
 //! ```text
-//! <bpffs>/sheetbend/<instance>/v<LAYOUT_VERSION>/<MAP>      maps, kept over versions of the programs
+//! <bpffs>/sheetbend/<instance>/v<LAYOUT_VERSION>/<MAP>      maps, kept over versions of the programs; see `growth`
 //!                              programs/<digest>/<program>  one version's programs, with its program array STAGES
 //!                              links/<ifindex>-<hook>       which program a device runs
 //!                              links/cgroup-<program>       the programs of the node's processes
@@ -20,6 +20,7 @@ use aya::{Ebpf, EbpfLoader};
 use sheetbend_ebpf_abi::{Hook, LAYOUT_VERSION, SOCKET_PROGRAMS, STAGE_PROGRAMS, names};
 
 use super::error::BpfError;
+use super::growth::{FlowTable, Maps};
 use super::object::{MapLayout, PINNED, ProgramObject};
 use super::sys;
 
@@ -90,7 +91,7 @@ pub(super) fn check_layouts(pins: &Pins, object: &ProgramObject) -> Result<(), B
             ("its type", have.kind, want.kind),
             ("the key size", have.key_size, want.key_size),
             ("the value size", have.value_size, want.value_size),
-            ("its limit", have.max_entries, want.max_entries),
+            ("its limit", have.max_entries, if grows(name) { have.max_entries } else { want.max_entries }),
             ("its flags", have.flags, want.flags),
         ];
         if let Some((what, have, want)) = parts.into_iter().find(|(_, have, want)| have != want) {
@@ -101,7 +102,12 @@ pub(super) fn check_layouts(pins: &Pins, object: &ProgramObject) -> Result<(), B
     Ok(())
 }
 
-fn read_layout(name: &str, path: &Path) -> Result<MapLayout, BpfError> {
+/// Whether the table may have any size: it grew, or will.
+pub(super) fn grows(name: &str) -> bool {
+    FlowTable::ALL.iter().any(|table| table.name() == name)
+}
+
+pub(super) fn read_layout(name: &str, path: &Path) -> Result<MapLayout, BpfError> {
     let load = |error: aya::maps::MapError| load_error(name, &error);
     let info = MapInfo::from_pin(path).map_err(load)?;
     Ok(MapLayout {
@@ -113,35 +119,46 @@ fn read_layout(name: &str, path: &Path) -> Result<MapLayout, BpfError> {
     })
 }
 
-/// This version's programs: those an earlier process of the same version left, or newly loaded ones beside them.
+/// This version's programs for `maps`: those an earlier process of the same version left, or newly loaded ones beside
+/// them.
 pub(super) fn programs(
     pins: &Pins,
     object: &ProgramObject,
     limits: &BTreeMap<String, u32>,
+    maps: &Maps,
 ) -> Result<Version, BpfError> {
+    let places = maps.places(pins);
+    let name = match maps.growing() {
+        0 => object.digest.clone(),
+        growing => format!("{}-growing-{growing}", object.digest),
+    };
     for attempt in 0.. {
         let directory = match attempt {
-            0 => pins.programs.join(&object.digest),
+            0 => pins.programs.join(&name),
             // What lies there is half made, or uses other maps, and may be in use: leave it and go beside it.
-            _ => pins.programs.join(format!("{}-{attempt}", object.digest)),
+            _ => pins.programs.join(format!("{name}-{attempt}")),
         };
         if !directory.exists() {
             fs::create_dir_all(&directory).map_err(|source| pin_error(&directory, source))?;
-            load(pins, object, limits, &directory)?;
+            load(&places, object, limits, maps.growing(), &directory)?;
             return open_version(directory);
         }
-        if is_whole(pins, object, &directory) {
+        if is_whole(&places, object, &directory) {
             return open_version(directory);
         }
     }
     unreachable!("an endless range has ended")
 }
 
-/// Whether every program is pinned in `directory` and uses the maps that are pinned now.
-fn is_whole(pins: &Pins, object: &ProgramObject, directory: &Path) -> bool {
-    let Ok(pinned) = PINNED
+/// The kernel keeps so many bytes of a map's name.
+const MAP_NAME: usize = 15;
+
+/// Whether every program is pinned in `directory` and uses the maps that are pinned in these `places`.
+fn is_whole(places: &BTreeMap<&str, PathBuf>, object: &ProgramObject, directory: &Path) -> bool {
+    let known = |name: &str| name[..name.len().min(MAP_NAME)].to_owned();
+    let Ok(pinned) = places
         .iter()
-        .map(|(name, _)| MapInfo::from_pin(pins.map(name)).map(|info| (name.to_string(), info.id())))
+        .map(|(name, path)| MapInfo::from_pin(path).map(|info| (known(name), info.id())))
         .collect::<Result<BTreeMap<String, u32>, _>>()
     else {
         return false;
@@ -163,15 +180,17 @@ fn is_whole(pins: &Pins, object: &ProgramObject, directory: &Path) -> bool {
 }
 
 fn load(
-    pins: &Pins,
+    places: &BTreeMap<&str, PathBuf>,
     object: &ProgramObject,
     limits: &BTreeMap<String, u32>,
+    growing: u32,
     directory: &Path,
 ) -> Result<(), BpfError> {
     let mut loader = EbpfLoader::new();
-    for (name, _) in PINNED {
-        loader.map_pin_path(name, pins.map(name));
+    for (name, path) in places {
+        loader.map_pin_path(name, path);
     }
+    loader.override_global("GROWING", &growing, true);
     for (name, limit) in limits {
         loader.map_max_entries(name, *limit);
     }
@@ -242,7 +261,8 @@ impl Version {
         Ok(())
     }
 
-    /// Removes the other versions. Nothing may run them any more: their program arrays are emptied.
+    /// Removes the other versions. Nothing may run them any more, and no packet be under way in them: their program arrays
+    /// are emptied.
     pub(super) fn remove_others(&self, pins: &Pins) -> Result<(), BpfError> {
         for entry in read_directory(&pins.programs)? {
             if entry != self.directory {

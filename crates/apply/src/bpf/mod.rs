@@ -1,12 +1,14 @@
 //! eBPF: programs on devices and the tables they read.
 //!
 //! [`Kernel::open`] finds or makes the pinned maps and loads this version's programs; [`Kernel::sync`] makes the tables
-//! equal a whole `Dataplane`, [`Kernel::run`] carries out a `Plan`; [`Kernel::sweep`] frees what flows left behind.
+//! equal a whole `Dataplane`, [`Kernel::run`] carries out a `Plan`; [`Kernel::sweep`] frees what flows left behind;
+//! [`Kernel::grow`] makes room for more.
 //! How numbers are given: `numbers`. What lies where on bpffs: `loader`.
 #![allow(unsafe_code, reason = "the border to the kernel: bpf(2), and its keys and values as bytes")]
 
 mod connections;
 mod error;
+mod growth;
 mod kernel;
 mod loader;
 mod moves;
@@ -20,6 +22,7 @@ mod policy;
 mod routes;
 mod rows;
 mod services;
+mod shut;
 mod slots;
 mod sockets;
 mod sources;
@@ -29,7 +32,9 @@ mod sys;
 mod table;
 mod verify;
 
+pub use connections::LiveConnections;
 pub use error::BpfError;
+pub use growth::{FlowTableState, Growth};
 pub use kernel::{Kernel, KernelConfig};
 pub use loader::Link;
 pub use names::Names;

@@ -18,21 +18,25 @@ use crate::store::fail_point;
 pub(super) struct Moves {
     pub(super) programs: PodPrograms,
     devices: BTreeSet<u32>,
+    /// Other programs than these have been handed out.
+    renewed: bool,
 }
 
 impl Moves {
     /// Nothing moves; new filters will run `version`.
     pub(super) fn new(instance: &str, version: &Version) -> Result<Self, BpfError> {
-        let program = |hook: Hook| {
-            let fd = version.hooks[&hook].fd.try_clone();
-            fd.map(Arc::new).map_err(|source| loader::pin_error(&version.directory.join(hook.name()), source))
-        };
-        let programs = PodPrograms {
-            instance: instance.into(),
-            from_pod: program(Hook::FromPod)?,
-            to_pod: program(Hook::ToPod)?,
-        };
-        Ok(Self { programs, devices: BTreeSet::new() })
+        Ok(Self {
+            programs: pod_programs(instance.into(), version)?,
+            devices: BTreeSet::new(),
+            renewed: false,
+        })
+    }
+
+    /// From now on filters run `version`, those that are there too.
+    pub(super) fn renew(&mut self, version: &Version) -> Result<(), BpfError> {
+        self.programs = pod_programs(Arc::clone(&self.programs.instance), version)?;
+        self.renewed = true;
+        Ok(self.adopt()?)
     }
 
     /// Finds the filters that an earlier process left, and lets them run this version's programs.
@@ -77,6 +81,14 @@ impl Moves {
     }
 }
 
+fn pod_programs(instance: Arc<str>, version: &Version) -> Result<PodPrograms, BpfError> {
+    let program = |hook: Hook| {
+        let fd = version.hooks[&hook].fd.try_clone();
+        fd.map(Arc::new).map_err(|source| loader::pin_error(&version.directory.join(hook.name()), source))
+    };
+    Ok(PodPrograms { instance, from_pod: program(Hook::FromPod)?, to_pod: program(Hook::ToPod)? })
+}
+
 impl Kernel {
     /// This version's programs of pods, for [`netlink::attach`].
     pub fn pod_programs(&self) -> PodPrograms {
@@ -84,8 +96,15 @@ impl Kernel {
     }
 
     /// The programs are on this pod's device as filters: [`Kernel::move_one`] shall make links of them.
-    pub fn note_filtered(&mut self, ifindex: u32) {
+    ///
+    /// # Errors
+    /// When they are no longer this version's, and the kernel refuses to replace them.
+    pub fn note_filtered(&mut self, ifindex: u32) -> Result<(), BpfError> {
+        if self.moves.renewed && !netlink::replace_filters(ifindex, &self.moves.programs)? {
+            return Ok(()); // The device is gone.
+        }
         self.moves.add(ifindex);
+        Ok(())
     }
 
     /// How many devices of pods have filters that shall become links.

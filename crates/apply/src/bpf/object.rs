@@ -18,7 +18,7 @@ struct Aligned<T: ?Sized>(T);
 static EMBEDDED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../ebpf/object/sheetbend.o"));
 
 /// Maps that are pinned once per layout version: (name, what its entries come from).
-pub(super) const PINNED: [(&str, &str); 24] = [
+pub(super) const PINNED: [(&str, &str); 25] = [
     (names::CONFIG, "the node"),
     (names::POLICY_EPOCH, "the node"),
     (names::PODS, "pods of this node"),
@@ -39,6 +39,7 @@ pub(super) const PINNED: [(&str, &str); 24] = [
     (names::CT_NEW, "half-open flows"),
     (names::SERVICE_FLOWS, "flows to Services"),
     (names::SNAT, "masqueraded flows"),
+    (names::GROWTH, "the node"),
     (names::FRAGMENTS, "fragmented datagrams"),
     (names::COUNTERS, "pods and reasons"),
     (names::EVENTS, "events"),

@@ -12,6 +12,7 @@ use super::error::BpfError;
 use super::kernel::Kernel;
 use super::policy::rule_key_of;
 use super::rows::{self, PodLink};
+use super::shut::Shut;
 
 /// Finds MAC and MTU of a pod's veth by its attachment.
 pub type Links<'a> = &'a dyn Fn(&AttachmentId) -> Option<PodLink>;
@@ -74,6 +75,8 @@ impl Kernel {
     fn write_all(&mut self, want: &dyn Wanted, links: Links<'_>, remove: bool) -> Result<Report, BpfError> {
         self.begin();
         self.waiting.clear();
+        // Every row is put, and those that are not there found anew.
+        self.shut = Shut::default();
         self.services.checking = true;
         let mut run = Run { kernel: self, links, failed: Vec::new() };
         run.sync(want, remove);
@@ -144,7 +147,8 @@ impl Kernel {
         Ok(next.map(|(due, _)| Duration::from_nanos(due.saturating_sub(self.numbers.now))))
     }
 
-    fn finish(&mut self, raise_epoch: bool, failed: Vec<Failure>) -> Result<Report, BpfError> {
+    fn finish(&mut self, raise_epoch: bool, mut failed: Vec<Failure>) -> Result<Report, BpfError> {
+        failed.extend(self.shut_pods());
         let epoch_raised = raise_epoch || self.verdicts_changed;
         if epoch_raised {
             let epoch = self.tables.epoch.get(&0)?.unwrap_or(0);

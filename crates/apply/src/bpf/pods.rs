@@ -1,5 +1,6 @@
 //! Pods of this node: their row, and where their addresses are.
 
+use sheetbend_ebpf_abi as abi;
 use sheetbend_ebpf_abi::SymbolKind;
 use sheetbend_model::plan::{LocalPod, Posture};
 use sheetbend_model::state::AttachmentId;
@@ -41,19 +42,35 @@ impl Kernel {
         set: u32,
     ) -> Result<(), BpfError> {
         let row = rows::pod(pod, link, set);
-        let before = self.tables.pods.get(&pod.host_ifindex)?;
-        if before != Some(row) {
-            self.tables.pods.put(&pod.host_ifindex, &row)?;
-            self.verdicts_changed |= before.is_some_and(|old| (old.set, old.flags) != (row.set, row.flags));
-            self.numbers.hold(SymbolKind::PolicySet, set);
-            self.numbers.let_go(SymbolKind::PolicySet, before.map_or(0, |old| old.set));
-        }
+        let tiers = match &pod.posture {
+            Posture::Judged(set) => Some(set).filter(|set| !set.tiers.is_empty()).cloned(),
+            Posture::Closed => None,
+        };
+        self.show_pod(pod.host_ifindex, self.shut.shown(row, tiers.as_ref()))?;
         for address in &pod.addresses {
             self.publish(address, pod.host_ifindex)?;
         }
-        let rows = PodRows { ifindex: pod.host_ifindex, addresses: pod.addresses.clone() };
+        let rows = PodRows {
+            ifindex: pod.host_ifindex,
+            addresses: pod.addresses.clone(),
+            row,
+            tiers,
+            pod: pod.pod.clone(),
+        };
         if let Some(old) = self.pods.insert(id.clone(), rows) {
             self.drop_rows(&old)?;
+        }
+        Ok(())
+    }
+
+    /// The row of `PODS` shall be this.
+    pub(super) fn show_pod(&mut self, ifindex: u32, row: abi::PodEntry) -> Result<(), BpfError> {
+        let before = self.tables.pods.get(&ifindex)?;
+        if before != Some(row) {
+            self.tables.pods.put(&ifindex, &row)?;
+            self.verdicts_changed |= before.is_some_and(|old| (old.set, old.flags) != (row.set, row.flags));
+            self.numbers.hold(SymbolKind::PolicySet, row.set);
+            self.numbers.let_go(SymbolKind::PolicySet, before.map_or(0, |old| old.set));
         }
         Ok(())
     }

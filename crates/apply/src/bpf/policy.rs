@@ -1,10 +1,11 @@
 //! Rules, blocks and classes. What does not fit denies: a missing rule by itself, a missing exception because every
-//! block around it then matches nothing.
+//! block around it then matches nothing. Rows of sets with tiers may deny, so that a missing one would open; pods with
+//! such a set are shut as long as anything that may be theirs is missing ([`super::shut`]).
 
 use ipnet::IpNet;
 use sheetbend_ebpf_abi as abi;
 use sheetbend_ebpf_abi::SymbolKind;
-use sheetbend_model::plan::{Class, Origin, RuleKey};
+use sheetbend_model::plan::{Class, RuleKey, Ruling};
 use sheetbend_model::types::{AddrKey, BlockKey};
 
 use super::error::BpfError;
@@ -14,12 +15,21 @@ use super::rows;
 use super::symbols;
 
 impl Kernel {
-    /// The rule shall allow, because of `origin`.
-    pub(super) fn put_rule(&mut self, rule: &RuleKey, origin: &Origin) -> Result<[u8; 16], BpfError> {
+    /// The row shall say `ruling`.
+    pub(super) fn put_rule(&mut self, rule: &RuleKey, ruling: &Ruling) -> Result<[u8; 16], BpfError> {
+        let written = self.write_rule(rule, ruling);
+        self.rule_is_in_place(rule, written.is_ok())?;
+        written
+    }
+
+    fn write_rule(&mut self, rule: &RuleKey, ruling: &Ruling) -> Result<[u8; 16], BpfError> {
         let set = self.set_number(&rule.set)?;
         let class = rule.class.as_ref().map_or(Ok(0), |class| self.class_number(class))?;
         let key = rows::rule_key(rule, set, class);
-        let value = abi::RuleValue { verdict: 1, origin: self.origin_number(origin)? };
+        let value = abi::RuleValue {
+            verdict: rows::verdict(ruling.allows),
+            origin: ruling.origin.as_ref().map_or(Ok(0), |origin| self.origin_number(origin))?,
+        };
         let bytes = rule_bytes(&key);
         let old = self.rules.get(&bytes).copied();
         if old == Some(value) {
@@ -37,6 +47,7 @@ impl Kernel {
 
     /// The rule shall not be.
     pub(super) fn delete_rule(&mut self, rule: &RuleKey) -> Result<(), BpfError> {
+        self.rule_is_in_place(rule, true)?;
         let set = match rule.set.is_empty() {
             true => Some(0),
             false => self.numbers.find(SymbolKind::PolicySet, &symbols::policy_set(&rule.set)),
@@ -80,7 +91,9 @@ impl Kernel {
         let shown = *number.as_ref().unwrap_or(&0);
         let written = self.write_class(key, shown);
         self.met(host_block(key), written.is_ok())?;
-        written.and(number.map(drop))
+        let result = written.and(number.map(drop));
+        self.class_is_in_place(host_block(key), result.is_ok())?;
+        result
     }
 
     fn write_class(&mut self, key: &AddrKey, class: u32) -> Result<(), BpfError> {
@@ -104,11 +117,18 @@ impl Kernel {
             self.verdicts_changed = true;
             self.numbers.let_go(SymbolKind::Class, old);
         }
+        self.class_is_in_place(host_block(key), true)?;
         self.met(host_block(key), true)
     }
 
     /// The block shall have this class.
     pub(super) fn put_block(&mut self, key: &BlockKey, class: &Class) -> Result<(), BpfError> {
+        let result = self.write_block_of(key, class);
+        self.class_is_in_place(*key, result.is_ok())?;
+        result
+    }
+
+    fn write_block_of(&mut self, key: &BlockKey, class: &Class) -> Result<(), BpfError> {
         let guard = ipv4_guard(key);
         if surrounds(key, &guard) && !self.blocks.contains_key(&guard) {
             self.write_block(&guard, 0)?;
@@ -121,6 +141,7 @@ impl Kernel {
 
     /// The block shall have no class of its own.
     pub(super) fn delete_block(&mut self, key: &BlockKey) -> Result<(), BpfError> {
+        self.class_is_in_place(*key, true)?;
         let guard = ipv4_guard(key);
         if *key == guard && self.blocks.keys().any(|block| surrounds(block, &guard)) {
             self.write_block(&guard, 0)?;

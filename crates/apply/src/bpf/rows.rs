@@ -136,6 +136,11 @@ pub(super) fn config(config: &abi::NodeConfig, overlay: &Overlay) -> abi::NodeCo
     }
 }
 
+/// `RuleValue::verdict` of a row that allows, or denies.
+pub(super) fn verdict(allows: bool) -> u32 {
+    if allows { abi::VERDICT_ALLOW } else { abi::VERDICT_DENY }
+}
+
 /// A pod's row; `set` is the number of its policy set.
 pub(super) fn pod(pod: &LocalPod, link: PodLink, set: u32) -> abi::PodEntry {
     let of_family = |v4: bool| {
@@ -145,10 +150,10 @@ pub(super) fn pod(pod: &LocalPod, link: PodLink, set: u32) -> abi::PodEntry {
     let flags = match &pod.posture {
         Posture::Closed => 0,
         Posture::Judged(policies) => {
-            let isolated = |direction, flag| if policies.isolates(direction) { flag } else { 0 };
+            let judged = |direction, flag| if policies.judges(direction) { flag } else { 0 };
             abi::POD_READY
-                | isolated(Direction::Ingress, abi::POD_ISOLATED_INGRESS)
-                | isolated(Direction::Egress, abi::POD_ISOLATED_EGRESS)
+                | judged(Direction::Ingress, abi::POD_ISOLATED_INGRESS)
+                | judged(Direction::Egress, abi::POD_ISOLATED_EGRESS)
         }
     };
     let flags = flags | if link.shaped { abi::POD_SHAPED } else { 0 };

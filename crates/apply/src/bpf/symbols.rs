@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use sha2::{Digest as _, Sha256};
 use sheetbend_ebpf_abi::SymbolKind;
 use sheetbend_model::plan::{Backend, Class, Frontend, Origin, PolicySet, Scope, ServiceEntry, Term};
+use sheetbend_model::state::Tier;
 use sheetbend_model::types::{Direction, ObjectKey};
 
 /// The first 16 bytes of the SHA-256 of a symbol's content. Equal content has equal digests in every version of this
@@ -79,6 +80,21 @@ pub(super) fn policy_set(set: &PolicySet) -> Digest {
         content.object(&policy.policy);
         content.number(policy.digest);
         content.number(u64::from(policy.ingress) | u64::from(policy.egress) << 1);
+    }
+    if !set.tiers.is_empty() {
+        // No text is so long: what follows is no named port. A set without tiers has the digest it always had.
+        content.number(u64::MAX);
+        content.number(set.tiers.len() as u64);
+    }
+    for tier in set.tiers.iter() {
+        content.number(match tier.tier {
+            Tier::Admin => 0,
+            Tier::Baseline => 1,
+        });
+        content.number(tier.priority.get().into());
+        content.text(&tier.name);
+        content.number(tier.digest);
+        content.number(u64::from(tier.ingress) | u64::from(tier.egress) << 1);
     }
     for (name, protocol, port) in set.named_ports.iter() {
         content.text(name);

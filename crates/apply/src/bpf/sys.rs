@@ -120,6 +120,26 @@ impl Cursor {
     pub(super) fn behind(entry: u32) -> Self {
         Self(Some(entry.to_ne_bytes().to_vec()))
     }
+
+    /// Before a bucket of a hash: there the kernel's position is its number.
+    pub(super) fn at_bucket(bucket: u32, key_size: usize) -> Self {
+        let mut position = vec![0; key_size.max(4)];
+        position[..4].copy_from_slice(&bucket.to_ne_bytes());
+        Self(Some(position))
+    }
+}
+
+/// `MEMBARRIER_CMD_GLOBAL` (linux/membarrier.h).
+const MEMBARRIER_GLOBAL: libc::c_int = 1;
+
+/// Returns when every program that ran at the time of the call has ended: they run inside RCU read sections.
+pub(super) fn wait_for_programs() {
+    // SAFETY: plain values.
+    let failed = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_GLOBAL, 0, 0) };
+    if failed != 0 {
+        // Kernels with nohz_full CPUs do not offer it. No packet takes a program so long.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
 }
 
 fn bpf<T>(command: bpf_cmd, attr: &mut T) -> io::Result<i64> {
@@ -270,6 +290,23 @@ pub(super) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Resul
             }
             result => return result.map(drop),
         }
+    }
+}
+
+/// Writes one value where there is none; `Ok(false)` when there is one.
+pub(super) fn insert(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<bool> {
+    const NOEXIST: u64 = 1;
+    let mut attr = Element {
+        map_fd: raw(map),
+        key: key.as_ptr() as u64,
+        value: value.as_ptr() as u64,
+        flags: NOEXIST,
+        ..Element::default()
+    };
+    match bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

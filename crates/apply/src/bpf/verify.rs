@@ -124,7 +124,7 @@ impl Kernel {
             let origin = symbols.text(SymbolKind::Origin, value.origin);
             held.insert(
                 (names::RULES, rule_text(&key, &set, &class)),
-                format!("{} by {origin}", value.verdict),
+                rule_value_text(value.verdict, &origin),
             );
         })
     }
@@ -177,11 +177,12 @@ fn wanted_rows(want: &Dataplane, links: Links<'_>) -> Rows {
     for (key, class) in &want.classes {
         rows.insert((names::CLASSES, key.to_string()), class_text(class));
     }
-    for (key, origin) in &want.rules {
+    for (key, ruling) in &want.rules {
         let set = if key.set.is_empty() { "-".into() } else { hex(&symbols::policy_set(&key.set)) };
         let class = key.class.as_ref().map_or_else(|| "-".into(), class_text);
         let text = rule_text(&rows::rule_key(key, 0, 0), &set, &class);
-        rows.insert((names::RULES, text), format!("1 by {}", hex(&symbols::origin(origin))));
+        let by = ruling.origin.as_ref().map_or_else(|| "-".into(), |origin| hex(&symbols::origin(origin)));
+        rows.insert((names::RULES, text), rule_value_text(rows::verdict(ruling.allows), &by));
     }
     wanted_services(want, &mut rows);
     for (id, pod) in &want.pods {
@@ -238,6 +239,10 @@ fn rule_text(key: &Lpm<abi::RuleKey>, set: &str, class: &str) -> String {
         "set {set} class {class} direction {direction} protocol {protocol} port {port:?} bits {}",
         key.len
     )
+}
+
+fn rule_value_text(verdict: u32, origin: &str) -> String {
+    format!("{verdict} by {origin}")
 }
 
 fn pod_text(row: abi::PodEntry, set: &str) -> String {

@@ -7,7 +7,7 @@ use sheetbend_model::state::{Pod, Service, Snapshot, TrafficPolicy};
 use sheetbend_model::types::{Direction, Family, NodeName, ObjectKey};
 
 use crate::service::{At, Candidate, Found};
-use crate::{Decision, Flow, L4, networkpolicy, pod_at, service};
+use crate::{ByTier, Decision, Flow, L4, networkpolicy, pod_at, service};
 
 /// Somebody who sends or answers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +46,15 @@ pub enum Expected {
         /// The policies that isolate the pod in `direction`, sorted.
         selected_by: Vec<ObjectKey>,
         /// Whose policy denies: egress of the source, else ingress of the destination.
+        direction: Direction,
+    },
+    /// No answer, and a drop that names this rule of a ClusterNetworkPolicy.
+    DenyByRule {
+        /// The policy.
+        policy: ObjectKey,
+        /// Index of the rule in its direction.
+        rule: u32,
+        /// Whose policy denies.
         direction: Direction,
     },
     /// No answer, and a drop that is not of a policy: a traffic policy Local leaves no endpoint.
@@ -196,8 +205,16 @@ fn direct(
         for (direction, decision) in
             [(Direction::Egress, judgement.egress), (Direction::Ingress, judgement.ingress)]
         {
-            if let Decision::Denied(selected_by) = decision {
-                return Expected::Deny { selected_by, direction };
+            match decision {
+                Decision::Denied(selected_by) => return Expected::Deny { selected_by, direction },
+                Decision::Refused(ByTier { policy, rule, .. }) => {
+                    let policy = ObjectKey::cluster_scoped(policy);
+                    return Expected::DenyByRule { policy, rule, direction };
+                }
+                Decision::NotJudged
+                | Decision::NotIsolated
+                | Decision::Allowed(_)
+                | Decision::Accepted(_) => {}
             }
         }
     }
@@ -233,6 +250,7 @@ fn merge(outcomes: Vec<Expected>) -> Expected {
         match outcome {
             Expected::Allow { by } => answering.extend(by),
             other @ (Expected::Deny { .. }
+            | Expected::DenyByRule { .. }
             | Expected::Drop
             | Expected::Refuse
             | Expected::OneOf(_)

@@ -7,11 +7,13 @@ mod expect;
 mod names;
 mod policy;
 mod service;
+mod tiers;
 
 pub use expect::{End, Expected, Probe, expect};
 pub use names::{pointers, records};
 pub use policy::{Allowed, Decision, Flow, Judgement, networkpolicy, pod_at};
-pub use service::{At, Candidate, Found, health_check, service};
+pub use service::{At, Candidate, Found, health_check, node_local_dns, service};
+pub use tiers::ByTier;
 
 use std::fmt;
 

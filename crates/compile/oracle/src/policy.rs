@@ -1,15 +1,17 @@
-//! NetworkPolicy, read literally.
+//! Policy of one flow, read literally; NetworkPolicy here, the tiers around it in [`crate::tiers`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use sheetbend_model::state::{
-    IpBlock, LabelSelector, NetworkPolicy, Peer, Pod, PolicyPort, PolicyRule, PortMatch, Snapshot,
+    Action, IpBlock, LabelSelector, NetworkPolicy, Peer, Pod, PolicyPort, PolicyRule, PortMatch, Snapshot,
+    Tier,
 };
 use sheetbend_model::types::{Direction, Labels, ObjectKey};
 
 use crate::L4;
+use crate::tiers::{self, ByTier, Said};
 
 /// The first packet of a flow, behind Service translation and before our SNAT.
 #[derive(Clone, Copy, Debug)]
@@ -48,12 +50,16 @@ pub enum Decision {
     Allowed(Vec<Allowed>),
     /// Default deny: these policies isolate the pod and no rule of theirs allows it. Sorted.
     Denied(Vec<ObjectKey>),
+    /// A rule of a ClusterNetworkPolicy accepts it.
+    Accepted(ByTier),
+    /// A rule of a ClusterNetworkPolicy denies it.
+    Refused(ByTier),
 }
 
 impl Decision {
     /// Whether the flow may pass this end.
     pub fn allows(&self) -> bool {
-        !matches!(self, Decision::Denied(_))
+        !matches!(self, Decision::Denied(_) | Decision::Refused(_))
     }
 }
 
@@ -112,6 +118,33 @@ fn judge(
     flow: &Flow<'_>,
 ) -> Decision {
     let Some(subject) = subject else { return Decision::NotJudged };
+    let ask = |tier| tiers::ask(snapshot, tier, direction, subject, peer, destination, flow);
+    if let Said::Decided(action, by) = ask(Tier::Admin) {
+        return decided(action, by);
+    }
+    let isolation = isolation(snapshot, direction, subject, peer, destination, flow);
+    if isolation != Decision::NotIsolated {
+        return isolation;
+    }
+    match ask(Tier::Baseline) {
+        Said::Decided(action, by) => decided(action, by),
+        Said::Nothing => isolation,
+    }
+}
+
+fn decided(action: Action, by: ByTier) -> Decision {
+    if action == Action::Accept { Decision::Accepted(by) } else { Decision::Refused(by) }
+}
+
+/// What the NetworkPolicies alone say.
+fn isolation(
+    snapshot: &Snapshot,
+    direction: Direction,
+    subject: &Pod,
+    peer: (Option<&Arc<Pod>>, IpAddr),
+    destination: Option<&Arc<Pod>>,
+    flow: &Flow<'_>,
+) -> Decision {
     let (mut isolating, mut allowing) = (Vec::new(), Vec::new());
     for policy in snapshot.policies.values() {
         if policy.key.namespace != subject.key.namespace || !policy.pod_selector.matches(&subject.labels) {
@@ -167,17 +200,17 @@ fn namespace_matches(
 ) -> bool {
     match selector {
         None => pod.key.namespace == policy.key.namespace,
-        Some(selector) => match snapshot.namespaces.get(&pod.key.namespace) {
-            Some(namespace) => selector.matches(&namespace.labels),
-            None => selector.matches(&implied_labels(&pod.key.namespace)),
-        },
+        Some(selector) => selector.matches(&namespace_labels(snapshot, &pod.key.namespace)),
     }
 }
 
-/// The labels every Namespace has, for one whose object is not in the Snapshot (a directory of manifests may leave it
-/// out).
-fn implied_labels(namespace: &Arc<str>) -> Labels {
-    BTreeMap::from([(Arc::from("kubernetes.io/metadata.name"), namespace.clone())])
+/// A Namespace's labels. One whose object is not in the Snapshot (a directory of manifests may leave it out) has the
+/// label that every Namespace has.
+pub(crate) fn namespace_labels(snapshot: &Snapshot, namespace: &Arc<str>) -> Labels {
+    match snapshot.namespaces.get(namespace) {
+        Some(known) => known.labels.clone(),
+        None => BTreeMap::from([(Arc::from("kubernetes.io/metadata.name"), namespace.clone())]),
+    }
 }
 
 fn block_matches(block: &IpBlock, addr: IpAddr) -> bool {
@@ -185,7 +218,7 @@ fn block_matches(block: &IpBlock, addr: IpAddr) -> bool {
     block.cidr.contains(&addr) && !block.except.iter().any(|except| except.contains(&addr))
 }
 
-fn port_matches(port: &PolicyPort, destination: Option<&Arc<Pod>>, flow: &Flow<'_>) -> bool {
+pub(crate) fn port_matches(port: &PolicyPort, destination: Option<&Arc<Pod>>, flow: &Flow<'_>) -> bool {
     if flow.protocol.protocol() != Some(port.protocol) {
         return false;
     }

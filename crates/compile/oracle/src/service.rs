@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use sheetbend_model::state::{
-    ContainerPort, Endpoint, EndpointSlice, Pod, Service, ServicePort, ServiceType, Snapshot, TrafficPolicy,
+    ContainerPort, Endpoint, EndpointSlice, NodeLocalDns, Pod, Service, ServicePort, ServiceType, Snapshot,
+    TrafficPolicy,
 };
 use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, Protocol};
 
@@ -86,6 +87,38 @@ pub fn service(
     let admits = service.source_ranges.as_ref().filter(|_| is_balanced);
     let admits = admits.map(|ranges| ranges.iter().filter(in_family).map(IpNet::trunc).collect());
     Some(Found { owner: service.key.clone(), candidates, is_dropped, admits })
+}
+
+/// What a pod or process of `node` finds at a node-local DNS address: the DNS Service's endpoints on that node that take
+/// new flows, or else what any of its clients would find. `None` = it is none, or a Node or its pods have it.
+pub fn node_local_dns(
+    snapshot: &Snapshot,
+    node: &NodeName,
+    dns: &NodeLocalDns,
+    addr: IpAddr,
+    protocol: Protocol,
+    port: u16,
+) -> Option<Found> {
+    let addr = addr.to_canonical();
+    let is_taken = snapshot.nodes.values().any(|node| {
+        node.addresses.iter().any(|own| own.to_canonical() == addr)
+            || node.pod_cidrs.iter().any(|range| range.contains(&addr))
+    });
+    if is_taken || !dns.addresses.iter().any(|own| own.to_canonical() == addr) {
+        return None;
+    }
+    let service = snapshot.services.get(&dns.service)?;
+    let service_port = service.ports.iter().find(|own| own.protocol == protocol && own.port.get() == port)?;
+    let endpoints = endpoints(snapshot, service, service_port, Family::of(addr));
+    let own: Vec<Of<'_>> =
+        endpoints.iter().filter(|of| of.endpoint.node.as_ref() == Some(node)).copied().collect();
+    let mut candidates = candidates(&own, |endpoint| endpoint.ready);
+    candidates.retain(|candidate| candidate.weight > 0);
+    if candidates.is_empty() {
+        candidates = chosen(&near(&endpoints, snapshot, node));
+        candidates.retain(|candidate| candidate.weight > 0);
+    }
+    Some(Found { owner: service.key.clone(), candidates, is_dropped: false, admits: None })
 }
 
 /// The endpoints whose hints name `node`, else those whose hints name its zone; all, where a ready one lacks a hint or

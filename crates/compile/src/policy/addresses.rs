@@ -5,15 +5,15 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use sheetbend_model::state::{AttachmentId, Pod, Snapshot};
-use sheetbend_model::types::{AddrKey, NetworkId, ObjectKey};
+use sheetbend_model::state::{AttachmentId, Node, Pod, Snapshot};
+use sheetbend_model::types::{AddrKey, NetworkId, NodeName, ObjectKey};
 
 use super::Change;
 use super::blocks::BlockTable;
 use super::classes::{ClassNode, ClassTable};
 use super::locals::{Locals, known_pod};
 use super::matcher::Matcher;
-use super::terms::TermTable;
+use super::terms::{TermId, TermTable};
 
 /// The pods that claim an address: nearly always one.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ struct Entry {
 pub(crate) struct AddressTable {
     claims: HashMap<AddrKey, Claims>,
     entries: BTreeMap<AddrKey, Entry>,
+    /// Whose address it is, of the nodes: nearly always one.
+    nodes: BTreeMap<AddrKey, BTreeSet<NodeName>>,
 }
 
 impl AddressTable {
@@ -58,6 +60,33 @@ impl AddressTable {
 
     pub(crate) fn has(&self, addr: &AddrKey) -> bool {
         self.entries.contains_key(addr)
+    }
+
+    /// Follows the nodes.
+    pub(crate) fn update_nodes(&mut self, changes: &[crate::changes::Change<'_, NodeName, Node>]) {
+        for change in changes {
+            for addr in change.old.into_iter().flat_map(|node| addresses_of_node(node)) {
+                if let Some(names) = self.nodes.get_mut(&addr) {
+                    names.remove(change.key);
+                    if names.is_empty() {
+                        self.nodes.remove(&addr);
+                    }
+                }
+            }
+            for addr in change.new.into_iter().flat_map(|node| addresses_of_node(node)) {
+                self.nodes.entry(addr).or_default().insert(change.key.clone());
+            }
+        }
+    }
+
+    /// The terms that `addr` matches as a node's.
+    fn node_terms(&self, view: &View<'_>, addr: AddrKey) -> Vec<TermId> {
+        if !view.matcher.has_nodes() {
+            return Vec::new();
+        }
+        let names = self.nodes.get(&addr).into_iter().flatten();
+        let nodes = names.filter_map(|name| view.snapshot.nodes.get(name));
+        nodes.flat_map(|node| view.matcher.terms_of_node(node)).collect()
     }
 
     pub(crate) fn claim(&mut self, addr: AddrKey, pod: &ObjectKey) {
@@ -150,6 +179,16 @@ impl AddressTable {
                     own
                 }
             });
+            let as_node = self.node_terms(view, *addr);
+            let own = if as_node.is_empty() {
+                own
+            } else {
+                let mut terms = as_node;
+                terms.extend(own.iter().flat_map(|own| own.terms.iter().copied()));
+                terms.sort_unstable();
+                terms.dedup();
+                Some(view.classes.intern(terms, view.terms))
+            };
             let own = own.filter(|own| !own.terms.is_empty());
             let region = region(view.blocks, *addr).unwrap_or(view.empty).clone();
             let old = self.entries.get(addr).map(|entry| entry.class.clone());
@@ -182,6 +221,11 @@ pub(crate) struct View<'a> {
     pub(crate) classes: &'a mut ClassTable,
     pub(crate) before: &'a HashMap<AddrKey, Arc<ClassNode>>,
     pub(crate) empty: &'a Arc<ClassNode>,
+}
+
+/// Every address of a node.
+pub(crate) fn addresses_of_node(node: &Node) -> impl Iterator<Item = AddrKey> {
+    node.addresses.iter().chain(&node.other_addresses).map(|addr| AddrKey::new(addr.to_canonical()))
 }
 
 /// What the blocks say of an address. Blocks are of the default network.

@@ -233,7 +233,7 @@ fn blocks<'a>(terms: &TermTable, indices: impl Iterator<Item = &'a u32>) -> Vec<
     indices
         .filter_map(|index| match &**terms.key(*index)? {
             TermKey::Block(block) if is_usable(&block.cidr) => Some((*index, block.clone())),
-            TermKey::Block(_) | TermKey::Selector(..) | TermKey::Named(..) => None,
+            TermKey::Block(_) | TermKey::Selector(..) | TermKey::Nodes(_) | TermKey::Named(..) => None,
         })
         .collect()
 }

@@ -10,7 +10,7 @@ use sheetbend_model::state::{
 };
 use sheetbend_model::types::{Direction, PortPrefix, Protocol};
 
-use super::blocks::is_usable;
+use super::faults::unusable_blocks;
 use super::terms::{NamespaceMatch, TermKey, TermTable, block_text};
 
 /// A policy with its peers as terms.
@@ -19,10 +19,16 @@ pub(crate) struct Document {
     pub(crate) reference: PolicyRef,
     /// Rules of both directions, in (direction, index) order.
     pub(crate) rules: Vec<DocumentRule>,
-    /// Named ports of ingress rules, sorted: they resolve on the selected pod.
-    pub(crate) ingress_names: Vec<(Arc<str>, Protocol)>,
     pub(crate) conditions: Vec<Condition>,
     pub(crate) source: Arc<NetworkPolicy>,
+    pub(crate) uses: Uses,
+}
+
+/// What the rules of a policy use besides themselves.
+#[derive(Debug, Default)]
+pub(crate) struct Uses {
+    /// Named ports of ingress rules, sorted: they resolve on the selected pod.
+    pub(crate) ingress_names: Vec<(Arc<str>, Protocol)>,
     /// Every use of a term, to be given back.
     terms: Vec<u32>,
 }
@@ -56,10 +62,9 @@ impl Document {
                 egress: source.egress.is_some(),
             },
             rules: Vec::new(),
-            ingress_names: Vec::new(),
-            conditions: Vec::new(),
+            conditions: unusable_blocks(source),
             source: source.clone(),
-            terms: Vec::new(),
+            uses: Uses::default(),
         };
         for (direction, rules) in [(Direction::Ingress, &source.ingress), (Direction::Egress, &source.egress)]
         {
@@ -68,16 +73,8 @@ impl Document {
                 document.rules.push(compiled);
             }
         }
-        document.ingress_names.sort_unstable();
-        document.ingress_names.dedup();
+        document.uses.settle();
         document
-    }
-
-    /// Gives its terms back.
-    pub(crate) fn release(&self, terms: &mut TermTable) {
-        for term in &self.terms {
-            terms.release(*term);
-        }
     }
 
     fn rule(
@@ -90,28 +87,54 @@ impl Document {
         let peers = (!rule.peers.is_empty()).then(|| {
             let mut peers = Vec::new();
             for peer in &rule.peers {
-                let term = terms.acquire(peer_term(&self.source, peer));
-                if let Peer::Block(block) = peer
-                    && !is_usable(&block.cidr)
-                {
-                    self.conditions.push(unusable_block(&self.source, &block.cidr));
-                }
-                self.terms.push(term);
-                peers.push(term);
+                peers.push(self.uses.term(peer_term(&self.source, peer), terms));
             }
             peers.sort_unstable();
             peers.dedup();
             peers
         });
-        let mut ports = Vec::new();
-        for port in &rule.ports {
-            self.port(direction, port, terms, &mut ports);
-        }
-        if rule.ports.is_empty() {
-            ports.push(DocumentPort::Prefix(None, PortPrefix::ALL));
-        }
+        let ports = self.uses.ports(direction, &rule.ports, terms);
         let origin = Origin { policy: self.source.key.clone(), direction, rule: index };
         DocumentRule { origin, peers, ports }
+    }
+}
+
+impl Uses {
+    /// Takes a term into force.
+    pub(crate) fn term(&mut self, key: TermKey, terms: &mut TermTable) -> u32 {
+        let term = terms.acquire(key);
+        self.terms.push(term);
+        term
+    }
+
+    /// Gives all terms back.
+    pub(crate) fn release(&self, terms: &mut TermTable) {
+        for term in &self.terms {
+            terms.release(*term);
+        }
+    }
+
+    /// All rules are read.
+    pub(crate) fn settle(&mut self) {
+        self.ingress_names.sort_unstable();
+        self.ingress_names.dedup();
+    }
+
+    /// A rule's ports; no ports are every IP protocol.
+    pub(crate) fn ports(
+        &mut self,
+        direction: Direction,
+        ports: &[PolicyPort],
+        terms: &mut TermTable,
+    ) -> Vec<DocumentPort> {
+        let mut found = Vec::new();
+        for port in ports {
+            self.port(direction, port, terms, &mut found);
+        }
+        if ports.is_empty() {
+            found.push(DocumentPort::Prefix(None, PortPrefix::ALL));
+        }
+        found
     }
 
     fn port(
@@ -132,23 +155,10 @@ impl Document {
                 ports.push(DocumentPort::OnPod(name.clone(), protocol));
             }
             (PortMatch::Named(name), Direction::Egress) => {
-                let term = terms.acquire(TermKey::Named(name.clone(), protocol));
-                self.terms.push(term);
+                let term = self.term(TermKey::Named(name.clone(), protocol), terms);
                 ports.push(DocumentPort::OnPeer(protocol, term));
             }
         }
-    }
-}
-
-fn unusable_block(policy: &NetworkPolicy, cidr: &IpNet) -> Condition {
-    Condition {
-        kind: "NetworkPolicy",
-        object: policy.key.clone(),
-        reason: "UnusableBlock",
-        message: format!(
-            "ipBlock {cidr} is an IPv4 block written as IPv6, which no address matches; write it as IPv4"
-        )
-        .into(),
     }
 }
 
@@ -172,7 +182,7 @@ fn canonical_block(block: &IpBlock) -> IpBlock {
     IpBlock { cidr: block.cidr.trunc(), except }
 }
 
-fn canonical_selector(selector: &LabelSelector) -> LabelSelector {
+pub(crate) fn canonical_selector(selector: &LabelSelector) -> LabelSelector {
     let mut match_expressions: Vec<Requirement> = selector
         .match_expressions
         .iter()
@@ -212,13 +222,7 @@ fn canonical(policy: &NetworkPolicy) -> String {
                 };
             }
             for port in &rule.ports {
-                let _ = match &port.port {
-                    PortMatch::All => write!(text, " port all/{};", port.protocol),
-                    PortMatch::Range(range) => {
-                        write!(text, " port {}-{}/{};", range.first(), range.last(), port.protocol)
-                    }
-                    PortMatch::Named(name) => write!(text, " port name {name}/{};", port.protocol),
-                };
+                port_text(&mut text, port);
             }
             text.push('\n');
         }
@@ -226,8 +230,20 @@ fn canonical(policy: &NetworkPolicy) -> String {
     text
 }
 
+/// Adds a port's canonical text.
+pub(crate) fn port_text(text: &mut String, port: &PolicyPort) {
+    // Writing to a String does not fail.
+    let _ = match &port.port {
+        PortMatch::All => write!(text, " port all/{};", port.protocol),
+        PortMatch::Range(range) => {
+            write!(text, " port {}-{}/{};", range.first(), range.last(), port.protocol)
+        }
+        PortMatch::Named(name) => write!(text, " port name {name}/{};", port.protocol),
+    };
+}
+
 /// FNV-1a, 64 bits.
-fn fnv(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

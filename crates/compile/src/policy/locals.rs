@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use sheetbend_model::plan::{LocalPod, PolicySet, Posture};
+use sheetbend_model::plan::{Condition, LocalPod, PolicySet, Posture};
 use sheetbend_model::state::{Attachment, AttachmentId, Pod, Snapshot};
 use sheetbend_model::types::{AddrKey, ObjectKey};
 
 use super::document::Document;
+use super::matcher::NamespaceLabels;
 use super::set::{self, SetNode};
 use super::terms::TermTable;
+use super::tier::{self, TierDocument};
 use crate::changes::{Changes, in_namespace};
 
 /// A row of `Dataplane::pods` that differs.
@@ -25,6 +27,8 @@ struct Local {
     row: LocalPod,
     /// Policies that select it, sorted. Empty for a closed one.
     selected: Vec<ObjectKey>,
+    /// ClusterNetworkPolicies that apply to it, sorted by name. Empty for a closed one.
+    tiers: Vec<Arc<str>>,
 }
 
 /// Attachments of this node, and the policies and sets in force for them.
@@ -33,6 +37,7 @@ pub(crate) struct Locals {
     rows: BTreeMap<AttachmentId, Local>,
     by_pod: BTreeMap<ObjectKey, Vec<AttachmentId>>,
     documents: BTreeMap<ObjectKey, Arc<Document>>,
+    tier_documents: BTreeMap<Arc<str>, Arc<TierDocument>>,
     sets: BTreeMap<PolicySet, Arc<SetNode>>,
 }
 
@@ -55,8 +60,11 @@ impl Locals {
         self.sets.values()
     }
 
-    pub(crate) fn documents(&self) -> impl Iterator<Item = &Arc<Document>> {
-        self.documents.values()
+    /// What is wrong with the policies in force.
+    pub(crate) fn conditions(&self) -> impl Iterator<Item = Condition> {
+        let policies = self.documents.values().flat_map(|document| &document.conditions);
+        let tiers = self.tier_documents.values().flat_map(|document| &document.conditions);
+        policies.chain(tiers).cloned().chain(tier::overlaps(self.sets.keys()))
     }
 
     /// The attachments of a pod.
@@ -82,10 +90,11 @@ impl Locals {
         }
         let mut again: BTreeSet<AttachmentId> = before.keys().cloned().collect();
         self.reselect(next, changes, &mut again);
+        self.reselect_tiers(next, changes, &mut again);
         if again.is_empty() {
             return delta;
         }
-        delta.recompiled.1 = self.redocument(next, terms);
+        delta.recompiled.1 = self.redocument(next, terms) + self.redocument_tiers(next, terms);
         for id in again {
             delta.appeared.extend(self.reset(next, &id, &mut before));
         }
@@ -143,6 +152,37 @@ impl Locals {
         }
     }
 
+    /// The same for ClusterNetworkPolicies, whose subject depends on the labels of namespaces too.
+    fn reselect_tiers(&mut self, next: &Snapshot, changes: &Changes<'_>, again: &mut BTreeSet<AttachmentId>) {
+        if changes.cluster_policies.is_empty() && changes.namespaces.is_empty() {
+            return;
+        }
+        for (id, local) in &mut self.rows {
+            let Some(pod) = local.judged_pod(next) else { continue };
+            let namespace = &pod.key.namespace;
+            let mut touched = false;
+            if changes.namespaces.iter().any(|change| change.key == namespace) {
+                let selecting = tier::selecting(next, pod);
+                touched = selecting != local.tiers;
+                local.tiers = selecting;
+            }
+            let labels = NamespaceLabels::of(next, namespace);
+            for change in &changes.cluster_policies {
+                let applies = change.new.is_some_and(|policy| tier::applies(policy, pod, &labels));
+                match (local.tiers.binary_search(change.key), applies) {
+                    (Ok(_), true) => {}
+                    (Ok(index), false) => drop(local.tiers.remove(index)),
+                    (Err(index), true) => local.tiers.insert(index, change.key.clone()),
+                    (Err(_), false) => continue,
+                }
+                touched = true;
+            }
+            if touched {
+                again.insert(id.clone());
+            }
+        }
+    }
+
     /// Keeps a document for exactly the policies that select a pod. Returns how many were built.
     fn redocument(&mut self, next: &Snapshot, terms: &mut TermTable) -> u64 {
         let needed: BTreeSet<&ObjectKey> =
@@ -164,12 +204,42 @@ impl Locals {
         // New uses first, so that a term that both versions use is never out of force.
         for key in gone {
             if let Some(document) = self.documents.remove(&key) {
-                document.release(terms);
+                document.uses.release(terms);
             }
         }
         for (key, document) in built {
             if let Some(old) = self.documents.insert(key, document) {
-                old.release(terms);
+                old.uses.release(terms);
+            }
+        }
+        count
+    }
+
+    /// The same for ClusterNetworkPolicies.
+    fn redocument_tiers(&mut self, next: &Snapshot, terms: &mut TermTable) -> u64 {
+        let needed: BTreeSet<&Arc<str>> = self.rows.values().flat_map(|local| local.tiers.iter()).collect();
+        let mut built = BTreeMap::new();
+        for name in &needed {
+            let Some(policy) = next.cluster_policies.get(*name) else { continue };
+            let current = self
+                .tier_documents
+                .get(*name)
+                .is_some_and(|have| Arc::ptr_eq(&have.source, policy) || have.source == *policy);
+            if !current {
+                built.insert((*name).clone(), Arc::new(TierDocument::new(policy, terms)));
+            }
+        }
+        let count = built.len() as u64;
+        let gone: Vec<Arc<str>> =
+            self.tier_documents.keys().filter(|name| !needed.contains(name)).cloned().collect();
+        for name in gone {
+            if let Some(document) = self.tier_documents.remove(&name) {
+                document.uses.release(terms);
+            }
+        }
+        for (name, document) in built {
+            if let Some(old) = self.tier_documents.insert(name, document) {
+                old.uses.release(terms);
             }
         }
         count
@@ -185,11 +255,14 @@ impl Locals {
         let local = self.rows.get_mut(id)?;
         let pod = local.judged_pod(next)?;
         let documents = || local.selected.iter().filter_map(|key| self.documents.get(key)).map(AsRef::as_ref);
-        let symbol = set::symbol(documents(), pod);
+        let mut tiers: Vec<&TierDocument> =
+            local.tiers.iter().filter_map(|name| self.tier_documents.get(name)).map(AsRef::as_ref).collect();
+        tiers.sort_by(|a, b| a.reference.cmp(&b.reference));
+        let symbol = set::symbol(documents(), &tiers, pod);
         let (symbol, appeared) = match self.sets.get(&symbol) {
             Some(known) => (known.symbol.clone(), None),
             None => {
-                let node = Arc::new(SetNode::new(symbol.clone(), documents()));
+                let node = Arc::new(SetNode::new(symbol.clone(), documents(), &tiers));
                 self.sets.insert(symbol.clone(), node.clone());
                 (symbol, Some(node))
             }
@@ -240,11 +313,12 @@ impl Local {
             host_ifindex: attachment.host_ifindex,
             posture,
         };
-        let mut local = Self { row, selected: Vec::new() };
+        let mut local = Self { row, selected: Vec::new(), tiers: Vec::new() };
         if let Some(pod) = known_pod(attachment, next) {
             let policies = in_namespace(&next.policies, &pod.key.namespace);
             let selecting = policies.filter(|(_, policy)| policy.pod_selector.matches(&pod.labels));
             local.selected = selecting.map(|(key, _)| key.clone()).collect();
+            local.tiers = tier::selecting(next, pod);
             // The set follows when the policies have their documents.
             local.row.posture = Posture::Judged(PolicySet::default());
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use sheetbend_model::state::{Namespace, Operator, Pod, Snapshot};
+use sheetbend_model::state::{LabelSelector, Namespace, Node, Operator, Pod, Snapshot};
 use sheetbend_model::types::{Labels, Protocol};
 
 use super::terms::{NamespaceMatch, TermId, TermKey, TermTable};
@@ -20,6 +20,8 @@ pub(crate) struct Matcher {
     /// Namespace → selectors for pods of that namespace only.
     by_namespace: HashMap<Arc<str>, Selectors>,
     rest: Selectors,
+    /// Selectors of nodes.
+    nodes: Vec<(u32, LabelSelector)>,
     /// Port name → (protocol, term).
     named: HashMap<Arc<str>, Vec<(Protocol, u32)>>,
 }
@@ -46,6 +48,7 @@ impl Matcher {
         let Some(key) = terms.key(index) else { return };
         match &**key {
             TermKey::Block(_) => {}
+            TermKey::Nodes(selector) => self.nodes.push((index, selector.clone())),
             TermKey::Named(name, protocol) => {
                 self.named.entry(name.clone()).or_default().push((*protocol, index));
             }
@@ -57,6 +60,7 @@ impl Matcher {
         let Some(key) = terms.key(index) else { return };
         match &**key {
             TermKey::Block(_) => {}
+            TermKey::Nodes(_) => self.nodes.retain(|(other, _)| *other != index),
             TermKey::Named(name, _) => {
                 if let Some(uses) = self.named.get_mut(name) {
                     uses.retain(|(_, other)| *other != index);
@@ -70,6 +74,17 @@ impl Matcher {
                 self.drop_empty_bucket(key);
             }
         }
+    }
+
+    /// Whether any selector of nodes is in force.
+    pub(crate) fn has_nodes(&self) -> bool {
+        !self.nodes.is_empty()
+    }
+
+    /// The terms that the addresses of `node` match.
+    pub(crate) fn terms_of_node(&self, node: &Node) -> impl Iterator<Item = TermId> {
+        let matching = self.nodes.iter().filter(|(_, selector)| selector.matches(&node.labels));
+        matching.map(|(index, _)| TermId::new(*index))
     }
 
     fn bucket(&mut self, key: &TermKey) -> &mut Selectors {
@@ -181,20 +196,20 @@ fn matches(key: &TermKey, pod: &Pod, labels: &NamespaceLabels<'_>) -> bool {
 
 /// A namespace's labels. One whose object is not in the Snapshot (a directory of manifests may leave it out) has the
 /// label that every Namespace has.
-enum NamespaceLabels<'a> {
+pub(crate) enum NamespaceLabels<'a> {
     Known(&'a Namespace),
     Implied(Labels),
 }
 
 impl<'a> NamespaceLabels<'a> {
-    fn of(snapshot: &'a Snapshot, namespace: &Arc<str>) -> Self {
+    pub(crate) fn of(snapshot: &'a Snapshot, namespace: &Arc<str>) -> Self {
         match snapshot.namespaces.get(namespace) {
             Some(known) => Self::Known(known),
             None => Self::Implied(BTreeMap::from([(Arc::from(NAMESPACE_NAME), namespace.clone())])),
         }
     }
 
-    fn get(&self) -> &Labels {
+    pub(crate) fn get(&self) -> &Labels {
         match self {
             Self::Known(namespace) => &namespace.labels,
             Self::Implied(labels) => labels,

@@ -1,28 +1,32 @@
-//! NetworkPolicy by peer class: local pods and their sets, classes of addresses and blocks, rules.
+//! NetworkPolicy and ClusterNetworkPolicy by peer class: local pods and their sets, classes of addresses and blocks, rules.
 
 mod addresses;
 mod blocks;
 mod classes;
 mod document;
+mod faults;
+mod flat;
 mod locals;
 mod matcher;
 mod set;
 mod terms;
+mod tier;
 mod transition;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use sheetbend_model::plan::{Class, Condition, Dataplane, Entry, LocalPod, Origin, RuleKey};
+use sheetbend_model::plan::{Class, Condition, Dataplane, Entry, LocalPod, RuleKey, Ruling};
 use sheetbend_model::state::{AttachmentId, Snapshot};
 use sheetbend_model::types::{AddrKey, BlockKey, ObjectKey};
 
 use crate::changes::{Changes, in_namespace};
 use crate::compiler::Counters;
-use addresses::{AddressTable, View, claims_of};
+use addresses::{AddressTable, View, addresses_of_node, claims_of};
 use blocks::BlockTable;
 use classes::{ClassNode, ClassTable};
+pub use faults::unusable_blocks;
 use locals::{LocalDelta, Locals};
 use matcher::Matcher;
 use terms::TermTable;
@@ -78,7 +82,9 @@ impl PolicyTables {
         let locals = self.locals.update(next, changes, &mut self.terms);
         self.claim(next, &moved, &mut dirty);
         self.relabelled_namespaces(next, changes, &mut dirty);
+        self.addresses.update_nodes(&changes.nodes);
         self.rematch(next, &moved, &mut dirty);
+        self.changed_nodes(changes, &mut dirty);
 
         let empty = self.classes.intern(Vec::new(), &self.terms);
         let mut before = HashMap::new();
@@ -125,7 +131,7 @@ impl PolicyTables {
         dataplane.rules = self.rules();
     }
 
-    fn rules(&self) -> BTreeMap<RuleKey, Origin> {
+    fn rules(&self) -> BTreeMap<RuleKey, Ruling> {
         let mut rows = Vec::new();
         for set in self.locals.sets() {
             set.every_peer_rows(&set.symbol, &mut rows);
@@ -161,8 +167,8 @@ impl PolicyTables {
     }
 
     /// What is wrong with the policies in force.
-    pub(crate) fn conditions(&self) -> impl Iterator<Item = &Condition> {
-        self.locals.documents().flat_map(|document| &document.conditions)
+    pub(crate) fn conditions(&self) -> impl Iterator<Item = Condition> {
+        self.locals.conditions()
     }
 
     fn disclaim(&mut self, old: &Snapshot, moved: &BTreeSet<&ObjectKey>, dirty: &mut BTreeSet<AddrKey>) {
@@ -193,6 +199,14 @@ impl PolicyTables {
         }
     }
 
+    /// The addresses of nodes that changed, where policies look at nodes at all.
+    fn changed_nodes(&self, changes: &Changes<'_>, dirty: &mut BTreeSet<AddrKey>) {
+        if self.matcher.has_nodes() {
+            let nodes = changes.nodes.iter().flat_map(|change| [change.old, change.new]).flatten();
+            dirty.extend(nodes.flat_map(|node| addresses_of_node(node)));
+        }
+    }
+
     /// Takes terms into and out of the matcher, and finds the addresses that match them.
     fn rematch(&mut self, next: &Snapshot, moved: &BTreeSet<&ObjectKey>, dirty: &mut BTreeSet<AddrKey>) {
         let added = Matcher::of(&self.terms, self.terms.added().iter().copied());
@@ -204,6 +218,10 @@ impl PolicyTables {
         }
         if !self.terms.removed().is_empty() {
             self.addresses.holding(self.terms.removed(), dirty);
+        }
+        if added.has_nodes() {
+            let nodes = next.nodes.values().filter(|node| added.terms_of_node(node).next().is_some());
+            dirty.extend(nodes.flat_map(|node| addresses_of_node(node)));
         }
         if added.is_empty() {
             return;

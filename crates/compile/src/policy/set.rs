@@ -3,14 +3,23 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use sheetbend_model::plan::{Class, Origin, PolicySet, RuleKey};
-use sheetbend_model::state::Pod;
+use sheetbend_model::plan::{Class, Origin, PolicySet, RuleKey, Ruling};
+use sheetbend_model::state::{Action, Pod, Tier};
 use sheetbend_model::types::{Direction, Port, PortPrefix, Protocol};
 
-use super::document::{Document, DocumentPort};
+use super::document::{Document, DocumentPort, DocumentRule};
+use super::flat::{Decided, Flat, Painting, exactly};
 use super::terms::TermId;
+use super::tier::TierDocument;
 
-/// A set in use, with its rules in (policy, direction, index) order.
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+/// A set in use, with its rules in the order of evaluation: Admin tier, NetworkPolicies in (policy, direction, index)
+/// order, Baseline tier.
+///
+/// A direction without tiers only ever allows: its rows are the rules as they are, those for every peer written once,
+/// and what has no row is denied. A direction with tiers is flattened: a class that some rule names has rows for
+/// everything, and all others share the rows for every peer, which cover everything too.
 #[derive(Debug)]
 pub(crate) struct SetNode {
     pub(crate) symbol: PolicySet,
@@ -19,10 +28,13 @@ pub(crate) struct SetNode {
     by_peer: HashMap<u32, Vec<u32>>,
     /// Indices of rules for every peer that need the peer's own port numbers.
     any_peer_named: Vec<u32>,
+    /// What holds for every peer, of the directions with tiers: ingress, egress.
+    flats: [Option<Flat>; 2],
 }
 
 #[derive(Debug)]
 struct SetRule {
+    stage: Stage,
     origin: Origin,
     every_peer: bool,
     ports: Vec<(Option<Protocol>, PortPrefix)>,
@@ -30,66 +42,118 @@ struct SetRule {
     named: Vec<(Protocol, u32)>,
 }
 
-/// The set that `pod` has when `documents`, sorted by policy, select it.
-pub(crate) fn symbol<'a>(documents: impl Iterator<Item = &'a Document>, pod: &Pod) -> PolicySet {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Tier(Tier, Action),
+    NetworkPolicy,
+}
+
+/// The set that `pod` has when `documents`, sorted by policy, and `tiers`, sorted by reference, select it.
+pub(crate) fn symbol<'a>(
+    documents: impl Iterator<Item = &'a Document>,
+    tiers: &[&TierDocument],
+    pod: &Pod,
+) -> PolicySet {
     let (mut policies, mut named_ports) = (Vec::new(), Vec::new());
+    let mut names = Vec::new();
     for document in documents {
         policies.push(document.reference.clone());
-        for (name, protocol) in &document.ingress_names {
-            for number in pod.named_ports(name, *protocol) {
-                named_ports.push((name.clone(), *protocol, number));
-            }
+        names.extend(&document.uses.ingress_names);
+    }
+    names.extend(tiers.iter().flat_map(|document| &document.uses.ingress_names));
+    for (name, protocol) in names {
+        for number in pod.named_ports(name, *protocol) {
+            named_ports.push((name.clone(), *protocol, number));
         }
     }
     named_ports.sort_unstable();
     named_ports.dedup();
-    PolicySet { policies: policies.into(), named_ports: named_ports.into() }
+    let tiers = tiers.iter().map(|document| document.reference.clone()).collect();
+    PolicySet { policies: policies.into(), tiers, named_ports: named_ports.into() }
 }
 
 impl SetNode {
-    pub(crate) fn new<'a>(symbol: PolicySet, documents: impl Iterator<Item = &'a Document>) -> Self {
-        let mut node =
-            Self { symbol, rules: Vec::new(), by_peer: HashMap::new(), any_peer_named: Vec::new() };
-        for document in documents {
-            for rule in &document.rules {
-                let (mut ports, mut named) = (Vec::new(), Vec::new());
-                for port in &rule.ports {
-                    match port {
-                        DocumentPort::Prefix(protocol, prefix) => ports.push((*protocol, *prefix)),
-                        DocumentPort::OnPod(name, protocol) => {
-                            let numbers = node.symbol.named_ports.iter().filter(|own| own.0 == *name);
-                            ports.extend(
-                                numbers
-                                    .filter(|own| own.1 == *protocol)
-                                    .map(|own| (Some(*protocol), exactly(own.2))),
-                            );
-                        }
-                        DocumentPort::OnPeer(protocol, term) => named.push((*protocol, *term)),
-                    }
-                }
-                let index = node.rules.len() as u32;
-                for peer in rule.peers.iter().flatten() {
-                    node.by_peer.entry(*peer).or_default().push(index);
-                }
-                if rule.peers.is_none() && !named.is_empty() {
-                    node.any_peer_named.push(index);
-                }
-                let every_peer = rule.peers.is_none();
-                node.rules.push(SetRule { origin: rule.origin.clone(), every_peer, ports, named });
+    pub(crate) fn new<'a>(
+        symbol: PolicySet,
+        documents: impl Iterator<Item = &'a Document>,
+        tiers: &[&TierDocument],
+    ) -> Self {
+        let mut node = Self {
+            symbol,
+            rules: Vec::new(),
+            by_peer: HashMap::new(),
+            any_peer_named: Vec::new(),
+            flats: [None, None],
+        };
+        node.tier_rules(Tier::Admin, tiers);
+        for rule in documents.flat_map(|document| &document.rules) {
+            node.rule(Stage::NetworkPolicy, rule);
+        }
+        node.tier_rules(Tier::Baseline, tiers);
+        for direction in DIRECTIONS {
+            if node.symbol.has_tiers(direction) {
+                let every_peer = node.indices(|rule| rule.every_peer && rule.origin.direction == direction);
+                node.flats[direction as usize] = Some(node.flatten(direction, &every_peer, &[]));
             }
         }
         node
     }
 
+    fn tier_rules(&mut self, tier: Tier, tiers: &[&TierDocument]) {
+        for document in tiers.iter().filter(|document| document.reference.tier == tier) {
+            for (action, rule) in &document.rules {
+                self.rule(Stage::Tier(tier, *action), rule);
+            }
+        }
+    }
+
+    fn rule(&mut self, stage: Stage, rule: &DocumentRule) {
+        let (mut ports, mut named) = (Vec::new(), Vec::new());
+        for port in &rule.ports {
+            match port {
+                DocumentPort::Prefix(protocol, prefix) => ports.push((*protocol, *prefix)),
+                DocumentPort::OnPod(name, protocol) => {
+                    let numbers = self.symbol.named_ports.iter().filter(|own| own.0 == *name);
+                    ports.extend(
+                        numbers.filter(|own| own.1 == *protocol).map(|own| (Some(*protocol), exactly(own.2))),
+                    );
+                }
+                DocumentPort::OnPeer(protocol, term) => named.push((*protocol, *term)),
+            }
+        }
+        let index = self.rules.len() as u32;
+        for peer in rule.peers.iter().flatten() {
+            self.by_peer.entry(*peer).or_default().push(index);
+        }
+        if rule.peers.is_none() && !named.is_empty() {
+            self.any_peer_named.push(index);
+        }
+        let every_peer = rule.peers.is_none();
+        self.rules.push(SetRule { stage, origin: rule.origin.clone(), every_peer, ports, named });
+    }
+
+    fn indices(&self, keep: impl Fn(&SetRule) -> bool) -> Vec<u32> {
+        (0u32..).zip(&self.rules).filter(|(_, rule)| keep(rule)).map(|(index, _)| index).collect()
+    }
+
+    fn is_flat(&self, direction: Direction) -> bool {
+        self.flats[direction as usize].is_some()
+    }
+
     /// The rows for every peer.
-    pub(crate) fn every_peer_rows(&self, set: &PolicySet, rows: &mut Vec<(RuleKey, Origin)>) {
+    pub(crate) fn every_peer_rows(&self, set: &PolicySet, rows: &mut Vec<(RuleKey, Ruling)>) {
         let mut found: Found<'_> = BTreeMap::new();
-        for rule in self.rules.iter().filter(|rule| rule.every_peer) {
+        for rule in self.rules.iter().filter(|rule| rule.every_peer && !self.is_flat(rule.origin.direction)) {
             for (protocol, prefix) in &rule.ports {
                 found.entry((rule.origin.direction, *protocol, *prefix)).or_insert(&rule.origin);
             }
         }
         push(found, set, None, rows);
+        for direction in DIRECTIONS {
+            if let Some(flat) = &self.flats[direction as usize] {
+                self.push_flat(direction, flat, set, None, rows);
+            }
+        }
     }
 
     /// The rows of `set` for peers of the class called `class`, which match `terms`.
@@ -98,7 +162,7 @@ impl SetNode {
         set: &PolicySet,
         class: &Class,
         terms: &[TermId],
-        rows: &mut Vec<(RuleKey, Origin)>,
+        rows: &mut Vec<(RuleKey, Ruling)>,
     ) {
         let mut indices: Vec<u32> = if terms.iter().any(|term| term.port().is_some()) {
             self.any_peer_named.clone()
@@ -116,34 +180,117 @@ impl SetNode {
         indices.sort_unstable();
         indices.dedup();
         let mut found: Found<'_> = BTreeMap::new();
-        for rule in indices.into_iter().filter_map(|index| self.rules.get(index as usize)) {
+        let direction_of = |index: &u32| self.rules.get(*index as usize).map(|rule| rule.origin.direction);
+        let plain = indices.iter().filter(|index| direction_of(index).is_some_and(|of| !self.is_flat(of)));
+        for rule in plain.filter_map(|index| self.rules.get(*index as usize)) {
             if !rule.every_peer {
                 for (protocol, prefix) in &rule.ports {
                     found.entry((rule.origin.direction, *protocol, *prefix)).or_insert(&rule.origin);
                 }
             }
-            for (protocol, name) in &rule.named {
-                for port in terms.iter().filter(|term| term.index() == *name).filter_map(|term| term.port()) {
-                    let key = (rule.origin.direction, Some(*protocol), exactly(port));
-                    found.entry(key).or_insert(&rule.origin);
-                }
+            for (protocol, port) in rule.named_numbers(terms) {
+                let key = (rule.origin.direction, Some(protocol), exactly(port));
+                found.entry(key).or_insert(&rule.origin);
             }
         }
         push(found, set, Some(class), rows);
+        for direction in DIRECTIONS {
+            let Some(shared) = &self.flats[direction as usize] else { continue };
+            if !indices.iter().any(|index| direction_of(index) == Some(direction)) {
+                continue;
+            }
+            let mut matching = self.indices(|rule| rule.every_peer && rule.origin.direction == direction);
+            matching.extend(indices.iter().filter(|index| direction_of(index) == Some(direction)));
+            matching.sort_unstable();
+            matching.dedup();
+            let flat = self.flatten(direction, &matching, terms);
+            if flat != *shared {
+                self.push_flat(direction, &flat, set, Some(class), rows);
+            }
+        }
+    }
+
+    /// What the rules `matching` a peer, in order, say of everything it may send; the peer has `terms`.
+    fn flatten(&self, direction: Direction, matching: &[u32], terms: &[TermId]) -> Flat {
+        let mut painting = Painting::new();
+        let is_baseline = |index: &u32| {
+            matches!(
+                self.rules.get(*index as usize).map(|rule| rule.stage),
+                Some(Stage::Tier(Tier::Baseline, _))
+            )
+        };
+        let (before, baseline) = matching.split_at(matching.partition_point(|index| !is_baseline(index)));
+        let is_isolated = self.symbol.isolates(direction);
+        let mut is_admin = true;
+        for index in before {
+            let Some(rule) = self.rules.get(*index as usize) else { continue };
+            if is_admin && rule.stage == Stage::NetworkPolicy {
+                painting.end_tier();
+                is_admin = false;
+            }
+            rule.paint(*index, terms, &mut painting);
+        }
+        painting.end_tier();
+        if is_isolated {
+            return painting.finish(false);
+        }
+        for index in baseline {
+            if let Some(rule) = self.rules.get(*index as usize) {
+                rule.paint(*index, terms, &mut painting);
+            }
+        }
+        painting.finish(true)
+    }
+
+    fn push_flat(
+        &self,
+        direction: Direction,
+        flat: &Flat,
+        set: &PolicySet,
+        class: Option<&Class>,
+        rows: &mut Vec<(RuleKey, Ruling)>,
+    ) {
+        for (protocol, ports, (allows, by)) in flat.rows() {
+            let origin = by.and_then(|index| self.rules.get(index as usize)).map(|rule| rule.origin.clone());
+            let key = RuleKey { set: set.clone(), direction, class: class.cloned(), protocol, ports };
+            rows.push((key, Ruling { allows, origin }));
+        }
+    }
+}
+
+impl SetRule {
+    /// The numbers of its named ports on a peer with `terms`.
+    fn named_numbers(&self, terms: &[TermId]) -> impl Iterator<Item = (Protocol, Port)> {
+        self.named.iter().flat_map(move |(protocol, name)| {
+            let own = terms.iter().filter(move |term| term.index() == *name);
+            own.filter_map(|term| term.port()).map(move |port| (*protocol, port))
+        })
+    }
+
+    /// Decides what is open of what it matches; it is the rule number `index`.
+    fn paint(&self, index: u32, terms: &[TermId], painting: &mut Painting) {
+        let named = self.named_numbers(terms).map(|(protocol, port)| (Some(protocol), exactly(port)));
+        for (protocol, ports) in self.ports.iter().copied().chain(named) {
+            let decided: Decided = match self.stage {
+                Stage::Tier(_, Action::Pass) => {
+                    painting.pass(protocol, ports);
+                    continue;
+                }
+                Stage::Tier(_, Action::Deny) => (false, Some(index)),
+                Stage::Tier(_, Action::Accept) | Stage::NetworkPolicy => (true, Some(index)),
+            };
+            painting.decide(protocol, ports, decided);
+        }
     }
 }
 
 type Found<'a> = BTreeMap<(Direction, Option<Protocol>, PortPrefix), &'a Origin>;
 
-fn push(found: Found<'_>, set: &PolicySet, class: Option<&Class>, rows: &mut Vec<(RuleKey, Origin)>) {
+fn push(found: Found<'_>, set: &PolicySet, class: Option<&Class>, rows: &mut Vec<(RuleKey, Ruling)>) {
     for ((direction, protocol, ports), origin) in found {
         let key = RuleKey { set: set.clone(), direction, class: class.cloned(), protocol, ports };
-        rows.push((key, origin.clone()));
+        rows.push((key, Ruling::allow(origin.clone())));
     }
-}
-
-fn exactly(port: Port) -> PortPrefix {
-    PortPrefix { value: port.get(), len: 16 }
 }
 
 /// A pod's name in a set that stands for `set` until the classes have settled.
@@ -151,5 +298,5 @@ pub(crate) fn provisional(set: &PolicySet) -> PolicySet {
     let mut named_ports = set.named_ports.to_vec();
     // No container port can be called so (RFC 6335 §5.1: letters, digits and hyphens).
     named_ports.extend(Port::new(1).ok().map(|port| (Arc::from("*provisional*"), Protocol::Tcp, port)));
-    PolicySet { policies: set.policies.clone(), named_ports: named_ports.into() }
+    PolicySet { named_ports: named_ports.into(), ..set.clone() }
 }

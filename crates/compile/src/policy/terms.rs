@@ -21,6 +21,8 @@ pub(crate) enum NamespaceMatch {
 pub(crate) enum TermKey {
     Selector(NamespaceMatch, LabelSelector),
     Block(IpBlock),
+    /// The addresses of nodes with these labels.
+    Nodes(LabelSelector),
     Named(Arc<str>, Protocol),
 }
 
@@ -33,6 +35,7 @@ impl TermKey {
             (TermKey::Selector(NamespaceMatch::Labels(labels), pods), _) => {
                 Term::Selector(format!("nslabels={labels} pod={pods}").into())
             }
+            (TermKey::Nodes(labels), _) => Term::Selector(format!("node={labels}").into()),
             (TermKey::Block(block), _) => Term::Block(block_text(block).into()),
             (TermKey::Named(name, protocol), Some(port)) => Term::NamedPort(name.clone(), *protocol, port),
             // A named port without a number is in no class; it has a text all the same.

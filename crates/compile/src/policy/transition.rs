@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sheetbend_model::plan::{
-    Class, Entry, EntryKey, LocalPod, Origin, PolicySet, Posture, RuleKey, Step, Term,
+    Class, Entry, EntryKey, LocalPod, PolicySet, Posture, RuleKey, Ruling, Step, Term,
 };
 use sheetbend_model::types::BlockKey;
 
@@ -82,7 +82,7 @@ pub(super) fn steps(tables: &PolicyTables, delta: &Delta) -> PolicySteps {
             || moves().any(|change| change.old.is_some() && change.new.is_some()),
         ..PolicySteps::default()
     };
-    steps.refine.extend(put.into_iter().map(|(key, origin)| Step::Put(Entry::Rule(key, origin))));
+    steps.refine.extend(put.into_iter().map(|(key, ruling)| Step::Put(Entry::Rule(key, ruling))));
     steps.refine.extend(classes.refine.into_iter().map(|(_, step)| step));
     steps.refine.extend(blocks.refine.into_iter().map(|(_, step)| step));
     steps.swap = pods.swap;
@@ -216,7 +216,7 @@ impl Transition<'_> {
         &self,
         tables: &PolicyTables,
         provisional_of: &BTreeSet<PolicySet>,
-    ) -> (Vec<(RuleKey, Origin)>, Vec<RuleKey>) {
+    ) -> (Vec<(RuleKey, Ruling)>, Vec<RuleKey>) {
         let (mut put, mut deleted) = (Vec::new(), Vec::new());
         let locals = &self.delta.locals;
         let vanished: BTreeSet<u64> = self.delta.vanished.iter().map(|node| node.id).collect();
@@ -260,7 +260,7 @@ impl Transition<'_> {
         kept: impl Iterator<Item = &'b Arc<ClassNode>>,
         set: &SetNode,
         symbol: &PolicySet,
-        rows: &mut Vec<(RuleKey, Origin)>,
+        rows: &mut Vec<(RuleKey, Ruling)>,
     ) {
         set.every_peer_rows(symbol, rows);
         for class in tables.classes.present().chain(kept) {
@@ -274,7 +274,7 @@ impl Transition<'_> {
         set: &SetNode,
         symbol: &PolicySet,
         judged_by: fn(&Mixed) -> &Arc<ClassNode>,
-        rows: &mut Vec<(RuleKey, Origin)>,
+        rows: &mut Vec<(RuleKey, Ruling)>,
     ) {
         for mixed in self.mixed.values() {
             set.class_rows(symbol, &mixed.symbol, &judged_by(mixed).terms, rows);

@@ -2,9 +2,11 @@
 
 mod claims;
 mod endpoints;
+pub mod explain;
 mod frontends;
 mod health;
 mod host_ports;
+mod node_local;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -15,16 +17,18 @@ use ipnet::IpNet;
 use sheetbend_model::plan::{
     self, Condition, Dataplane, EntryKey, Frontend, HealthCheck, Scope, ServiceEntry, Step,
 };
-use sheetbend_model::state::{Algorithm, Service, ServicePort, Snapshot, TrafficPolicy};
+use sheetbend_model::state::{Algorithm, NodeLocalDns, Service, ServicePort, Snapshot, TrafficPolicy};
 use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, Protocol};
 
 use crate::changes::{Changes, in_namespace};
 use crate::compiler::Counters;
 use crate::slices::{Slices, service_of};
 use claims::Claims;
-use endpoints::Viewpoint;
+use endpoints::{Choice, Own, Question, Viewpoint};
+use frontends::Meaning;
 use health::HealthChecks;
 use host_ports::HostPorts;
+use node_local::NodeLocal;
 
 /// Which Services and slices belong together, and who has which frontend.
 #[derive(Debug)]
@@ -32,8 +36,9 @@ pub(crate) struct ServiceTables {
     /// Whose local endpoints and host ports count.
     node: NodeName,
     slices: Slices,
-    /// Frontend → Services that claim it, sorted; the first has it.
+    /// Frontend → Services that claim it, sorted; the first has it, but a node-local address is the DNS Service's.
     claims: HashMap<Frontend, Claims>,
+    node_local: NodeLocal,
     host_ports: HostPorts,
     health: HealthChecks,
     conditions: BTreeMap<ObjectKey, Vec<Condition>>,
@@ -60,10 +65,11 @@ impl Delta {
 
 impl ServiceTables {
     /// Nothing yet, as seen from `node`.
-    pub(crate) fn new(node: NodeName) -> Self {
+    pub(crate) fn new(node: NodeName, dns: NodeLocalDns) -> Self {
         Self {
             host_ports: HostPorts::new(node.clone()),
             node,
+            node_local: NodeLocal::new(dns),
             slices: Slices::default(),
             claims: HashMap::new(),
             health: HealthChecks::default(),
@@ -84,24 +90,26 @@ impl ServiceTables {
         if self.zone(old) != self.zone(next) {
             dirty.extend(old.services.keys().chain(next.services.keys()).cloned());
         }
+        let node_local = self.node_local.moved(next, changes);
+        if node_local.is_some() {
+            dirty.insert(self.node_local.service().clone());
+        }
         let mut frontends = self.host_ports.touched(changes);
         if dirty.is_empty() && frontends.is_empty() {
             return delta;
         }
         counters.services += dirty.len() as u64;
         for key in &dirty {
-            frontends
-                .extend(old.services.get(key).into_iter().flat_map(|service| frontends::of_service(service)));
-            frontends.extend(
-                next.services.get(key).into_iter().flat_map(|service| frontends::of_service(service)),
-            );
+            frontends.extend(old.services.get(key).into_iter().flat_map(|service| self.claimed(service)));
+            let after = node_local.as_ref().unwrap_or(&self.node_local);
+            frontends.extend(next.services.get(key).into_iter().flat_map(|service| after.claimed(service)));
         }
         for frontend in frontends.iter().filter(|_| tells) {
             if let Some(entry) = self.entry(old, frontend) {
                 delta.old.insert(*frontend, entry);
             }
         }
-        self.index(old, next, changes, &dirty);
+        self.index(old, next, changes, &dirty, node_local);
         self.host_ports.update(changes);
         for frontend in frontends.iter().filter(|_| tells) {
             if let Some(entry) = self.entry(next, frontend) {
@@ -125,7 +133,8 @@ impl ServiceTables {
                 self.conditions.insert(key, conditions);
             }
         }
-        self.host_ports.judge(next, &frontends, |frontend| self.claims.get(frontend).map(Claims::first));
+        let owner = |frontend: &Frontend| owner(&self.claims, &self.node_local, frontend);
+        self.host_ports.judge(next, &frontends, owner);
         delta
     }
 
@@ -150,8 +159,8 @@ impl ServiceTables {
         let mut last = None;
         let mut seen = 0;
         for (key, service) in snapshot.services.range((from, Bound::Unbounded)).take(most) {
-            for frontend in frontends::of_service(service) {
-                if self.claims.get(&frontend).map(Claims::first) == Some(key)
+            for frontend in self.claimed(service) {
+                if self.owner(&frontend) == Some(key)
                     && let Some(entry) = self.entry(snapshot, &frontend)
                 {
                     each(frontend, entry);
@@ -172,25 +181,46 @@ impl ServiceTables {
 
     /// Whether [`ServiceTables::part`] has a row for `frontend`.
     pub(crate) fn has(&self, snapshot: &Snapshot, frontend: &Frontend) -> bool {
-        match self.claims.get(frontend) {
-            Some(claims) => {
-                let service = snapshot.services.get(claims.first());
-                service.is_some_and(|service| frontends::port_of(service, frontend).is_some())
+        match self.owner(frontend) {
+            Some(owner) => {
+                let service = snapshot.services.get(owner);
+                service.is_some_and(|service| self.port_of(service, frontend).is_some())
             }
             None => self.host_ports.entry(snapshot, frontend).is_some(),
         }
     }
+
     pub(crate) fn conditions(&self) -> impl Iterator<Item = Condition> {
         let found = self.conditions.values().flatten().chain(self.host_ports.conditions()).cloned();
-        found.chain(self.health.conditions())
+        found.chain(self.health.conditions()).chain(self.node_local.conditions().cloned())
     }
 
     pub(crate) fn health_checks(&self) -> BTreeMap<Port, HealthCheck> {
         self.health.all()
     }
 
-    fn index(&mut self, old: &Snapshot, next: &Snapshot, changes: &Changes<'_>, dirty: &BTreeSet<ObjectKey>) {
+    /// The frontends that `service` claims.
+    fn claimed(&self, service: &Service) -> Vec<Frontend> {
+        self.node_local.claimed(service)
+    }
+
+    fn owner(&self, frontend: &Frontend) -> Option<&ObjectKey> {
+        owner(&self.claims, &self.node_local, frontend)
+    }
+
+    fn index(
+        &mut self,
+        old: &Snapshot,
+        next: &Snapshot,
+        changes: &Changes<'_>,
+        dirty: &BTreeSet<ObjectKey>,
+        node_local: Option<NodeLocal>,
+    ) {
         self.slices.update(changes);
+        let before = match node_local {
+            Some(after) => std::mem::replace(&mut self.node_local, after),
+            None => self.node_local.clone(),
+        };
         for key in dirty {
             if let Some(service) = old.services.get(key) {
                 self.health.remove(service);
@@ -198,9 +228,7 @@ impl ServiceTables {
             if let Some(service) = next.services.get(key) {
                 self.health.insert(service, self.slices.of(next, key), &self.node);
             }
-            for frontend in
-                old.services.get(key).into_iter().flat_map(|service| frontends::of_service(service))
-            {
+            for frontend in old.services.get(key).into_iter().flat_map(|service| before.claimed(service)) {
                 if let Entry::Occupied(mut claims) = self.claims.entry(frontend)
                     && !claims.get_mut().remove(key)
                 {
@@ -208,7 +236,7 @@ impl ServiceTables {
                 }
             }
             for frontend in
-                next.services.get(key).into_iter().flat_map(|service| frontends::of_service(service))
+                next.services.get(key).into_iter().flat_map(|service| self.node_local.claimed(service))
             {
                 match self.claims.entry(frontend) {
                     Entry::Vacant(place) => drop(place.insert(Claims::One(key.clone()))),
@@ -220,16 +248,14 @@ impl ServiceTables {
 
     /// The Service, or else the host port, that has `frontend`, compiled.
     fn entry(&self, snapshot: &Snapshot, frontend: &Frontend) -> Option<ServiceEntry> {
-        let Some(owner) = self.claims.get(frontend).map(Claims::first) else {
+        let Some(owner) = self.owner(frontend) else {
             return self.host_ports.entry(snapshot, frontend);
         };
         let service = snapshot.services.get(owner)?;
-        let (port, meaning) = frontends::port_of(service, frontend)?;
-        let only = meaning.policy == TrafficPolicy::Local;
-        let from = Viewpoint { node: &self.node, zone: self.zone(snapshot), only };
-        let slices = self.slices.of(snapshot, &service.key);
-        let backends =
-            endpoints::backends(snapshot, slices, (service, port), Family::of(frontend.addr), from);
+        let (port, meaning, own) = self.port_of(service, frontend)?;
+        let from = Viewpoint { node: &self.node, zone: self.zone(snapshot), own };
+        let question = Question { snapshot, service, port, family: Family::of(frontend.addr), from };
+        let backends = Choice::new(question, self.slices.of(snapshot, &service.key)).backends();
         Some(ServiceEntry {
             service: service.key.clone(),
             port_name: port.name.clone(),
@@ -237,11 +263,30 @@ impl ServiceTables {
             only_remote: backends.only_remote,
             sources: sources(service, frontend).filter(|_| meaning.is_balanced),
             algorithm: service.algorithm,
-            affinity_timeout: service.affinity_timeout,
+            // Whoever is the node's own server is so for every client.
+            affinity_timeout: service.affinity_timeout.filter(|_| own != Own::First),
             backends: backends.chosen.into(),
             weights: backends.weights.into(),
             draining: backends.draining.into(),
         })
+    }
+
+    /// The port of `service` that `frontend`, which it claims, belongs to, and what the frontend means.
+    fn port_of<'a>(
+        &self,
+        service: &'a Service,
+        frontend: &Frontend,
+    ) -> Option<(&'a ServicePort, Meaning, Own)> {
+        if self.node_local.is_of(&service.key, frontend) {
+            let (port, meaning) = self.node_local.port_of(service, frontend)?;
+            return Some((port, meaning, Own::First));
+        }
+        let (port, meaning) = frontends::port_of(service, frontend)?;
+        let own = match meaning.policy {
+            TrafficPolicy::Local => Own::Only,
+            TrafficPolicy::Cluster => Own::Alike,
+        };
+        Some((port, meaning, own))
     }
 
     /// The zone that this node is in.
@@ -278,8 +323,8 @@ impl ServiceTables {
                 );
             }
         }
-        for frontend in frontends::of_service(service).into_iter().filter(|own| own.scope == Scope::Inside) {
-            if let Some(owner) = self.claims.get(&frontend).map(Claims::first)
+        for frontend in self.claimed(service).into_iter().filter(|own| own.scope == Scope::Inside) {
+            if let Some(owner) = self.owner(&frontend)
                 && *owner != service.key
             {
                 add(
@@ -297,6 +342,16 @@ impl ServiceTables {
         }
         conditions
     }
+}
+
+/// Who has `frontend`.
+fn owner<'a>(
+    claims: &'a HashMap<Frontend, Claims>,
+    node_local: &NodeLocal,
+    frontend: &Frontend,
+) -> Option<&'a ObjectKey> {
+    let claims = claims.get(frontend)?;
+    claims.all().iter().find(|key| node_local.is_of(key, frontend)).or_else(|| Some(claims.first()))
 }
 
 /// Whom the load balancer's address `frontend` admits. A family without a range admits nobody: whoever wrote ranges did

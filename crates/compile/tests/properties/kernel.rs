@@ -14,12 +14,14 @@ pub(crate) enum Verdict {
     NoPod,
     /// Not ready: dropped.
     Closed,
-    /// Not isolated: passes.
+    /// Not isolated, or no rule of any tier matches: passes.
     Open,
     /// A rule lets it pass.
     Allowed(Origin),
     /// Default deny.
     Denied,
+    /// A rule drops it.
+    Refused(Origin),
 }
 
 impl Verdict {
@@ -42,7 +44,7 @@ pub(crate) fn verdict(tables: &Dataplane, pod: &AttachmentId, question: &Questio
     let Some(row) = tables.pods.get(pod) else { return Verdict::NoPod };
     let set = match &row.posture {
         Posture::Closed => return Verdict::Closed,
-        Posture::Judged(set) if !set.isolates(question.direction) => return Verdict::Open,
+        Posture::Judged(set) if !set.judges(question.direction) => return Verdict::Open,
         Posture::Judged(set) => set,
     };
     let peer = class_of(tables, question.peer);
@@ -63,8 +65,13 @@ pub(crate) fn verdict(tables: &Dataplane, pod: &AttachmentId, question: &Questio
             .into_iter()
             .flat_map(|protocol| prefixes.clone().map(move |prefix| (Some(protocol), prefix)));
         for (protocol, prefix) in by_port.chain([(None, PortPrefix::ALL)]) {
-            if let Some(origin) = tables.rules.get(&key(protocol, prefix)) {
-                return Verdict::Allowed(origin.clone());
+            if let Some(ruling) = tables.rules.get(&key(protocol, prefix)) {
+                return match (ruling.allows, ruling.origin.clone()) {
+                    (true, Some(origin)) => Verdict::Allowed(origin),
+                    (true, None) => Verdict::Open,
+                    (false, Some(origin)) => Verdict::Refused(origin),
+                    (false, None) => Verdict::Denied,
+                };
             }
         }
     }

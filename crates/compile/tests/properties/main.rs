@@ -13,10 +13,13 @@
 mod atomicity;
 mod balancing;
 mod counters;
+mod explain;
+mod hostile;
 mod kernel;
 mod names;
 mod sequences;
 mod services;
+mod tiers;
 mod verdicts;
 
 use std::hash::{BuildHasher, RandomState};

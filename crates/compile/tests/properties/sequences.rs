@@ -7,20 +7,22 @@ use sheetbend_model::state::{NetworkConfig, Snapshot};
 use sheetbend_oracle::health_check;
 use sheetbend_testkit::generators::cluster::sequence;
 use sheetbend_testkit::generators::pools;
-use sheetbend_testkit::generators::services::health_ports;
+use sheetbend_testkit::generators::services::{health_ports, node_local};
 
 use crate::runner;
 
 /// A compiler, and the tables as somebody who only runs its Plans has them.
 struct Follower {
+    config: NetworkConfig,
     compiler: Compiler,
     tables: Dataplane,
 }
 
 impl Follower {
-    fn new() -> Self {
+    fn new(config: &NetworkConfig) -> Self {
         Self {
-            compiler: Compiler::new(pools::node(), NetworkConfig::default()),
+            config: config.clone(),
+            compiler: Compiler::new(pools::node(), config.clone()),
             tables: Dataplane::default(),
         }
     }
@@ -28,7 +30,7 @@ impl Follower {
     fn follow(&mut self, next: &Snapshot) -> Result<Plan, TestCaseError> {
         let plan = self.compiler.update(next);
         self.tables.apply(&plan);
-        let fresh = compile(next, &pools::node(), &NetworkConfig::default());
+        let fresh = compile(next, &pools::node(), &self.config);
         same(&self.compiler.dataplane(), &fresh, "the compiler's own tables")?;
         let mut parts = in_parts(&self.compiler)?;
         parts.conditions = fresh.conditions.clone();
@@ -102,9 +104,10 @@ fn expand(states: &[Snapshot]) -> Vec<Vec<Snapshot>> {
 #[test]
 fn incremental_equals_full_in_every_order() {
     runner("sequences", 120)
-        .run(&sequence(8), |states| {
+        .run(&(sequence(8), node_local()), |(states, node_local_dns)| {
+            let config = NetworkConfig { node_local_dns, ..NetworkConfig::default() };
             for states in expand(&states) {
-                let mut follower = Follower::new();
+                let mut follower = Follower::new(&config);
                 for state in &states {
                     follower.follow(state)?;
                     prop_assert!(follower.compiler.update(state).is_empty(), "the same state again");

@@ -5,13 +5,15 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use sheetbend_compile::{Compiler, compile};
-use sheetbend_model::plan::{Frontend, Reach, Scope};
-use sheetbend_model::state::{EndpointSlice, NetworkConfig, Snapshot};
+use sheetbend_model::plan::{Backend, Frontend, Reach, Scope};
+use sheetbend_model::state::{EndpointSlice, NetworkConfig, NodeLocalDns, Snapshot};
 use sheetbend_model::types::{Family, NetworkId, Protocol};
-use sheetbend_oracle::{At, health_check, service};
+use sheetbend_oracle::{At, Found, health_check, node_local_dns, service};
 use sheetbend_testkit::generators::cluster::cluster;
 use sheetbend_testkit::generators::pools;
-use sheetbend_testkit::generators::services::{cluster_address, external_address, health_ports};
+use sheetbend_testkit::generators::services::{
+    cluster_address, external_address, health_ports, node_local, node_local_address,
+};
 
 use crate::runner;
 
@@ -32,6 +34,24 @@ struct Seen {
     unhealthy: usize,
     weighted: usize,
     all_without_weight: usize,
+    own_server: usize,
+    servers_elsewhere: usize,
+    contested: usize,
+}
+
+/// What somebody at `at` finds at `frontend`: a node-local address is nobody's for clients elsewhere.
+fn expected(
+    cluster: &Snapshot,
+    dns: &NodeLocalDns,
+    at: At<'_>,
+    frontend: &Frontend,
+) -> (Option<Found>, bool) {
+    let node = pools::node();
+    let (addr, protocol, port) = (frontend.addr, frontend.protocol, frontend.port.get());
+    match node_local_dns(cluster, &node, dns, addr, protocol, port) {
+        Some(found) => (Some(found).filter(|_| frontend.scope == Scope::Inside), true),
+        None => (service(cluster, at, addr, protocol, port), false),
+    }
 }
 
 #[test]
@@ -39,9 +59,10 @@ fn every_frontend_has_the_backends_that_the_objects_say() {
     let mut seen = Seen::default();
     let cell = std::cell::RefCell::new(&mut seen);
     runner("services", 1200)
-        .run(&cluster(), |cluster| {
+        .run(&(cluster(), node_local()), |(cluster, dns)| {
             let unhinted = without_hints(&cluster);
-            let tables = compile(&cluster, &pools::node(), &NetworkConfig::default());
+            let config = NetworkConfig { node_local_dns: dns.clone(), ..NetworkConfig::default() };
+            let tables = compile(&cluster, &pools::node(), &config);
             let mut matched = 0;
             for frontend in frontends() {
                 let node = pools::node();
@@ -49,7 +70,7 @@ fn every_frontend_has_the_backends_that_the_objects_say() {
                     Scope::Inside => At::ClientNode(&node),
                     Scope::Outside => At::Entry(&node),
                 };
-                let wanted = service(&cluster, at, frontend.addr, frontend.protocol, frontend.port.get());
+                let (wanted, is_node_local) = expected(&cluster, &dns, at, &frontend);
                 let found = tables.services.get(&frontend);
                 if frontend.scope == Scope::Outside {
                     // Without a row of its own, a client elsewhere finds what is published inside.
@@ -89,7 +110,18 @@ fn every_frontend_has_the_backends_that_the_objects_say() {
                 seen.apart += usize::from(frontend.scope == Scope::Outside);
                 seen.dropped += usize::from(found.only_remote);
                 seen.host_ports += usize::from(is_host_port(&cluster, found));
-                let anywhere = service(&unhinted, at, frontend.addr, frontend.protocol, frontend.port.get());
+                if is_node_local {
+                    let is_own = |b: &&Backend| {
+                        pools::pod_range(0, Family::of(b.addr)).is_some_and(|own| own.contains(&b.addr))
+                    };
+                    let own = found.backends.iter().filter(is_own).count();
+                    seen.own_server += usize::from(own > 0 && !found.draining.is_empty());
+                    seen.servers_elsewhere += usize::from(own == 0 && !found.backends.is_empty());
+                    let plain = service(&cluster, at, frontend.addr, frontend.protocol, frontend.port.get());
+                    seen.contested += usize::from(plain.is_some());
+                    prop_assert_eq!((found.reach, found.affinity_timeout), (Reach::Inside, None));
+                }
+                let (anywhere, _) = expected(&unhinted, &dns, at, &frontend);
                 seen.restricted += usize::from(admitted.is_some());
                 seen.nearest += usize::from(anywhere != Some(wanted));
             }
@@ -124,6 +156,9 @@ fn every_frontend_has_the_backends_that_the_objects_say() {
         seen.restricted,
         seen.healthy,
         seen.unhealthy,
+        seen.own_server,
+        seen.servers_elsewhere,
+        seen.contested,
     ];
     assert!(all.iter().all(|count| *count >= 15), "{all:?}");
 }
@@ -166,6 +201,11 @@ fn frontends() -> Vec<Frontend> {
         }
         for number in 0..2 + pools::SERVICES {
             add(external_address(number, family), &pools::PORTS);
+        }
+        for addr in
+            [node_local_address(family), pools::node_address(1, family), pools::pod_address(1, 0, family)]
+        {
+            add(addr, &pools::PORTS);
         }
     }
     frontends

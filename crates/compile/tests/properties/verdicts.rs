@@ -6,13 +6,14 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use sheetbend_compile::compile;
-use sheetbend_model::plan::{Dataplane, Posture};
+use sheetbend_model::plan::{Dataplane, Origin, Posture};
 use sheetbend_model::state::{
-    AttachmentId, NetworkConfig, NetworkPolicy, Peer, Pod, PolicyRule, PortMatch, Snapshot,
+    Action, AttachmentId, ClusterPeer, NetworkConfig, NetworkPolicy, Peer, Pod, PolicyRule, PortMatch,
+    Snapshot, Tier,
 };
 use sheetbend_model::types::{Direction, Family, ObjectKey, Protocol};
-use sheetbend_oracle::{Allowed, Decision, Flow, L4, networkpolicy, pod_at};
-use sheetbend_testkit::generators::cluster::cluster;
+use sheetbend_oracle::{Allowed, ByTier, Decision, Flow, L4, networkpolicy, pod_at};
+use sheetbend_testkit::generators::cluster::{cluster, tiered_cluster};
 use sheetbend_testkit::generators::packet::{Packet, PacketEnd, packet};
 use sheetbend_testkit::generators::pools;
 
@@ -23,10 +24,19 @@ const PACKETS: usize = 400;
 
 #[test]
 fn every_packet_is_judged_as_the_objects_say() {
+    judge_packets("verdicts", cluster()).assert_wide(&Coverage::POLICIES);
+}
+
+#[test]
+fn every_packet_is_judged_tier_by_tier() {
+    judge_packets("tiers", tiered_cluster()).assert_wide(&Coverage::TIERS);
+}
+
+fn judge_packets(name: &str, clusters: impl Strategy<Value = Snapshot>) -> Coverage {
     let coverage = RefCell::new(Coverage::default());
     // The probability that a run of this length misses a share of 1 % of what it draws is nil, but clusters differ.
-    runner("verdicts", 850)
-        .run(&(cluster(), prop::collection::vec(packet(), PACKETS)), |(cluster, packets)| {
+    runner(name, 850)
+        .run(&(clusters, prop::collection::vec(packet(), PACKETS)), |(cluster, packets)| {
             let tables = compile(&cluster, &pools::node(), &NetworkConfig::default());
             check_postures(&cluster, &tables)?;
             for packet in &packets {
@@ -35,7 +45,7 @@ fn every_packet_is_judged_as_the_objects_say() {
             Ok(())
         })
         .unwrap();
-    coverage.into_inner().assert_wide();
+    coverage.into_inner()
 }
 
 fn check_postures(cluster: &Snapshot, tables: &Dataplane) -> Result<(), TestCaseError> {
@@ -143,12 +153,18 @@ fn check(
                 origin.direction == direction
                     && rules.contains(&Allowed { policy: origin.policy.clone(), rule: origin.rule })
             }
+            (Verdict::Allowed(origin), Decision::Accepted(by))
+            | (Verdict::Refused(origin), Decision::Refused(by)) => *origin == origin_of(by, direction),
             _ => false,
         };
         prop_assert!(agrees, "{question:?} of {subject:?}: tables {found:?}, objects {decision:?}");
         coverage.count(cluster, subject.pod.unwrap(), &question, decision, peer.pod);
     }
     Ok(())
+}
+
+fn origin_of(by: &ByTier, direction: Direction) -> Origin {
+    Origin { policy: ObjectKey::cluster_scoped(by.policy.clone()), direction, rule: by.rule }
 }
 
 /// How often each kind of thing decided.
@@ -159,7 +175,7 @@ struct Coverage {
 }
 
 impl Coverage {
-    const KINDS: [&'static str; 17] = [
+    const POLICIES: [&'static str; 17] = [
         "not isolated",
         "denied",
         "allowed",
@@ -177,6 +193,22 @@ impl Coverage {
         "named egress",
         "SCTP allowed",
         "ICMP allowed",
+    ];
+    const TIERS: [&'static str; 14] = [
+        "Admin Accept",
+        "Admin Deny",
+        "Admin Pass, then a NetworkPolicy",
+        "Admin Pass, then no NetworkPolicy",
+        "Baseline Accept",
+        "Baseline Deny",
+        "Baseline Pass",
+        "tier every protocol",
+        "tier number",
+        "tier range",
+        "tier named port",
+        "tier pods",
+        "tier nodes",
+        "tier network",
     ];
 
     fn hit(&mut self, kind: &'static str) {
@@ -196,10 +228,20 @@ impl Coverage {
         if excepted(cluster, subject, question) {
             self.hit("except hit");
         }
+        self.count_pass(cluster, subject, question, decision, peer);
         match decision {
             Decision::NotJudged => {}
             Decision::NotIsolated => self.hit("not isolated"),
             Decision::Denied(_) => self.hit("denied"),
+            Decision::Accepted(by) | Decision::Refused(by) => {
+                self.hit(match (by.tier, decision.allows()) {
+                    (Tier::Admin, true) => "Admin Accept",
+                    (Tier::Admin, false) => "Admin Deny",
+                    (Tier::Baseline, true) => "Baseline Accept",
+                    (Tier::Baseline, false) => "Baseline Deny",
+                });
+                self.count_tier(cluster, by, question.direction);
+            }
             Decision::Allowed(rules) => {
                 self.hit("allowed");
                 match question.protocol {
@@ -241,11 +283,87 @@ impl Coverage {
         }
     }
 
-    fn assert_wide(&self) {
+    /// Counts the rule of a tier that decided, by peers and ports where they are of one kind only.
+    fn count_tier(&mut self, cluster: &Snapshot, by: &ByTier, direction: Direction) {
+        let rule = &cluster.cluster_policies[&by.policy].rules(direction)[by.rule as usize];
+        let peers = rule.peers.iter().flatten().map(|peer| match peer {
+            ClusterPeer::Pods(_) => "tier pods",
+            ClusterPeer::Nodes(_) => "tier nodes",
+            ClusterPeer::Network(_) => "tier network",
+        });
+        if let Some(kind) = only(peers, "tier every peer") {
+            self.hit(kind);
+        }
+        let ports = rule.ports.iter().map(|port| match &port.port {
+            PortMatch::All => "tier all ports",
+            PortMatch::Range(range) if range.first() == range.last() => "tier number",
+            PortMatch::Range(_) => "tier range",
+            PortMatch::Named(_) => "tier named port",
+        });
+        if let Some(kind) = only(ports, "tier every protocol") {
+            self.hit(kind);
+        }
+    }
+
+    /// Counts a decision that would be another if no rule had the action Pass, by the tier of the first such policy.
+    fn count_pass(
+        &mut self,
+        cluster: &Snapshot,
+        subject: &Pod,
+        question: &Question,
+        decision: &Decision,
+        peer: Option<&ObjectKey>,
+    ) {
+        for tier in [Tier::Admin, Tier::Baseline] {
+            let mut without = cluster.clone();
+            for policy in cluster.cluster_policies.values().filter(|policy| policy.tier == tier) {
+                let mut policy = (**policy).clone();
+                for rule in policy.ingress.iter_mut().chain(&mut policy.egress) {
+                    if rule.action == Action::Pass {
+                        rule.peers = Some(Vec::new());
+                    }
+                }
+                without.cluster_policies.insert(policy.name.clone(), policy.into());
+            }
+            if without.cluster_policies == cluster.cluster_policies {
+                continue;
+            }
+            let own = subject.addresses.first().copied().unwrap_or(question.peer);
+            let (from, to) = match question.direction {
+                Direction::Ingress => ((question.peer, peer), (own, Some(&subject.key))),
+                Direction::Egress => ((own, Some(&subject.key)), (question.peer, peer)),
+            };
+            let flow = Flow {
+                source: from.0,
+                source_pod: from.1,
+                destination: to.0,
+                destination_pod: to.1,
+                protocol: question.protocol.map_or(L4::Icmp, L4::from),
+                port: question.port,
+            };
+            let judgement = networkpolicy(&without, &flow);
+            let other = match question.direction {
+                Direction::Ingress => judgement.ingress,
+                Direction::Egress => judgement.egress,
+            };
+            if other == *decision {
+                continue;
+            }
+            self.hit(match (tier, decision) {
+                (Tier::Baseline, _) => "Baseline Pass",
+                (Tier::Admin, Decision::Denied(_) | Decision::Allowed(_)) => {
+                    "Admin Pass, then a NetworkPolicy"
+                }
+                (Tier::Admin, _) => "Admin Pass, then no NetworkPolicy",
+            });
+        }
+    }
+
+    fn assert_wide(&self, wanted: &[&'static str]) {
         eprintln!("{} judgements: {:?}", self.packets, self.kinds);
         assert!(self.packets >= 100_000, "only {} judgements", self.packets);
-        for kind in Self::KINDS {
-            let hits = self.kinds.get(kind).copied().unwrap_or_default();
+        for kind in wanted {
+            let hits = self.kinds.get(*kind).copied().unwrap_or_default();
             assert!(hits * 100 >= self.packets, "{kind}: {hits} of {} judgements", self.packets);
         }
     }

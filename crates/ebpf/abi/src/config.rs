@@ -26,6 +26,8 @@ pub const MARK_MASK: u32 = 0x5b00_0000 | 0x000f_0000;
 pub const MARK_FORWARDED: u32 = 0x5b01_0000;
 /// We made this packet (RST, ICMP) or have already judged it: every later hook lets it pass.
 pub const MARK_OURS: u32 = 0x5b02_0000;
+/// The same of a packet of an established flow on its way through the tunnel device: `to_uplink` reads its outer headers.
+pub const MARK_LEARN: u32 = 0x5b03_0000;
 
 /// Source that a pod sees when it reaches itself through a Service.
 pub const HAIRPIN_IPV4: Addr = mapped([169, 254, 42, 1]);

@@ -69,16 +69,19 @@ pub struct CtEntry {
     pub frontend_port: u16,
     /// Source port after masquerade.
     pub nat_port: u16,
-    /// The first four bytes of the Ethernet address by which the other node's packets of this flow come in host-gw
-    /// mode, as they lie in a frame. Checked once a second; 0 = not known.
+    /// The first four bytes of the next hop's Ethernet address towards the other node of this flow, as they lie in a
+    /// frame. Checked once a second; 0 = not known.
     pub link: u32,
     /// Its last two bytes.
     pub link_end: u16,
     /// Of a Service flow: the port that the initiator uses. The one in the key is another when two of its flows to
     /// one backend would share a key.
     pub client_port: u16,
-    /// Zero.
-    pub pad: u32,
+    /// Source port of the flow's outer packets in vxlan mode, known as long as `link` is; 0 = not known.
+    pub tunnel_port: u16,
+    /// Length of the flow's longest packet that the tunnel device has sent since `link` is known, with all inner and
+    /// outer headers, bytes; of GSO: of a segment.
+    pub tunnel_len: u16,
 }
 
 /// Key of LRU hash `SERVICE_FLOWS`: a flow as its client sees it.
@@ -179,3 +182,17 @@ pub struct FragmentValue {
     /// Destination port.
     pub dst_port: u16,
 }
+
+/// `GROWING`: `CT` has `CT_OLD` beside it.
+pub const GROWS_CT: u32 = 1;
+/// `GROWING`: `SERVICE_FLOWS` has `SERVICE_FLOWS_OLD` beside it.
+pub const GROWS_SERVICE_FLOWS: u32 = 2;
+/// `GROWING`: `SNAT` has `SNAT_OLD` beside it.
+pub const GROWS_SNAT: u32 = 4;
+
+/// The value of `GROWTH`: new entries of growing tables go to the old ones, for some programs know only those.
+pub const WRITES_OLD: u32 = 0;
+/// The value of `GROWTH`: as [`WRITES_OLD`]; a port of SNAT must be free in both, and is taken in both.
+pub const WRITES_BOTH: u32 = 1;
+/// The value of `GROWTH`: new entries go to the new tables.
+pub const WRITES_NEW: u32 = 2;

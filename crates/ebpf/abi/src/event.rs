@@ -67,7 +67,7 @@ pub struct Event {
     pub set: u32,
     /// Class of the peer, 0 = none.
     pub class: u32,
-    /// Origin number of the rule that allowed, 0 = none (default deny, or no policy).
+    /// Origin number of the rule that decided, 0 = none (default deny, or no policy).
     pub origin: u32,
     /// Length with the link header, bytes.
     pub len: u32,

@@ -16,19 +16,21 @@ mod service;
 
 pub use config::{
     DEFAULT_NAT_PORT_COUNT, DEFAULT_NAT_PORT_FIRST, HAIRPIN_IPV4, HAIRPIN_IPV6, HOST_MAC, MARK_FORWARDED,
-    MARK_MASK, MARK_OURS, MODE_HOST_GW, MODE_VXLAN, NodeConfig, TUNNEL_PORT, TUNNEL_VNI, vtep_mac,
+    MARK_LEARN, MARK_MASK, MARK_OURS, MODE_HOST_GW, MODE_VXLAN, NodeConfig, TUNNEL_PORT, TUNNEL_VNI,
+    vtep_mac,
 };
 pub use conntrack::{
     CT_FIN_INITIATOR, CT_FIN_RESPONDER, CT_FROM_NODE, CT_HAIRPIN, CT_IDLE_SECONDS, CT_INITIATOR_IS_HIGH,
     CT_MASQUERADED, CT_OUTSIDE, CT_REPLIED, CT_RST, CT_SERVICE, CtEntry, CtKey, FragmentKey, FragmentValue,
-    ServiceFlowKey, ServiceFlowValue, SnatKey, SnatValue,
+    GROWS_CT, GROWS_SERVICE_FLOWS, GROWS_SNAT, ServiceFlowKey, ServiceFlowValue, SnatKey, SnatValue,
+    WRITES_BOTH, WRITES_NEW, WRITES_OLD,
 };
 pub use event::{Event, EventKind, FLOW_STAGE_EGRESS, FLOW_STAGE_INGRESS, Hook};
 pub use maps::{LAYOUT_VERSION, SOCKET_PROGRAMS, STAGE_PROGRAMS, limits, names};
 pub use policy::{
     ClassKey, DIRECTION_EGRESS, DIRECTION_INGRESS, POD_ISOLATED_EGRESS, POD_ISOLATED_INGRESS, POD_READY,
     POD_SHAPED, PodEntry, PrefixKey, ROUTE_LOCAL, ROUTE_NO_MASQUERADE, ROUTE_NODE, ROUTE_NODE_ADDRESS,
-    ROUTE_UNOWNED, RouteEntry, RuleKey, RuleValue,
+    ROUTE_UNOWNED, RouteEntry, RuleKey, RuleValue, VERDICT_ALLOW, VERDICT_DENY,
 };
 pub use reason::{Reason, Verdict};
 pub use service::{

@@ -45,6 +45,8 @@ pub mod names {
     pub const SERVICE_FLOWS: &str = "SERVICE_FLOWS";
     /// LRU hash: [`crate::SnatKey`] → [`crate::SnatValue`].
     pub const SNAT: &str = "SNAT";
+    /// Array of 1: `u32`, [`crate::WRITES_OLD`] and the like.
+    pub const GROWTH: &str = "GROWTH";
     /// LRU hash: [`crate::FragmentKey`] → [`crate::FragmentValue`].
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// Per-CPU hash: [`crate::CounterKey`] → [`crate::CounterValue`].
@@ -58,7 +60,7 @@ pub mod names {
 }
 
 /// Names of the programs that [`names::STAGES`] calls; the position is the slot.
-pub const STAGE_PROGRAMS: [&str; 13] = [
+pub const STAGE_PROGRAMS: [&str; 15] = [
     "stage_service",
     "stage_flow",
     "stage_deliver",
@@ -72,6 +74,8 @@ pub const STAGE_PROGRAMS: [&str; 13] = [
     "stage_arrive",
     "stage_depart",
     "stage_icmp_flow",
+    "stage_learn",
+    "stage_unwrap",
 ];
 
 /// Names of the programs at a cgroup, in the order of their attach types (`enum bpf_attach_type`).
@@ -113,13 +117,13 @@ pub mod limits {
     pub const SOCKETS: u32 = 65_536;
     /// Round-robin Services.
     pub const ROUND_ROBIN: u32 = 65_536;
-    /// Flows seen both ways.
+    /// Flows seen both ways, before the table grows.
     pub const CT: u32 = 262_144;
     /// Half-open flows.
     pub const CT_NEW: u32 = 32_768;
-    /// Service flows.
+    /// Service flows, before the table grows.
     pub const SERVICE_FLOWS: u32 = 262_144;
-    /// Masqueraded flows.
+    /// Masqueraded flows, before the table grows.
     pub const SNAT: u32 = 131_072;
     /// Fragmented datagrams under way.
     pub const FRAGMENTS: u32 = 8_192;

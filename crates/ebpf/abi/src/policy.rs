@@ -30,9 +30,9 @@ impl PrefixKey {
 
 /// `PodEntry::flags`: the policy is in place. Without it everything of the pod is dropped.
 pub const POD_READY: u32 = 1;
-/// `PodEntry::flags`: ingress is denied unless a rule allows it.
+/// `PodEntry::flags`: `RULES` is asked for ingress; what has no row is denied.
 pub const POD_ISOLATED_INGRESS: u32 = 2;
-/// `PodEntry::flags`: egress is denied unless a rule allows it.
+/// `PodEntry::flags`: `RULES` is asked for egress; what has no row is denied.
 pub const POD_ISOLATED_EGRESS: u32 = 4;
 /// `PodEntry::flags`: what it receives passes the queue of the veth's end on the node, which limits its rate.
 pub const POD_SHAPED: u32 = 8;
@@ -66,7 +66,7 @@ pub const DIRECTION_EGRESS: u8 = 1;
 
 /// Data of a longest-prefix key of `RULES` (→ [`RuleValue`]). A rule for every protocol has
 /// [`RuleKey::ANY_PROTOCOL`] bits, one for a port prefix [`RuleKey::FULL`] − 16 + its length. Two look-ups decide:
-/// with the peer's class, and with class 0, which stands for every peer.
+/// with the peer's class, whose row is final, and only where there is none with class 0, which stands for every peer.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleKey {
@@ -93,11 +93,16 @@ impl RuleKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleValue {
-    /// 1 = allow. Other verdicts come with tiers.
+    /// `VERDICT_*`; anything else denies.
     pub verdict: u32,
-    /// Number of the rule that says so, for events.
+    /// Number of the rule that says so, for events; 0 = the default.
     pub origin: u32,
 }
+
+/// `RuleValue::verdict`.
+pub const VERDICT_ALLOW: u32 = 1;
+/// `RuleValue::verdict`.
+pub const VERDICT_DENY: u32 = 2;
 
 /// `RouteEntry::kind`: pods of this node.
 pub const ROUTE_LOCAL: u32 = 1;

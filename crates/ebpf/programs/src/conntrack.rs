@@ -5,12 +5,12 @@
 use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_coarse_ns};
 use sheetbend_ebpf_abi::{
     CT_FIN_INITIATOR, CT_FIN_RESPONDER, CT_FROM_NODE, CT_HAIRPIN, CT_IDLE_SECONDS, CT_INITIATOR_IS_HIGH,
-    CT_OUTSIDE, CT_REPLIED, CT_RST, CT_SERVICE, CtEntry, NO_ADDR, PodEntry, Reason,
+    CT_OUTSIDE, CT_REPLIED, CT_RST, CT_SERVICE, CtEntry, GROWS_CT, NO_ADDR, PodEntry, Reason,
 };
 
 use crate::{
-    balance,
-    maps::{CT, CT_NEW},
+    balance, growth,
+    maps::{CT, CT_NEW, CT_OLD},
     next_hop,
     packet::{
         ECHO, ECHO_REQUEST, HAIRPIN, Ip, NEW, OUTSIDE, Packet, REPLY, SERVICE, SYN_OR_END, TCP, TCP_ACK,
@@ -82,7 +82,7 @@ pub fn find(packet: &Packet) -> Option<(&'static mut CtEntry, bool)> {
 #[inline(always)]
 pub fn find_replied(packet: &Packet) -> Option<&'static mut CtEntry> {
     // SAFETY: as above.
-    CT.get_ptr_mut(&packet.key).map(|entry| unsafe { &mut *entry })
+    growth::find(GROWS_CT, &CT, &CT_OLD, &packet.key).map(|entry| unsafe { &mut *entry })
 }
 
 /// Whether a flow that goes on has the packet's key, but is not the flow to this frontend.
@@ -251,7 +251,7 @@ pub fn track(packet: &mut Packet, ends: Ends<'_>) -> Result<(), Reason> {
         if begins_anew(packet, entry, from_initiator, now) {
             note_end(entry);
             // The old entry would be found before the new, half-open one.
-            let _ = CT.remove(&packet.key);
+            growth::remove(GROWS_CT, &CT, &CT_OLD, &packet.key);
             flow = None;
             from_initiator = true;
         }
@@ -347,7 +347,8 @@ fn begin(packet: &mut Packet, ends: Ends<'_>, epoch: u32, now: u64) -> Result<()
         link: 0,
         link_end: 0,
         client_port: 0,
-        pad: 0,
+        tunnel_port: 0,
+        tunnel_len: 0,
     };
     let source_is_high =
         same(&packet.src, &words(&packet.key.high)) && packet.src_port == packet.key.high_port;
@@ -439,7 +440,7 @@ fn note_service(packet: &Packet, entry: &mut CtEntry) {
 fn promote(packet: &mut Packet, entry: &mut CtEntry) -> Result<(), Reason> {
     packet.entry = *entry;
     packet.entry.flags |= CT_REPLIED;
-    CT.insert(&packet.key, &packet.entry, BPF_ANY as u64).map_err(|_| Reason::MapFull)?;
+    growth::put(GROWS_CT, &CT, &CT_OLD, &packet.key, &packet.entry).map_err(|_| Reason::MapFull)?;
     let _ = CT_NEW.remove(&packet.key);
     Ok(())
 }

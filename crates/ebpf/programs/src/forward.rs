@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use sheetbend_ebpf_abi::{
-    CT_SERVICE, MODE_HOST_GW, MODE_VXLAN, NodeConfig, PodEntry, ROUTE_LOCAL, ROUTE_NO_MASQUERADE, ROUTE_NODE,
+    CT_SERVICE, MODE_VXLAN, NodeConfig, PodEntry, ROUTE_LOCAL, ROUTE_NO_MASQUERADE, ROUTE_NODE,
     ROUTE_NODE_ADDRESS, ROUTE_UNOWNED, Reason, RouteEntry,
 };
 
@@ -12,9 +12,11 @@ use crate::{
     event,
     maps::{CONFIG, ROUTES},
     next_hop, node, outside,
-    packet::{DROP, Ip, OUTSIDE, Packet, TCP, UDP, is_hairpin},
+    packet::{
+        DROP, FIRST_FRAGMENT, Ip, LATER_FRAGMENT, NEW, OUTSIDE, Packet, SYN_OR_END, TCP, UDP, is_hairpin,
+    },
     policy::PrefixWords,
-    stage,
+    stage, tunnel,
 };
 
 /// What the whole node shares.
@@ -50,13 +52,18 @@ pub fn established(ctx: &TcContext, packet: &mut Packet) -> Option<Result<i32, R
         return None; // What goes through a Service is not yet translated here: this is another flow with its key.
     }
     let config = CONFIG.get(0)?;
-    if known.entry.link != 0
+    let tunnelled = config.mode == MODE_VXLAN;
+    if !tunnelled
+        && known.entry.link != 0
         && is_simple(packet, config.pod_mtu)
         && let Some(outcome) = next_hop::send(ctx, packet, config, known.entry)
     {
         return Some(outcome);
     }
-    if let Some(ifindex) = receiver(packet) {
+    // A flow that has a path goes to another node.
+    if !(tunnelled && next_hop::has_path(known.entry))
+        && let Some(ifindex) = receiver(packet)
+    {
         let target = pod(ifindex).ok()?;
         if known.receiver_epoch != known.epoch || !is_simple(packet, target.mtu) {
             return None;
@@ -72,9 +79,10 @@ pub fn established(ctx: &TcContext, packet: &mut Packet) -> Option<Result<i32, R
     if route.kind != ROUTE_NODE || !is_simple(packet, config.pod_mtu) {
         return None;
     }
-    if config.mode == MODE_HOST_GW {
-        next_hop::ask(known.entry);
+    if tunnelled {
+        return Some(tunnel::send(ctx, packet, config, route, known.entry));
     }
+    next_hop::ask(known.entry);
     Some(node::send(ctx, packet, config, route))
 }
 
@@ -112,6 +120,12 @@ pub fn forward(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
             event::forwarded(packet, Reason::ToNode);
             if packet.has(OUTSIDE) {
                 outside::name_frontend(ctx, packet)?;
+            } else if config.mode == MODE_VXLAN
+                && !packet.has(NEW | FIRST_FRAGMENT | LATER_FRAGMENT)
+                && packet.tcp_flags & SYN_OR_END == 0
+                && let Some(entry) = conntrack::find_replied(packet)
+            {
+                return tunnel::send(ctx, packet, config, route, entry);
             }
             node::send(ctx, packet, config, route)
         }

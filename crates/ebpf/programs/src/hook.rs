@@ -134,7 +134,7 @@ pub fn from_tunnel(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> 
 
 /// Whether the node that sent it owns the source inside: as its pod, its router address, or one of its own addresses.
 #[inline(always)]
-fn is_owned(packet: &Packet) -> bool {
+pub fn is_owned(packet: &Packet) -> bool {
     match route(packet.network, &packet.src) {
         Some(owner) if owner.kind == ROUTE_NODE => same(&words(&owner.via), &packet.outer),
         Some(owner) if owner.kind == ROUTE_NODE_ADDRESS => {

@@ -12,9 +12,7 @@ use crate::{
     conntrack,
     deliver::{self, pod, to_stack},
     forward::{config, route},
-    hook, link,
-    maps::{SERVICE_FLOWS, SNAT},
-    outside,
+    hook, link, outside,
     packet::{
         DROP, ICMP, ICMPV6, Ip, MAPPED, OUTSIDE, OWN, PASS, Packet, SCTP, TCP, UDP, is_hairpin, same, words,
     },
@@ -208,7 +206,7 @@ fn undo_masquerade(ctx: &TcContext, packet: &mut Packet, quoted: &mut Quoted) ->
     let key = snat::key(packet, &quoted.dst, quoted.dst_port, &quoted.src, quoted.src_port);
     packet.protocol = outer;
     // SAFETY: copied at once; a racing writer writes whole words.
-    let Some(value) = (unsafe { SNAT.get(&key) }).copied() else { return Ok(false) };
+    let Some(value) = snat::find(&key).map(|value| unsafe { *value }) else { return Ok(false) };
     let ip = words(&value.addr);
     packet.network = value.network;
     match deliver::local(packet.network, &ip) {
@@ -230,8 +228,8 @@ fn undo_service(ctx: &TcContext, packet: &mut Packet, quoted: &mut Quoted) -> Re
     let (client, frontend) = ((&quoted.dst, quoted.dst_port), (&quoted.src, quoted.src_port));
     let key = service::flow_key(packet.network, quoted.protocol, client, frontend);
     // SAFETY: copied at once; a racing writer writes whole words.
-    let found = unsafe { SERVICE_FLOWS.get(&key) }.map(|flow| (flow.backend, flow.source_port));
-    let Some((number, source_port)) = found else { return Ok(false) };
+    let Some(flow) = service::known(&key).map(|flow| unsafe { *flow }) else { return Ok(false) };
+    let (number, source_port) = (flow.backend, flow.source_port);
     let Some(backend) = service::backend(number) else { return Ok(false) };
     let ip = words(&backend.addr);
     let Some(ifindex) = deliver::local(packet.network, &ip) else { return Ok(false) };

@@ -10,6 +10,7 @@ mod deliver;
 mod event;
 mod forward;
 mod fragment;
+mod growth;
 mod hook;
 mod icmp;
 mod link;
@@ -26,6 +27,7 @@ mod service;
 mod snat;
 mod socket;
 mod stage;
+mod tunnel;
 mod uplink;
 
 use aya_ebpf::{
@@ -70,7 +72,7 @@ hooks! {
     from_pod = FromPod, hook::from_pod;
     to_pod = ToPod, hook::to_pod, but packet::is_ours;
     from_uplink = FromUplink, uplink::from_uplink;
-    to_uplink = ToUplink, uplink::to_uplink, but packet::is_ours;
+    to_uplink = ToUplink, uplink::to_uplink, but packet::is_settled;
     from_tunnel = FromTunnel, hook::from_tunnel;
     to_tunnel = ToTunnel, hook::to_tunnel, but packet::is_ours;
 }
@@ -89,6 +91,8 @@ stages! {
     stage_depart = outside::depart;
     stage_icmp_error = icmp::error;
     stage_icmp_flow = icmp::tracked;
+    stage_learn = tunnel::learn;
+    stage_unwrap = tunnel::arrive;
 }
 
 #[cgroup_sock_addr(connect4)]

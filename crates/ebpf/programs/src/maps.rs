@@ -1,7 +1,8 @@
 //! The maps: names, types and limits of `sheetbend-ebpf-abi`.
 //!
 //! Tables of configuration are not preallocated, so that they cost what they hold. Tables of flows are LRU, which the
-//! kernel always preallocates. All but `STAGES`, `UPLINK` and the scratch space are pinned by name.
+//! kernel always preallocates; while one grows, its older one is `*_OLD`. All but those, `STAGES`, `UPLINK` and the
+//! scratch space are pinned by name.
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -55,12 +56,21 @@ pub static ROUND_ROBIN: LruPerCpuHashMap<u32, u32> = LruPerCpuHashMap::pinned(li
 #[map]
 pub static CT: LruHashMap<CtKey, CtEntry> = LruHashMap::pinned(limits::CT, 0);
 #[map]
+pub static CT_OLD: LruHashMap<CtKey, CtEntry> = LruHashMap::with_max_entries(1, 0);
+#[map]
 pub static CT_NEW: LruHashMap<CtKey, CtEntry> = LruHashMap::pinned(limits::CT_NEW, 0);
 #[map]
 pub static SERVICE_FLOWS: LruHashMap<ServiceFlowKey, ServiceFlowValue> =
     LruHashMap::pinned(limits::SERVICE_FLOWS, 0);
 #[map]
+pub static SERVICE_FLOWS_OLD: LruHashMap<ServiceFlowKey, ServiceFlowValue> =
+    LruHashMap::with_max_entries(1, 0);
+#[map]
 pub static SNAT: LruHashMap<SnatKey, SnatValue> = LruHashMap::pinned(limits::SNAT, 0);
+#[map]
+pub static SNAT_OLD: LruHashMap<SnatKey, SnatValue> = LruHashMap::with_max_entries(1, 0);
+#[map]
+pub static GROWTH: Array<u32> = Array::pinned(1, 0);
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::pinned(limits::FRAGMENTS, 0);
 #[map]

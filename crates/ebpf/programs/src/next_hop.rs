@@ -1,7 +1,7 @@
-//! The next hop of an established flow with another node's pod in host-gw mode: its Ethernet address, kept in the
-//! flow's entry, spares each packet the look-up of a route and of a neighbour.
+//! The next hop of an established flow with another node's pod: its Ethernet address, kept in the flow's entry, spares
+//! each packet the look-up of a route and of a neighbour; in vxlan mode ([`Path`]) the whole tunnel device.
 //!
-//! It is kept for a second; then `conntrack::touch` forgets it. The next packet to that node goes by
+//! In host-gw mode it is kept for a second; then `conntrack::touch` forgets it. The next packet to that node goes by
 //! `bpf_redirect_neigh`, so that the kernel goes on looking after its neighbour, and leaves [`ASKED`]. Only then does a
 //! packet from there, checked in full by `uplink::check_origin`, fill the address in again. A packet from another
 //! address than the one kept is checked in full too.
@@ -82,6 +82,49 @@ pub fn send(
     set_mark(ctx, MARK_OURS);
     // SAFETY: plain values.
     Some(Ok(unsafe { bpf_redirect(config.uplink_ifindex, 0) } as i32))
+}
+
+/// How the tunnel device sends the packets of a flow.
+pub struct Path {
+    /// Ethernet address of the next hop.
+    pub to: Mac,
+    /// That of the uplink.
+    pub own: Mac,
+    /// Outer source port, host order.
+    pub port: u16,
+}
+
+/// The way of a frame with `len` bytes, outer headers included; of GSO, each segment. `None`: the device has not shown
+/// it for such a length.
+#[inline(always)]
+pub fn path(entry: &CtEntry, len: u32) -> Option<Path> {
+    let to = kept(entry)?;
+    let own = *UPLINK.get(0)?;
+    if own.0 == 0 || entry.tunnel_port == 0 || len > entry.tunnel_len as u32 {
+        return None;
+    }
+    Some(Path { to, own, port: entry.tunnel_port })
+}
+
+/// Whether the device has shown a way: the flow leaves in plain.
+#[inline(always)]
+pub fn has_path(entry: &CtEntry) -> bool {
+    kept(entry).is_some() && entry.tunnel_port != 0
+}
+
+/// Keeps the way that the device has chosen for a frame of `len` bytes.
+#[inline(always)]
+pub fn note_path(entry: &mut CtEntry, to: Mac, port: u16, len: u32) {
+    let len = if len > 0xffff { 0xffff } else { len as u16 };
+    let is_same = kept(entry).is_some_and(|kept| kept == to) && entry.tunnel_port == port;
+    if is_same && len <= entry.tunnel_len {
+        return;
+    }
+    entry.tunnel_len = len;
+    entry.tunnel_port = port;
+    entry.link_end = to.1;
+    // SAFETY: a plain store behind the others, which nobody reads before.
+    unsafe { core::ptr::from_mut(&mut entry.link).write_volatile(to.0) };
 }
 
 /// Remembers the uplink's own address.

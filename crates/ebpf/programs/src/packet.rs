@@ -1,7 +1,9 @@
 //! What the stages of one packet tell one another.
 
 use aya_ebpf::programs::TcContext;
-use sheetbend_ebpf_abi::{Addr, CtEntry, CtKey, HAIRPIN_IPV4, HAIRPIN_IPV6, Hook, MARK_MASK, MARK_OURS};
+use sheetbend_ebpf_abi::{
+    Addr, CtEntry, CtKey, HAIRPIN_IPV4, HAIRPIN_IPV6, Hook, MARK_LEARN, MARK_MASK, MARK_OURS,
+};
 
 use crate::{maps::SCRATCH, parse};
 
@@ -285,6 +287,12 @@ pub fn is_hairpin(ip: &Ip) -> bool {
 /// Whether we made the packet or have judged it: every later hook lets it pass.
 #[inline(always)]
 pub fn is_ours(ctx: &TcContext) -> bool {
+    is_settled(ctx) || mark(ctx) == MARK_LEARN
+}
+
+/// The same, and nothing is to be learnt from it where it leaves.
+#[inline(always)]
+pub fn is_settled(ctx: &TcContext) -> bool {
     mark(ctx) == MARK_OURS
 }
 

@@ -73,39 +73,63 @@ pub fn parse(ctx: &TcContext, packet: &mut Packet) -> Result<Frame, Reason> {
         return Ok(Frame::Other);
     }
     match protocol {
-        ETHERTYPE_IPV4 => ipv4(ctx, packet)?,
-        ETHERTYPE_IPV6 => ipv6(ctx, packet)?,
+        ETHERTYPE_IPV4 => ipv4::<0>(ctx, packet)?,
+        ETHERTYPE_IPV6 => ipv6::<0>(ctx, packet)?,
         ETHERTYPE_ARP => return Ok(Frame::Arp),
         _ => return Ok(Frame::Other),
     }
-    // SAFETY: as above.
+    note_segment(ctx, packet);
+    Ok(Frame::Ip)
+}
+
+/// Parses the frame that lies `AT` bytes behind the front; offsets count from the front. Extension headers are not
+/// walked over.
+///
+/// # Errors
+/// As [`parse`].
+#[inline(always)]
+pub fn inner<const AT: usize>(ctx: &TcContext, packet: &mut Packet) -> Result<Frame, Reason> {
+    let data = pointer(ctx, AT + ETHERNET)?;
+    // SAFETY: checked on the line above.
+    match unsafe { read::<u16>(data, AT + 12) } as u32 {
+        ETHERTYPE_IPV4 => ipv4::<AT>(ctx, packet)?,
+        ETHERTYPE_IPV6 => ipv6::<AT>(ctx, packet)?,
+        _ => return Ok(Frame::Other),
+    }
+    note_segment(ctx, packet);
+    Ok(Frame::Ip)
+}
+
+#[inline(always)]
+fn note_segment(ctx: &TcContext, packet: &mut Packet) {
+    // SAFETY: the context is valid for the program's whole run.
     let segment = unsafe { (*ctx.skb.skb).gso_size };
     if segment != 0 {
         packet.largest = packet.payload as u32 + segment;
     }
-    Ok(Frame::Ip)
 }
 
 /// RFC 791 §3.1.
 #[inline(always)]
-fn ipv4(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
-    let data = pointer(ctx, TRANSPORT_V4)?;
+fn ipv4<const AT: usize>(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
+    let data = pointer(ctx, AT + TRANSPORT_V4)?;
     // SAFETY: the 34 bytes were checked.
     let (first, total, id, fragment, ttl, protocol, src, dst) = unsafe {
         (
-            read::<u8>(data, 14),
-            u16::from_be(read::<u16>(data, 16)) as u32,
-            u16::from_be(read::<u16>(data, 18)),
-            u16::from_be(read::<u16>(data, 20)),
-            read::<u8>(data, 22),
-            read::<u8>(data, 23),
-            read::<u32>(data, 26),
-            read::<u32>(data, 30),
+            read::<u8>(data, AT + 14),
+            u16::from_be(read::<u16>(data, AT + 16)) as u32,
+            u16::from_be(read::<u16>(data, AT + 18)),
+            u16::from_be(read::<u16>(data, AT + 20)),
+            read::<u8>(data, AT + 22),
+            read::<u8>(data, AT + 23),
+            read::<u32>(data, AT + 26),
+            read::<u32>(data, AT + 30),
         )
     };
     let header = ((first & 0x0f) as u32) * 4;
     // A segment of more than 64 KiB (BIG TCP) carries length 0.
-    let fits = total >= header && total + ETHERNET as u32 <= packet.len || total == 0 && packet.len > 0xffff;
+    let fits =
+        total >= header && total + (AT + ETHERNET) as u32 <= packet.len || total == 0 && packet.len > 0xffff;
     if first >> 4 != 4 || header < 20 || !fits {
         return Err(Reason::Malformed);
     }
@@ -114,7 +138,7 @@ fn ipv4(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
     packet.protocol = protocol;
     packet.src = [0, 0, MAPPED, src];
     packet.dst = [0, 0, MAPPED, dst];
-    packet.transport = (ETHERNET as u32 + header) as u16;
+    packet.transport = ((AT + ETHERNET) as u32 + header) as u16;
     if header != 20 {
         packet.flags |= OPTIONS;
     }
@@ -127,7 +151,7 @@ fn ipv4(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
         packet.flags |= FIRST_FRAGMENT;
     }
     if header == 20 {
-        transport(ctx, packet, TRANSPORT_V4, true)
+        transport(ctx, packet, AT + TRANSPORT_V4, true)
     } else {
         transport(ctx, packet, packet.transport as usize, false)
     }
@@ -135,18 +159,18 @@ fn ipv4(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
 
 /// RFC 8200 §3.
 #[inline(always)]
-fn ipv6(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
-    let data = pointer(ctx, TRANSPORT_V6)?;
+fn ipv6<const AT: usize>(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
+    let data = pointer(ctx, AT + TRANSPORT_V6)?;
     // SAFETY: the 54 bytes were checked.
     let (first, payload, next, ttl) = unsafe {
         (
-            read::<u8>(data, 14),
-            u16::from_be(read::<u16>(data, 18)) as u32,
-            read::<u8>(data, 20),
-            read::<u8>(data, 21),
+            read::<u8>(data, AT + 14),
+            u16::from_be(read::<u16>(data, AT + 18)) as u32,
+            read::<u8>(data, AT + 20),
+            read::<u8>(data, AT + 21),
         )
     };
-    let fits = payload + TRANSPORT_V6 as u32 <= packet.len;
+    let fits = payload + (AT + TRANSPORT_V6) as u32 <= packet.len;
     if first >> 4 != 6 || !fits {
         return Err(Reason::Malformed);
     }
@@ -155,16 +179,20 @@ fn ipv6(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
     packet.protocol = next;
     // SAFETY: the 54 bytes were checked.
     unsafe {
-        packet.src = [read(data, 22), read(data, 26), read(data, 30), read(data, 34)];
-        packet.dst = [read(data, 38), read(data, 42), read(data, 46), read(data, 50)];
+        packet.src = [read(data, AT + 22), read(data, AT + 26), read(data, AT + 30), read(data, AT + 34)];
+        packet.dst = [read(data, AT + 38), read(data, AT + 42), read(data, AT + 46), read(data, AT + 50)];
     }
     // IPv4-mapped addresses must not appear on the wire (RFC 4942 §2.2); here they would pass for IPv4.
     if is_mapped(&packet.src) || is_mapped(&packet.dst) {
         return Err(Reason::Malformed);
     }
-    packet.transport = TRANSPORT_V6 as u16;
+    packet.transport = (AT + TRANSPORT_V6) as u16;
     if matches!(next, TCP | UDP | ICMPV6 | SCTP) {
-        return transport(ctx, packet, TRANSPORT_V6, true);
+        return transport(ctx, packet, AT + TRANSPORT_V6, true);
+    }
+    if AT != 0 {
+        packet.flags |= OPTIONS;
+        return Ok(());
     }
     extensions(ctx, packet)?;
     if packet.has(LATER_FRAGMENT) {

@@ -3,7 +3,8 @@
 use aya_ebpf::maps::lpm_trie::Key;
 use sheetbend_ebpf_abi::{
     ClassKey, DIRECTION_EGRESS, DIRECTION_INGRESS, FLOW_STAGE_EGRESS, FLOW_STAGE_INGRESS,
-    POD_ISOLATED_EGRESS, POD_ISOLATED_INGRESS, PodEntry, PrefixKey, Reason, RuleKey,
+    POD_ISOLATED_EGRESS, POD_ISOLATED_INGRESS, PodEntry, PrefixKey, Reason, RuleKey, RuleValue,
+    VERDICT_ALLOW,
 };
 
 use crate::{
@@ -50,11 +51,18 @@ pub fn judge(
     judged.set = pod.set;
     judged.class = class;
     judged.origin = 0;
-    if class != 0 && allows(packet, end, pod.set, class, direction, port) {
-        return Ok(());
+    let mut rule = None;
+    if class != 0 {
+        rule = find(packet.protocol, pod.set, class, direction, port);
     }
-    if allows(packet, end, pod.set, 0, direction, port) {
-        return Ok(());
+    if rule.is_none() {
+        rule = find(packet.protocol, pod.set, 0, direction, port);
+    }
+    if let Some(rule) = rule {
+        packet.judged[end].origin = rule.origin;
+        if rule.verdict == VERDICT_ALLOW {
+            return Ok(());
+        }
     }
     packet.denied = end as u32;
     Err(Reason::PolicyDenied)
@@ -71,24 +79,13 @@ struct RuleWords {
     port: u16,
 }
 
+/// The row that decides for peers of `class`; 0 = every peer.
 #[inline(always)]
-fn allows(packet: &mut Packet, end: usize, set: u32, class: u32, direction: u8, port: u16) -> bool {
-    let words = RuleWords {
-        bits: RuleKey::FULL,
-        set,
-        class,
-        direction,
-        protocol: packet.protocol,
-        port: port.to_be(),
-    };
+fn find(protocol: u8, set: u32, class: u32, direction: u8, port: u16) -> Option<&'static RuleValue> {
+    let words = RuleWords { bits: RuleKey::FULL, set, class, direction, protocol, port: port.to_be() };
     // SAFETY: the same bytes as the key, which may lie anywhere.
     let key = unsafe { &*core::ptr::from_ref(&words).cast::<Key<RuleKey>>() };
-    let Some(rule) = RULES.get(key) else { return false };
-    if rule.verdict != 1 {
-        return false;
-    }
-    packet.judged[end].origin = rule.origin;
-    true
+    RULES.get(key)
 }
 
 /// Class of an address: exact, else by the longest block, else 0.

@@ -4,16 +4,17 @@ use aya_ebpf::{
     bindings::BPF_ANY, helpers::generated::bpf_get_prandom_u32, maps::lpm_trie::Key, programs::TcContext,
 };
 use sheetbend_ebpf_abi::{
-    AffinityKey, AffinityValue, BACKEND_DRAINING, BackendEntry, CT_IDLE_SECONDS, NO_ADDR, ROUTE_NODE_ADDRESS,
-    Reason, SCOPE_INSIDE, SERVICE_RANGES, SERVICE_SILENT, SERVICE_THIS_NODE, ServiceEntry, ServiceFlowKey,
-    ServiceFlowValue, ServiceKey, SourceKey,
+    AffinityKey, AffinityValue, BACKEND_DRAINING, BackendEntry, CT_IDLE_SECONDS, GROWS_SERVICE_FLOWS,
+    NO_ADDR, ROUTE_NODE_ADDRESS, Reason, SCOPE_INSIDE, SERVICE_RANGES, SERVICE_SILENT, SERVICE_THIS_NODE,
+    ServiceEntry, ServiceFlowKey, ServiceFlowValue, ServiceKey, SourceKey,
 };
 
 use crate::{
     balance::{Asker, pick},
     conntrack::{self, SECOND, now},
     forward::route,
-    maps::{AFFINITY, BACKENDS, SERVICE_FLOWS, SERVICES, SOURCES},
+    growth,
+    maps::{AFFINITY, BACKENDS, SERVICE_FLOWS, SERVICE_FLOWS_OLD, SERVICES, SOURCES},
     outside,
     packet::{
         DROP, HAIRPIN, Ip, MAPPED, OUTSIDE, Packet, SERVICE, TCP, TCP_ACK, TCP_SYN, hairpin, put, same, words,
@@ -62,7 +63,7 @@ fn direct(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
             }
             let source_port = other_port(packet, now)?;
             let value = ServiceFlowValue { last_seen: now, backend: 0, service: 0, source_port, pad: [0; 6] };
-            SERVICE_FLOWS.insert(&key, &value, BPF_ANY as u64).map_err(|_| Reason::MapFull)?;
+            keep(&key, &value)?;
             source_port
         }
     };
@@ -79,7 +80,7 @@ fn direct(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
 #[inline(always)]
 fn moved(packet: &mut Packet, key: &ServiceFlowKey, now: u64) -> Option<u16> {
     // SAFETY: the value stays in place while the program runs; a racing writer writes whole words.
-    let flow = unsafe { &mut *SERVICE_FLOWS.get_ptr_mut(key)? };
+    let flow = unsafe { &mut *known(key)? };
     let source_port = packet.src_port;
     packet.src_port = flow.source_port;
     conntrack::make_key(packet);
@@ -87,7 +88,7 @@ fn moved(packet: &mut Packet, key: &ServiceFlowKey, now: u64) -> Option<u16> {
     if flow.backend != 0
         || !conntrack::find(packet).is_some_and(|(entry, _)| conntrack::goes_on(packet, entry, now))
     {
-        let _ = SERVICE_FLOWS.remove(key);
+        growth::remove(GROWS_SERVICE_FLOWS, &SERVICE_FLOWS, &SERVICE_FLOWS_OLD, key);
         return None;
     }
     if now.saturating_sub(flow.last_seen) > SECOND {
@@ -116,6 +117,22 @@ fn other_port(packet: &mut Packet, now: u64) -> Result<u16, Reason> {
     }
     packet.src_port = own;
     found
+}
+
+/// The flow with this key.
+#[inline(always)]
+pub fn known(key: &ServiceFlowKey) -> Option<*mut ServiceFlowValue> {
+    growth::find(GROWS_SERVICE_FLOWS, &SERVICE_FLOWS, &SERVICE_FLOWS_OLD, key)
+}
+
+/// Remembers a flow.
+///
+/// # Errors
+/// [`Reason::MapFull`].
+#[inline(always)]
+fn keep(key: &ServiceFlowKey, value: &ServiceFlowValue) -> Result<(), Reason> {
+    growth::put(GROWS_SERVICE_FLOWS, &SERVICE_FLOWS, &SERVICE_FLOWS_OLD, key, value)
+        .map_err(|_| Reason::MapFull)
 }
 
 /// The key of a client's flow to what it believes to be the other end.
@@ -207,7 +224,7 @@ pub fn translate(ctx: &TcContext, packet: &mut Packet, entry: &ServiceEntry) -> 
                 source_port,
                 pad: [0; 6],
             };
-            SERVICE_FLOWS.insert(&key, &value, BPF_ANY as u64).map_err(|_| Reason::MapFull)?;
+            keep(&key, &value)?;
             (number, backend, source_port)
         }
     };
@@ -278,7 +295,7 @@ fn kept(
     entry: &ServiceEntry,
     now: u64,
 ) -> Result<Option<(u32, &'static BackendEntry, u16)>, Reason> {
-    let Some(flow) = SERVICE_FLOWS.get_ptr_mut(key) else { return Ok(None) };
+    let Some(flow) = known(key) else { return Ok(None) };
     // SAFETY: the value stays in place while the program runs; a racing writer writes whole words.
     let flow = unsafe { &mut *flow };
     if flow.service != entry.service {

@@ -1,13 +1,14 @@
 //! Masquerade: a pod's flow to the world leaves with the node's address and a port of `nat.ports`.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, programs::TcContext};
-use sheetbend_ebpf_abi::{CT_MASQUERADED, CtEntry, NO_ADDR, NodeConfig, Reason, SnatKey, SnatValue};
+use aya_ebpf::programs::TcContext;
+use sheetbend_ebpf_abi::{CT_MASQUERADED, GROWS_SNAT, NO_ADDR, NodeConfig, Reason, SnatKey, SnatValue};
 
 use crate::{
     conntrack::{self, SECOND, now},
     deliver,
     forward::config,
-    maps::SNAT,
+    growth,
+    maps::{SNAT, SNAT_OLD},
     outside,
     packet::{ICMP, ICMPV6, Ip, PASS, Packet, SCTP, TCP, UDP, put, same, words},
     rewrite::{self, End},
@@ -29,21 +30,20 @@ pub fn masquerade(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
         return Ok(PASS);
     }
     conntrack::make_key(packet);
-    let entry = conntrack::find(packet).map(|(entry, _)| entry);
     let mut kept = None;
-    if let Some(entry) = &entry {
+    if let Some((entry, _)) = conntrack::find(packet) {
         if !conntrack::is_from_initiator(packet, entry) {
             return outside::restore(ctx, packet, entry);
         }
-        if entry.flags & CT_MASQUERADED != 0 && claim(packet, &node, entry.nat_port) {
+        if entry.flags & CT_MASQUERADED != 0 {
             kept = Some(entry.nat_port);
         }
     }
     let port = match kept {
-        Some(port) => port,
-        None => {
+        Some(port) if claim(packet, &node, port) => port,
+        _ => {
             let port = allocate(packet, &node, config)?;
-            note(entry, port);
+            note(packet, port);
             port
         }
     };
@@ -51,9 +51,11 @@ pub fn masquerade(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     Ok(PASS)
 }
 
+/// Keeps the port in the flow's entry. That is looked up again: kept over the tries, each table that it may lie in would
+/// have the verifier walk all of them.
 #[inline(always)]
-fn note(entry: Option<&mut CtEntry>, port: u16) {
-    if let Some(entry) = entry {
+fn note(packet: &Packet, port: u16) {
+    if let Some((entry, _)) = conntrack::find(packet) {
         entry.flags |= CT_MASQUERADED;
         entry.nat_port = port;
     }
@@ -89,7 +91,7 @@ fn allocate(packet: &mut Packet, node: &Ip, config: &NodeConfig) -> Result<u16, 
 fn claim(packet: &Packet, node: &Ip, port: u16) -> bool {
     let key = key(packet, &packet.dst, packet.dst_port, node, port);
     let now = now();
-    if let Some(value) = SNAT.get_ptr_mut(&key) {
+    if let Some(value) = find(&key) {
         // SAFETY: the value stays in place while the program runs; a racing writer writes whole words.
         let value = unsafe { &mut *value };
         let ours = value.network == packet.network
@@ -103,7 +105,13 @@ fn claim(packet: &Packet, node: &Ip, port: u16) -> bool {
     let mut value =
         SnatValue { last_seen: now, network: packet.network, port: packet.src_port, pad: 0, addr: NO_ADDR };
     put(&mut value.addr, &packet.src);
-    SNAT.insert(&key, &value, BPF_NOEXIST as u64).is_ok()
+    growth::claim(GROWS_SNAT, &SNAT, &SNAT_OLD, &key, &value)
+}
+
+/// Whose flow that is.
+#[inline(always)]
+pub fn find(key: &SnatKey) -> Option<*mut SnatValue> {
+    growth::find(GROWS_SNAT, &SNAT, &SNAT_OLD, key)
 }
 
 /// Key of a flow by its remote end. ICMP has no remote port.
@@ -158,7 +166,7 @@ pub fn translate_back(ctx: &TcContext, packet: &mut Packet, config: &NodeConfig)
         return Ok(false);
     }
     let key = key(packet, &packet.src, packet.src_port, &packet.dst, packet.dst_port);
-    let Some(value) = SNAT.get_ptr_mut(&key) else { return Ok(false) };
+    let Some(value) = find(&key) else { return Ok(false) };
     // SAFETY: as above.
     let value = unsafe { &mut *value };
     let now = now();

@@ -5,7 +5,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use sheetbend_ebpf_abi::{
-    MODE_HOST_GW, MODE_VXLAN, NodeConfig, ROUTE_LOCAL, ROUTE_NODE, ROUTE_UNOWNED, Reason,
+    MARK_LEARN, MODE_HOST_GW, MODE_VXLAN, NodeConfig, ROUTE_LOCAL, ROUTE_NODE, ROUTE_UNOWNED, Reason,
 };
 
 use crate::{
@@ -14,7 +14,8 @@ use crate::{
     forward::{config, route},
     hook, link, next_hop, node, outside,
     packet::{
-        DROP, ETHERNET, FIRST_FRAGMENT, ICMP_ERROR, Ip, LATER_FRAGMENT, Mac, PASS, Packet, UDP, same, words,
+        DROP, ETHERNET, FIRST_FRAGMENT, ICMP_ERROR, Ip, LATER_FRAGMENT, Mac, PASS, Packet, UDP, mark, same,
+        words,
     },
     parse::{Frame, parse, pointer},
     snat, stage,
@@ -43,6 +44,9 @@ pub fn from_uplink(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> 
     let config = config()?;
     let to_node = same(&packet.dst, &node_address(packet, config));
     if to_node && packet.protocol == UDP && packet.dst_port == config.tunnel_port {
+        if config.mode == MODE_VXLAN {
+            stage::call(ctx, stage::UNWRAP);
+        }
         return Ok(PASS);
     }
     if packet.has(ICMP_ERROR) {
@@ -172,6 +176,10 @@ pub fn check_origin(ctx: &TcContext, packet: &mut Packet, config: &NodeConfig) -
 /// [`Reason::SnatExhausted`], [`Reason::Unreachable`].
 #[inline(always)]
 pub fn to_uplink(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
+    if mark(ctx) == MARK_LEARN {
+        stage::call(ctx, stage::LEARN);
+        return Ok(PASS);
+    }
     if !matches!(parse(ctx, packet), Ok(Frame::Ip)) || link::is_link_duty(packet) {
         return Ok(PASS);
     }

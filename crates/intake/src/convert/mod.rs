@@ -3,6 +3,7 @@
 //! Total: what an API server would refuse was refused before; what slips through nevertheless is left out, and a
 //! policy's rule that cannot be understood allows nothing.
 
+mod cluster_network_policy;
 pub(crate) mod load_balancer;
 mod network_policy;
 mod pod;
@@ -16,8 +17,8 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use serde::{Deserialize, Serialize};
 use sheetbend_model::state::{
-    EndpointSlice, L2Announcement, LabelSelector, LoadBalancerPool, Namespace, NetworkPolicy, Node, Operator,
-    Pod, Requirement, Service, Sharing, Snapshot,
+    ClusterNetworkPolicy, EndpointSlice, L2Announcement, LabelSelector, LoadBalancerPool, Namespace,
+    NetworkPolicy, Node, Operator, Pod, Requirement, Service, Sharing, Snapshot,
 };
 use sheetbend_model::types::{Labels, NodeName, ObjectKey, Protocol};
 
@@ -35,6 +36,7 @@ pub(crate) enum Part {
     Service(Arc<Service>),
     EndpointSlice(Arc<EndpointSlice>),
     NetworkPolicy(Arc<NetworkPolicy>),
+    ClusterNetworkPolicy(Arc<ClusterNetworkPolicy>),
     LoadBalancerPool(Arc<LoadBalancerPool>),
     L2Announcement(Arc<L2Announcement>),
 }
@@ -52,6 +54,9 @@ impl Part {
             }
             Object::NetworkPolicy(policy) => {
                 Part::NetworkPolicy(Arc::new(network_policy::network_policy(policy, object.id().key())))
+            }
+            Object::ClusterNetworkPolicy(policy) => {
+                Part::ClusterNetworkPolicy(Arc::new(cluster_network_policy::policy(policy)))
             }
             Object::LoadBalancerPool(pool) => Part::LoadBalancerPool(Arc::new(load_balancer::pool(pool))),
             Object::L2Announcement(object) => {
@@ -78,6 +83,7 @@ impl Part {
             Part::Node(_)
             | Part::Namespace(_)
             | Part::NetworkPolicy(_)
+            | Part::ClusterNetworkPolicy(_)
             | Part::LoadBalancerPool(_)
             | Part::L2Announcement(_) => {}
         }
@@ -92,6 +98,7 @@ impl Part {
             Part::Service(service) => snapshot.services.get(&service.key) == Some(service),
             Part::EndpointSlice(slice) => snapshot.endpoint_slices.get(&slice.key) == Some(slice),
             Part::NetworkPolicy(policy) => snapshot.policies.get(&policy.key) == Some(policy),
+            Part::ClusterNetworkPolicy(policy) => snapshot.cluster_policies.get(&policy.name) == Some(policy),
             Part::LoadBalancerPool(pool) => snapshot.load_balancer_pools.get(&pool.name) == Some(pool),
             Part::L2Announcement(object) => snapshot.l2_announcements.get(&object.name) == Some(object),
         }
@@ -105,10 +112,11 @@ impl Part {
         let services = snapshot.services.values().cloned().map(Part::Service);
         let slices = snapshot.endpoint_slices.values().cloned().map(Part::EndpointSlice);
         let policies = snapshot.policies.values().cloned().map(Part::NetworkPolicy);
+        let tiers = snapshot.cluster_policies.values().cloned().map(Part::ClusterNetworkPolicy);
         let pools = snapshot.load_balancer_pools.values().cloned().map(Part::LoadBalancerPool);
         let announcements = snapshot.l2_announcements.values().cloned().map(Part::L2Announcement);
         let cluster = nodes.chain(namespaces).chain(pods).chain(services).chain(slices).chain(policies);
-        cluster.chain(pools).chain(announcements)
+        cluster.chain(tiers).chain(pools).chain(announcements)
     }
 
     /// Puts it into `snapshot`, in the place of what had its name.
@@ -122,6 +130,9 @@ impl Part {
             Part::Service(service) => drop(snapshot.services.insert(service.key.clone(), service)),
             Part::EndpointSlice(slice) => drop(snapshot.endpoint_slices.insert(slice.key.clone(), slice)),
             Part::NetworkPolicy(policy) => drop(snapshot.policies.insert(policy.key.clone(), policy)),
+            Part::ClusterNetworkPolicy(policy) => {
+                drop(snapshot.cluster_policies.insert(Arc::clone(&policy.name), policy));
+            }
             Part::LoadBalancerPool(pool) => {
                 drop(snapshot.load_balancer_pools.insert(Arc::clone(&pool.name), pool));
             }
@@ -140,6 +151,7 @@ impl Part {
             Part::Service(service) => drop(snapshot.services.remove(&service.key)),
             Part::EndpointSlice(slice) => drop(snapshot.endpoint_slices.remove(&slice.key)),
             Part::NetworkPolicy(policy) => drop(snapshot.policies.remove(&policy.key)),
+            Part::ClusterNetworkPolicy(policy) => drop(snapshot.cluster_policies.remove(&policy.name)),
             Part::LoadBalancerPool(pool) => drop(snapshot.load_balancer_pools.remove(&pool.name)),
             Part::L2Announcement(object) => drop(snapshot.l2_announcements.remove(&object.name)),
         }
@@ -190,17 +202,19 @@ fn namespace(namespace: &core::Namespace) -> Namespace {
 }
 
 fn node(node: &core::Node) -> Node {
-    let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    let of_type = |internal: bool| {
+        let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+        let addresses = addresses.filter(|address| (address.type_ == "InternalIP") == internal);
+        addresses.filter_map(|address| address.address.parse().ok()).collect()
+    };
     let spec = node.spec.as_ref();
     let blocks = spec.and_then(|spec| spec.pod_cidrs.as_deref()).unwrap_or_default();
     let one = spec.and_then(|spec| spec.pod_cidr.as_ref()).filter(|_| blocks.is_empty());
     Node {
         name: NodeName::new(node.metadata.name.as_deref().unwrap_or_default()),
         labels: labels(node.metadata.labels.as_ref()),
-        addresses: addresses
-            .filter(|address| address.type_ == "InternalIP")
-            .filter_map(|address| address.address.parse().ok())
-            .collect(),
+        addresses: of_type(true),
+        other_addresses: of_type(false),
         pod_cidrs: blocks.iter().chain(one).filter_map(|text| block(text)).collect(),
     }
 }
@@ -230,5 +244,6 @@ fn pod_reference(
     Some((key, reference.uid.as_deref().unwrap_or_default().into()))
 }
 
+pub(crate) use cluster_network_policy::DOMAIN_NAMES;
 pub(crate) use pod::{addresses as pod_addresses, container_ports, phase as pod_phase, ready as pod_ready};
 pub(crate) use service::{SOURCE_RANGES, cluster_ips, source_range_texts};

@@ -11,7 +11,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sheetbend_model::types::ObjectKey;
 
-use crate::resources::{L2Announcement, LoadBalancerPool};
+use crate::resources::{ClusterNetworkPolicy, L2Announcement, LoadBalancerPool};
 
 macro_rules! kinds {
     ($($kind:ident in $version:literal, $doc:literal;)*) => {
@@ -91,6 +91,7 @@ kinds! {
     Service in "v1", "core/v1.";
     EndpointSlice in "discovery.k8s.io/v1", "discovery.k8s.io/v1.";
     NetworkPolicy in "networking.k8s.io/v1", "networking.k8s.io/v1.";
+    ClusterNetworkPolicy in "policy.networking.k8s.io/v1alpha2", "policy.networking.k8s.io/v1alpha2.";
     LoadBalancerPool in "sheetbend.dev/v1alpha1", "sheetbend.dev/v1alpha1.";
     L2Announcement in "sheetbend.dev/v1alpha1", "sheetbend.dev/v1alpha1.";
 }
@@ -103,10 +104,22 @@ impl Kind {
 
     /// Whether its objects live in namespaces.
     pub fn is_namespaced(self) -> bool {
-        !matches!(self, Kind::Namespace | Kind::Node | Kind::LoadBalancerPool | Kind::L2Announcement)
+        !matches!(
+            self,
+            Kind::Namespace
+                | Kind::Node
+                | Kind::ClusterNetworkPolicy
+                | Kind::LoadBalancerPool
+                | Kind::L2Announcement
+        )
     }
 
-    /// Whether it is a resource of our own, which a cluster may lack.
+    /// Whether a cluster has it by a CustomResourceDefinition only, and so may lack it.
+    pub fn is_optional(self) -> bool {
+        self.is_ours() || self == Kind::ClusterNetworkPolicy
+    }
+
+    /// Whether it is a resource of our own.
     pub fn is_ours(self) -> bool {
         self.api_version() == crate::resources::API_VERSION
     }

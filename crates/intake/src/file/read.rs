@@ -267,8 +267,16 @@ fn known(version: &str, kind: &str) -> Known {
         return Known::Read(kind);
     }
     let group = |version: &str| version.rsplit_once('/').map_or(String::new(), |(group, _)| group.to_owned());
-    let built_in =
-        ["", "apps", "batch", "extensions", "networking.k8s.io", "discovery.k8s.io", "sheetbend.dev"];
+    let built_in = [
+        "",
+        "apps",
+        "batch",
+        "extensions",
+        "networking.k8s.io",
+        "discovery.k8s.io",
+        "policy.networking.k8s.io",
+        "sheetbend.dev",
+    ];
     if built_in.contains(&group(version).as_str()) { Known::Outdated(kind) } else { Known::No }
 }
 

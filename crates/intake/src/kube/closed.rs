@@ -25,6 +25,8 @@ pub(super) fn part(object: &Object, problems: &[Problem]) -> Option<Part> {
         Part::L2Announcement(_) => None,
         // What cannot be understood of these is left out field by field.
         part @ (Part::Node(_) | Part::Namespace(_) | Part::Pod(_)) => Some(part),
+        // Each rule that cannot be understood is closed already.
+        part @ Part::ClusterNetworkPolicy(_) => Some(part),
     }
 }
 

@@ -26,13 +26,13 @@ where
         let config = if streaming { config.streaming_lists() } else { config.page_size(500) };
         let mut events =
             pin!(kube::runtime::watcher(Api::<K>::all(client.clone()), config).default_backoff());
-        let (mut failing, mut absent) = (false, false);
+        let (mut failing, mut absent, mut forbidden) = (false, false, false);
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
                     // That a list begins is said before anything was asked.
                     if !matches!(event, Event::Init) {
-                        absent = false;
+                        (absent, forbidden) = (false, false);
                         if std::mem::take(&mut failing) {
                             info!(kind = kind.name(), "the API server answers again");
                         }
@@ -45,7 +45,7 @@ where
                     debug!(kind = kind.name(), "no streaming lists here; asking for pages");
                     break;
                 }
-                Err(error) if kind.is_ours() && is_absent(&error) => {
+                Err(error) if kind.is_optional() && is_absent(&error) => {
                     // Nobody installed the resource: there are none. It is looked for again and again.
                     if !std::mem::replace(&mut absent, true) {
                         info!(kind = kind.name(), "the cluster does not have this resource");
@@ -53,6 +53,20 @@ where
                             if changes.send(change).await.is_err() {
                                 return;
                             }
+                        }
+                    }
+                }
+                Err(error) if kind.is_optional() && is_forbidden(&error) => {
+                    // The cluster works without it, and an older ClusterRole does not know it. It is asked for again.
+                    if !std::mem::replace(&mut forbidden, true) {
+                        warn!(
+                            kind = kind.name(),
+                            "this resource may not be read (403), so that it has no effect here: {}; add it to the \
+                             ClusterRole (deploy/kubernetes/base/rbac.yaml)",
+                            chain(&error)
+                        );
+                        if changes.send(Change::Forbidden(kind)).await.is_err() {
+                            return;
                         }
                     }
                 }
@@ -132,6 +146,11 @@ fn refuses_streaming(error: &watcher::Error) -> bool {
 /// The resource is not there; an API server that does not know yet says 503.
 fn is_absent(error: &watcher::Error) -> bool {
     status(error) == Some(404)
+}
+
+/// The service account may not read it.
+fn is_forbidden(error: &watcher::Error) -> bool {
+    status(error) == Some(403)
 }
 
 fn is_gone(error: &watcher::Error) -> bool {

@@ -17,6 +17,7 @@ pub(super) const KINDS: &[Kind] = &[
     Kind::Service,
     Kind::EndpointSlice,
     Kind::NetworkPolicy,
+    Kind::ClusterNetworkPolicy,
     Kind::L2Announcement,
 ];
 
@@ -32,6 +33,8 @@ pub(super) enum Change {
     Listed(Object),
     /// The list is whole: what it did not name is gone.
     End(Kind),
+    /// The kind may not be read: what was known of it stays, and nobody waits for it.
+    Forbidden(Kind),
     /// Created or changed.
     Put(Object),
     /// Asked for by name; counts only while no watch has named it.
@@ -99,6 +102,7 @@ impl Store {
                 self.put(&object);
             }
             Change::End(kind) => self.end(kind),
+            Change::Forbidden(kind) => drop(self.synced.insert(kind)),
             Change::Put(object) => self.put(&object),
             Change::Found(object) => {
                 if object.kind() == Kind::Pod && !self.snapshot.pods.contains_key(&object.id().key()) {
@@ -161,6 +165,7 @@ impl Store {
             Kind::Service => drop(snapshot.services.remove(&id.key())),
             Kind::EndpointSlice => drop(snapshot.endpoint_slices.remove(&id.key())),
             Kind::NetworkPolicy => drop(snapshot.policies.remove(&id.key())),
+            Kind::ClusterNetworkPolicy => drop(snapshot.cluster_policies.remove(&id.name)),
             Kind::LoadBalancerPool => drop(snapshot.load_balancer_pools.remove(&id.name)),
             Kind::L2Announcement => drop(snapshot.l2_announcements.remove(&id.name)),
             Kind::Deployment | Kind::StatefulSet | Kind::DaemonSet | Kind::ReplicaSet | Kind::Job => {}
@@ -182,6 +187,7 @@ impl Store {
             Kind::Service => snapshot.services.keys().map(named).collect(),
             Kind::EndpointSlice => snapshot.endpoint_slices.keys().map(named).collect(),
             Kind::NetworkPolicy => snapshot.policies.keys().map(named).collect(),
+            Kind::ClusterNetworkPolicy => snapshot.cluster_policies.keys().map(bare).collect(),
             Kind::LoadBalancerPool => snapshot.load_balancer_pools.keys().map(bare).collect(),
             Kind::L2Announcement => snapshot.l2_announcements.keys().map(bare).collect(),
             Kind::Deployment | Kind::StatefulSet | Kind::DaemonSet | Kind::ReplicaSet | Kind::Job => {

@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use super::follow::{chain, follow, trimmed};
 use super::store::{Change, KINDS, Store};
 use crate::file::{Kind, ObjectId, Problem};
-use crate::resources::{L2Announcement, LoadBalancerPool};
+use crate::resources::{ClusterNetworkPolicy, L2Announcement, LoadBalancerPool};
 
 /// Changes that wait for the task; watches wait when it is full.
 const QUEUE: usize = 512;
@@ -67,6 +67,7 @@ const CONTROLLED: &[Kind] = &[
     Kind::Service,
     Kind::EndpointSlice,
     Kind::NetworkPolicy,
+    Kind::ClusterNetworkPolicy,
     Kind::L2Announcement,
     Kind::LoadBalancerPool,
 ];
@@ -202,6 +203,7 @@ fn same(a: &Snapshot, b: &Snapshot) -> bool {
         && a.services.ptr_eq(&b.services)
         && a.endpoint_slices.ptr_eq(&b.endpoint_slices)
         && a.policies.ptr_eq(&b.policies)
+        && a.cluster_policies.ptr_eq(&b.cluster_policies)
         && a.load_balancer_pools.ptr_eq(&b.load_balancer_pools)
         && a.l2_announcements.ptr_eq(&b.l2_announcements)
 }
@@ -215,7 +217,17 @@ async fn follow_all(client: Client, kinds: &'static [Kind], changes: mpsc::Sende
             }
         )* };
     }
-    follow!(Node, Namespace, Pod, Service, EndpointSlice, NetworkPolicy, L2Announcement, LoadBalancerPool);
+    follow!(
+        Node,
+        Namespace,
+        Pod,
+        Service,
+        EndpointSlice,
+        NetworkPolicy,
+        ClusterNetworkPolicy,
+        L2Announcement,
+        LoadBalancerPool
+    );
 }
 
 /// Whether the server can be asked for streaming lists: on by default in 1.32 and from 1.34. `None` when nobody

@@ -21,8 +21,9 @@ pub struct Dataplane {
     pub classes: BTreeMap<AddrKey, Class>,
     /// Block → class of addresses for which it is the longest match; the terms of enclosing blocks are folded in.
     pub blocks: BTreeMap<BlockKey, Class>,
-    /// (set, direction, class, protocol, ports) → who allows it. What is not here is denied, if the set isolates.
-    pub rules: BTreeMap<RuleKey, Origin>,
+    /// (set, direction, class, protocol, ports) → what becomes of it. What is not here is denied, if the set judges
+    /// the direction.
+    pub rules: BTreeMap<RuleKey, Ruling>,
     /// Frontend → Service.
     pub services: BTreeMap<Frontend, ServiceEntry>,
     /// Pod range → where it is, and other ranges the node must tell apart.
@@ -84,10 +85,47 @@ impl fmt::Display for RuleKey {
     }
 }
 
-/// Which rule of which policy decided. Where several allow the same, the least in (policy, rule) order.
+/// What a row of the policy table says. The row of the peer's class with the longest prefix is final; only where there
+/// is none, the rows for every peer are asked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ruling {
+    /// Whether it may pass.
+    pub allows: bool,
+    /// The rule that says so; `None` = no rule does, and the default holds.
+    pub origin: Option<Origin>,
+}
+
+impl Ruling {
+    /// `origin` lets it pass.
+    pub fn allow(origin: Origin) -> Self {
+        Self { allows: true, origin: Some(origin) }
+    }
+
+    /// `origin` drops it.
+    pub fn deny(origin: Origin) -> Self {
+        Self { allows: false, origin: Some(origin) }
+    }
+
+    /// No rule matches.
+    pub fn default(allows: bool) -> Self {
+        Self { allows, origin: None }
+    }
+}
+
+impl fmt::Display for Ruling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.allows { "allow by " } else { "deny by " })?;
+        match &self.origin {
+            Some(origin) => origin.fmt(f),
+            None => f.write_str("default"),
+        }
+    }
+}
+
+/// Which rule of which policy decided. Where several NetworkPolicies allow the same, the least in (policy, rule) order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
-    /// The NetworkPolicy.
+    /// The NetworkPolicy, or the ClusterNetworkPolicy, which has no namespace.
     pub policy: ObjectKey,
     /// Its direction.
     pub direction: Direction,

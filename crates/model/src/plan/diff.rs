@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{Class, Dataplane, Frontend, LocalPod, Origin, Overlay, Posture, Route, RuleKey, ServiceEntry};
+use super::{Class, Dataplane, Frontend, LocalPod, Overlay, Posture, Route, RuleKey, Ruling, ServiceEntry};
 use crate::state::AttachmentId;
 use crate::types::{AddrKey, BlockKey};
 
@@ -15,7 +15,7 @@ pub enum Entry {
     /// A row of `Dataplane::routes`.
     Route(BlockKey, Route),
     /// A row of `Dataplane::rules`.
-    Rule(RuleKey, Origin),
+    Rule(RuleKey, Ruling),
     /// A row of `Dataplane::blocks`.
     Block(BlockKey, Class),
     /// A row of `Dataplane::classes`.
@@ -98,7 +98,7 @@ impl Dataplane {
         match entry {
             Entry::Overlay(overlay) => self.overlay = overlay,
             Entry::Route(key, route) => drop(self.routes.insert(key, route)),
-            Entry::Rule(key, origin) => drop(self.rules.insert(key, origin)),
+            Entry::Rule(key, ruling) => drop(self.rules.insert(key, ruling)),
             Entry::Block(key, class) => drop(self.blocks.insert(key, class)),
             Entry::Class(key, class) => drop(self.classes.insert(key, class)),
             Entry::Service(key, service) => drop(self.services.insert(key, service)),
@@ -177,7 +177,7 @@ impl fmt::Display for Entry {
                 }
                 Route::NoMasquerade => write!(f, "route {key} no masquerade"),
             },
-            Entry::Rule(key, origin) => write!(f, "rule {key} → allow by {origin}"),
+            Entry::Rule(key, ruling) => write!(f, "rule {key} → {ruling}"),
             Entry::Block(key, class) => write!(f, "block {key} → {class}"),
             Entry::Class(key, class) => write!(f, "class {key} → {class}"),
             Entry::Service(key, entry) => {
@@ -238,7 +238,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::plan::{PolicyRef, PolicySet, Term};
+    use crate::plan::{Origin, PolicyRef, PolicySet, Term};
     use crate::types::{Direction, ObjectKey, PortPrefix};
 
     fn set(digest: u64) -> PolicySet {
@@ -269,7 +269,7 @@ mod tests {
             ports: PortPrefix::ALL,
         };
         let policy = ObjectKey::new("shop", "deny");
-        tables.rules.insert(rule, Origin { policy, direction: Direction::Ingress, rule: 0 });
+        tables.rules.insert(rule, Ruling::allow(Origin { policy, direction: Direction::Ingress, rule: 0 }));
         tables.classes.insert(AddrKey::new([10, 244, 0, 3].into()), web());
         tables
     }

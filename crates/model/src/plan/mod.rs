@@ -15,10 +15,10 @@ mod wanted;
 mod zone;
 
 pub use class::{Class, Term};
-pub use dataplane::{Condition, Dataplane, LocalPod, Origin, Overlay, Posture, Route, RuleKey};
+pub use dataplane::{Condition, Dataplane, LocalPod, Origin, Overlay, Posture, Route, RuleKey, Ruling};
 pub use diff::{Entry, EntryKey, Plan, Step, diff};
 pub use maglev::{Preference, table_size};
-pub use policy_set::{PolicyRef, PolicySet};
+pub use policy_set::{PolicyRef, PolicySet, TierRef};
 pub use service::{Backend, Frontend, HealthCheck, Reach, Scope, ServiceEntry};
 pub use slots::{MOST_SLOTS, Slot};
 pub use wanted::{Place, Wanted};

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::state::{Priority, Tier};
 use crate::types::{Direction, ObjectKey, Port, Protocol};
 
 /// A policy in one version of its content: a changed policy is another reference, so that its rules are built
@@ -19,20 +20,59 @@ pub struct PolicyRef {
     pub egress: bool,
 }
 
+/// A ClusterNetworkPolicy in one version of its content. The order is that of evaluation.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TierRef {
+    /// Its tier.
+    pub tier: Tier,
+    /// Its priority.
+    pub priority: Priority,
+    /// Its name: of two with equal priority the lesser name comes first.
+    pub name: Arc<str>,
+    /// Digest of its rules' canonical text.
+    pub digest: u64,
+    /// Whether it has ingress rules.
+    pub ingress: bool,
+    /// Whether it has egress rules.
+    pub egress: bool,
+}
+
+impl TierRef {
+    /// Whether it has rules of `direction`.
+    pub fn has(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Ingress => self.ingress,
+            Direction::Egress => self.egress,
+        }
+    }
+}
+
 /// The policies that select a pod, sorted, with the pod's own numbers for the named ports their ingress rules use.
 /// The empty set isolates nothing. Every pod with an equal set has equal verdicts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicySet {
     /// The policies, sorted.
     pub policies: Arc<[PolicyRef]>,
-    /// (name, protocol, number) for each named port that an ingress rule of `policies` uses and this pod has, sorted.
+    /// The ClusterNetworkPolicies, in the order of evaluation.
+    pub tiers: Arc<[TierRef]>,
+    /// (name, protocol, number) for each named port that an ingress rule of these uses and this pod has, sorted.
     pub named_ports: Arc<[(Arc<str>, Protocol, Port)]>,
 }
 
 impl PolicySet {
     /// Whether no policy selects the pod.
     pub fn is_empty(&self) -> bool {
-        self.policies.is_empty()
+        self.policies.is_empty() && self.tiers.is_empty()
+    }
+
+    /// Whether the policy table is asked at all for `direction`.
+    pub fn judges(&self, direction: Direction) -> bool {
+        self.isolates(direction) || self.has_tiers(direction)
+    }
+
+    /// Whether a ClusterNetworkPolicy has rules for `direction`. The table then has a row for every peer and protocol.
+    pub fn has_tiers(&self, direction: Direction) -> bool {
+        self.tiers.iter().any(|tier| tier.has(direction))
     }
 
     /// The policies that isolate the pod in `direction`, sorted; empty = not isolated.
@@ -58,6 +98,9 @@ impl fmt::Display for PolicySet {
         for (index, policy) in self.policies.iter().enumerate() {
             let separator = if index == 0 { "" } else { " " };
             write!(f, "{separator}{}#{:08x}", policy.policy, policy.digest as u32)?;
+        }
+        for tier in self.tiers.iter() {
+            write!(f, " {}/{}/{}#{:08x}", tier.tier, tier.priority, tier.name, tier.digest as u32)?;
         }
         for (name, protocol, port) in self.named_ports.iter() {
             write!(f, " {name}={port}/{protocol}")?;

@@ -1,10 +1,13 @@
 //! What an administrator chooses for the whole cluster network.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+use crate::types::ObjectKey;
 
 /// How a packet gets to a pod on another node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -74,4 +77,23 @@ pub struct NetworkConfig {
     pub pod_cidrs: Vec<IpNet>,
     /// Destinations outside the cluster that see pod addresses unchanged.
     pub non_masquerade_cidrs: Vec<IpNet>,
+    /// Where the clients of a node find its own DNS server.
+    pub node_local_dns: NodeLocalDns,
+}
+
+/// Addresses at which a node's pods and processes ask its own DNS server, or while it is not ready another node's
+/// (`dns.nodeLocal`, `dns.service`). No device has them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeLocalDns {
+    /// At most one of each family; empty = none.
+    pub addresses: Vec<IpAddr>,
+    /// The Service whose endpoints are the servers; its ports are those of the addresses.
+    pub service: ObjectKey,
+}
+
+impl Default for NodeLocalDns {
+    fn default() -> Self {
+        Self { addresses: Vec::new(), service: ObjectKey::new("kube-system", "kube-dns") }
+    }
 }

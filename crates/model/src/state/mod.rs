@@ -4,6 +4,7 @@
 //! of one tree, and two Snapshots are compared by what they do not share.
 
 mod attachment;
+mod cluster_policy;
 mod config;
 mod load_balancer;
 mod node;
@@ -16,7 +17,10 @@ mod snapshot;
 mod weights;
 
 pub use attachment::{Attachment, AttachmentId, Bandwidth, Rate};
-pub use config::{NetworkConfig, NetworkMode, NetworkModeError};
+pub use cluster_policy::{
+    Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodsByLabels, Priority, Tier,
+};
+pub use config::{NetworkConfig, NetworkMode, NetworkModeError, NodeLocalDns};
 pub use load_balancer::{
     AddressRange, AddressRangeError, Exposure, L2Announcement, LOAD_BALANCER_CLASS, LoadBalancerPool,
 };

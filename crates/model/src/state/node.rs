@@ -17,6 +17,8 @@ pub struct Node {
     pub labels: Labels,
     /// `status.addresses` of type InternalIP, in the order given.
     pub addresses: Vec<IpAddr>,
+    /// `status.addresses` of the other types, as far as they are IP addresses: only policies look at them.
+    pub other_addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`: the ranges its pods' addresses come from.
     pub pod_cidrs: Vec<IpNet>,
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::{
-    Attachment, AttachmentId, EndpointSlice, L2Announcement, LoadBalancerPool, Namespace, NetworkPolicy,
-    Node, Pod, Service,
+    Attachment, AttachmentId, ClusterNetworkPolicy, EndpointSlice, L2Announcement, LoadBalancerPool,
+    Namespace, NetworkPolicy, Node, Pod, Service,
 };
 use crate::types::{NodeName, ObjectKey};
 
@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub endpoint_slices: OrdMap<ObjectKey, Arc<EndpointSlice>>,
     /// NetworkPolicy key → NetworkPolicy.
     pub policies: OrdMap<ObjectKey, Arc<NetworkPolicy>>,
+    /// ClusterNetworkPolicy name → ClusterNetworkPolicy.
+    pub cluster_policies: OrdMap<Arc<str>, Arc<ClusterNetworkPolicy>>,
     /// LoadBalancerPool name → LoadBalancerPool.
     pub load_balancer_pools: OrdMap<Arc<str>, Arc<LoadBalancerPool>>,
     /// L2Announcement name → L2Announcement.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// `namespace/name` of a namespaced object.
+/// `namespace/name` of a namespaced object, or just the name of a cluster-scoped one, whose namespace is empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectKey {
     /// The object's namespace.
@@ -21,6 +21,11 @@ impl ObjectKey {
         Self { namespace: namespace.into(), name: name.into() }
     }
 
+    /// A cluster-scoped object called `name`.
+    pub fn cluster_scoped(name: impl Into<Arc<str>>) -> Self {
+        Self::new("", name)
+    }
+
     /// Reads `namespace/name`; `None` when there is no slash.
     pub fn parse(text: &str) -> Option<Self> {
         let (namespace, name) = text.split_once('/')?;
@@ -30,6 +35,9 @@ impl ObjectKey {
 
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            return f.write_str(&self.name);
+        }
         write!(f, "{}/{}", self.namespace, self.name)
     }
 }

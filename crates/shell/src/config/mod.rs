@@ -3,8 +3,10 @@
 //! Every key has one name: `network.mode` in the file (nested), `SHEETBEND_NETWORK_MODE` in the environment,
 //! `--set network.mode=…` (or a flag of its own) on the command line.
 
+mod conntrack;
 mod dns;
 mod kubernetes;
+mod node_local;
 mod source;
 mod yaml;
 
@@ -15,9 +17,10 @@ use serde::Serialize;
 use sheetbend_model::state::{NetworkConfig, NetworkMode};
 
 use crate::log::LogFormat;
+pub use conntrack::ConntrackConfig;
 pub use dns::DnsConfig;
 pub use kubernetes::{ClusterPoolConfig, CniConfig, KubernetesConfig};
-pub use source::{ConfigError, ConfigErrors, Sources};
+pub use source::{ConfigError, ConfigErrors, Sources, distance};
 
 /// A key of the schema: its name and what it means.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +86,16 @@ pub const KEYS: &[Key] = &[
         name: "cni.pluginDir",
         default: "/opt/cni/bin",
         help: "Where the container runtime looks for plugins.",
+    },
+    Key {
+        name: "conntrack.entries",
+        default: "262144",
+        help: "Flows that a node has room for from the start, and flows to Services; of masqueraded flows half as many. 1024 to 16777216. About 400 bytes of kernel memory each, in all.",
+    },
+    Key {
+        name: "conntrack.maxEntries",
+        default: "1048576, or conntrack.entries where that is more",
+        help: "What these tables may grow to while they are used: at 70 % they double. conntrack.entries to 16777216.",
     },
     Key { name: "nat.ports", default: "40000-59999", help: "Source ports for masquerade." },
     Key { name: "ipam.reuseDelay", default: "30", help: "Seconds that a released address rests." },
@@ -152,6 +165,16 @@ pub const KEYS: &[Key] = &[
         help: "Address and port for /livez, /readyz and /metrics of `sheetbend dns` over HTTP.",
     },
     Key {
+        name: "dns.nodeLocal",
+        default: "[]",
+        help: "Addresses at which pods and processes ask their own node's DNS server, or while it is not ready another: at most one of each family, which nobody has.",
+    },
+    Key {
+        name: "dns.service",
+        default: "kube-system/kube-dns",
+        help: "The Service whose endpoints are those servers: NAMESPACE/NAME.",
+    },
+    Key {
         name: "loadBalancer.default",
         default: "true",
         help: "Whether Services of type LoadBalancer without a spec.loadBalancerClass get addresses from LoadBalancerPools.",
@@ -176,6 +199,8 @@ pub struct Config {
     pub cni: CniConfig,
     /// `ipam.clusterPool` and its mask sizes.
     pub cluster_pool: ClusterPoolConfig,
+    /// `conntrack.*`.
+    pub conntrack: ConntrackConfig,
     /// `nat.ports`.
     pub nat_ports: PortSpan,
     /// `ipam.reuseDelay`, seconds.
@@ -242,11 +267,15 @@ impl Config {
     /// Unknown keys (with the nearest known one), wrong values, an unreadable file.
     pub fn load(mut sources: Sources) -> Result<Self, ConfigErrors> {
         let defaults = Self::default();
+        let pod_cidrs = sources.list("network.podCIDRs", parse_cidr);
+        let cluster_pool = ClusterPoolConfig::load(&mut sources);
+        let pods: Vec<IpNet> = pod_cidrs.iter().chain(&cluster_pool.blocks).copied().collect();
         let config = Self {
             network: NetworkConfig {
                 mode: sources.text("network.mode", str::parse::<NetworkMode>).unwrap_or_default(),
-                pod_cidrs: sources.list("network.podCIDRs", parse_cidr),
+                pod_cidrs,
                 non_masquerade_cidrs: sources.list("network.nonMasqueradeCIDRs", parse_cidr),
+                node_local_dns: node_local::load(&mut sources, &pods),
             },
             node: NodeConfig {
                 name: sources.text("node.name", non_empty),
@@ -260,7 +289,8 @@ impl Config {
             objects: sources.text("intake.objects", absolute_path),
             kubernetes: KubernetesConfig::load(&mut sources),
             cni: CniConfig::load(&mut sources),
-            cluster_pool: ClusterPoolConfig::load(&mut sources),
+            cluster_pool,
+            conntrack: ConntrackConfig::load(&mut sources),
             nat_ports: sources.text("nat.ports", PortSpan::parse).unwrap_or(defaults.nat_ports),
             reuse_delay: sources.text("ipam.reuseDelay", str::parse::<u64>).unwrap_or(defaults.reuse_delay),
             dns: DnsConfig::load(&mut sources),
@@ -291,6 +321,7 @@ impl Default for Config {
             kubernetes: KubernetesConfig::default(),
             cni: CniConfig::default(),
             cluster_pool: ClusterPoolConfig::default(),
+            conntrack: ConntrackConfig::default(),
             nat_ports: PortSpan { first: 40_000, last: 59_999 },
             reuse_delay: 30,
             dns: DnsConfig::default(),

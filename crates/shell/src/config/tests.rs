@@ -68,3 +68,31 @@ fn a_file_that_is_no_mapping_is_refused() {
     assert!(Config::load(file("a: [\n")).is_err());
     assert_eq!(Config::load(file("")).unwrap(), Config::default());
 }
+
+#[test]
+fn flow_tables_have_a_range_and_never_shrink() {
+    let sizes = |text: &str| Config::load(file(text)).map(|config| config.conntrack);
+    let of = |entries, max_entries| ConntrackConfig { entries, max_entries };
+    assert_eq!(sizes("log: {level: info}\n").unwrap(), of(262_144, 1_048_576));
+    assert_eq!(sizes("conntrack: {entries: 1024, maxEntries: 1024}\n").unwrap(), of(1_024, 1_024));
+    assert_eq!(sizes("conntrack: {entries: 2097152}\n").unwrap(), of(2_097_152, 2_097_152));
+    for (text, told) in [
+        ("conntrack: {entries: 1023}\n", "1024 to 16777216"),
+        ("conntrack: {maxEntries: 16777217}\n", "1024 to 16777216"),
+        ("conntrack: {entries: 4096, maxEntries: 2048}\n", "less than conntrack.entries (4096)"),
+    ] {
+        let error = sizes(text).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
+}
+
+#[test]
+fn the_manifests_configuration_is_right() {
+    for mode in [NetworkMode::Vxlan, NetworkMode::HostGw] {
+        let overlays = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/kubernetes/overlays");
+        let path = PathBuf::from(format!("{overlays}/{mode}/config.yaml"));
+        let config = Config::load(Sources::default().file(&path)).unwrap();
+        assert_eq!(config.network.mode, mode);
+        assert_eq!(config.network.node_local_dns.addresses.len(), 2);
+    }
+}

@@ -35,6 +35,9 @@ pub(super) async fn answer(
     if !state.is_served(&target.resource) {
         return status(StatusCode::NOT_FOUND, "NotFound");
     }
+    if state.is_forbidden(&target.resource) {
+        return status(StatusCode::FORBIDDEN, "Forbidden");
+    }
     let content: Value = serde_json::from_slice(&body).unwrap_or_default();
     match (&method, target.name.clone()) {
         (&Method::GET, None) => read_all(&state, target, &options),

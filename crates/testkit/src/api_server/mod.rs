@@ -126,6 +126,11 @@ impl ApiServer {
         self.state.set_served(resource, served);
     }
 
+    /// Whether requests for a resource are answered with 403, as where the ClusterRole does not name it.
+    pub fn set_forbidden(&self, resource: &str, forbidden: bool) {
+        self.state.set_forbidden(resource, forbidden);
+    }
+
     /// What was asked so far, as `GET /api/v1/pods?watch=true`.
     pub fn requests(&self) -> Vec<String> {
         self.state.requests()

@@ -36,6 +36,8 @@ struct Inner {
     streaming: Streaming,
     /// Resources that are not there.
     absent: BTreeSet<String>,
+    /// Resources that may not be read or written.
+    forbidden: BTreeSet<String>,
 }
 
 /// What becomes of a request for a streaming list (KEP-3157).
@@ -158,6 +160,19 @@ impl State {
 
     pub(super) fn is_served(&self, resource: &str) -> bool {
         !self.inner().absent.contains(resource)
+    }
+
+    pub(super) fn set_forbidden(&self, resource: &str, is_forbidden: bool) {
+        let forbidden = &mut self.inner().forbidden;
+        if is_forbidden {
+            forbidden.insert(resource.to_owned())
+        } else {
+            forbidden.remove(resource)
+        };
+    }
+
+    pub(super) fn is_forbidden(&self, resource: &str) -> bool {
+        self.inner().forbidden.contains(resource)
     }
 
     pub(super) fn streaming(&self) -> Streaming {

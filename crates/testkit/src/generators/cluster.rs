@@ -5,16 +5,18 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use proptest::prelude::*;
 use sheetbend_model::state::{
-    Attachment, AttachmentId, EndpointSlice, Namespace, NetworkPolicy, Node, Service, Snapshot, ZONE,
+    Attachment, AttachmentId, ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Service,
+    Snapshot, ZONE,
 };
 use sheetbend_model::types::{Family, Mac, NetworkId, NodeName, ObjectKey};
 
-use super::objects::{RandomPod, namespace, pod, pods, policies, policy};
+use super::objects::{RandomPod, labels, namespace, pod, pods, policies, policy};
 use super::pools::{
-    NAMESPACES, NODES, PODS, POLICIES, SERVICES, ZONES, node_address, pod_key, pod_range, policy_key,
-    service_key, text,
+    CLUSTER_POLICIES, NAMESPACES, NODES, PODS, POLICIES, SERVICES, ZONES, external_address, node_address,
+    pod_key, pod_range, policy_key, service_key, text, tier_name,
 };
 use super::services::{endpoint_slice, service};
+use super::tiers::{cluster_policies, cluster_policy};
 
 /// Something that happens to a cluster.
 #[derive(Clone, Debug)]
@@ -29,6 +31,10 @@ pub enum Event {
     Policy(NetworkPolicy),
     /// A policy goes.
     PolicyGone(u8),
+    /// A ClusterNetworkPolicy comes or changes.
+    ClusterPolicy(ClusterNetworkPolicy),
+    /// A ClusterNetworkPolicy goes.
+    ClusterPolicyGone(u8),
     /// A namespace comes or changes.
     Namespace(Namespace),
     /// A namespace's object goes.
@@ -58,6 +64,10 @@ impl Event {
                 snapshot.policies.insert(policy.key.clone(), Arc::new(policy.clone()));
             }
             Event::PolicyGone(index) => drop(snapshot.policies.remove(&policy_key(*index))),
+            Event::ClusterPolicy(policy) => {
+                snapshot.cluster_policies.insert(policy.name.clone(), Arc::new(policy.clone()));
+            }
+            Event::ClusterPolicyGone(index) => drop(snapshot.cluster_policies.remove(&tier_name(*index))),
             Event::Namespace(namespace) => {
                 snapshot.namespaces.insert(namespace.name.clone(), Arc::new(namespace.clone()));
             }
@@ -117,12 +127,17 @@ pub fn node(index: usize) -> impl Strategy<Value = Node> {
         1 => Just(vec![Family::IPv6]),
     ];
     let zone = prop::option::weighted(0.8, prop::sample::select(&ZONES[..]));
-    (families, prop::bool::weighted(0.1), zone).prop_map(move |(families, clash, zone)| {
+    let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.3));
+    (families, flags, zone, labels()).prop_map(move |(families, (clash, outside), zone, mut labels)| {
         let place = if clash { (index + 1) % NODES.len() } else { index };
         Node {
             name: NodeName::new(NODES[index]),
-            labels: zone.map(|zone| (text(ZONE), text(zone))).into_iter().collect(),
+            labels: {
+                labels.extend(zone.map(|zone| (text(ZONE), text(zone))));
+                labels
+            },
             addresses: families.iter().map(|family| node_address(index, *family)).collect(),
+            other_addresses: outside.then(|| external_address(index)).into_iter().collect(),
             pod_cidrs: Family::ALL
                 .iter()
                 .filter_map(|family| pod_range(place, *family))
@@ -139,6 +154,8 @@ pub fn event() -> impl Strategy<Value = Event> {
         2 => (0..PODS).prop_map(Event::Detached),
         6 => (0..POLICIES).prop_flat_map(policy).prop_map(Event::Policy),
         2 => (0..POLICIES).prop_map(Event::PolicyGone),
+        5 => (0..CLUSTER_POLICIES).prop_flat_map(cluster_policy).prop_map(Event::ClusterPolicy),
+        2 => (0..CLUSTER_POLICIES).prop_map(Event::ClusterPolicyGone),
         2 => (0..NAMESPACES.len()).prop_flat_map(namespace).prop_map(Event::Namespace),
         1 => (0..NAMESPACES.len()).prop_map(Event::NamespaceGone),
         2 => (0..SERVICES).prop_flat_map(service).prop_map(Event::Service),
@@ -153,6 +170,21 @@ pub fn event() -> impl Strategy<Value = Event> {
 
 /// A cluster: all nodes, most namespaces, some of everything else.
 pub fn cluster() -> impl Strategy<Value = Snapshot> {
+    let count = prop_oneof![1 => Just(0), 6 => 3..=POLICIES];
+    let tiers = prop_oneof![3 => Just(0), 1 => 1..=CLUSTER_POLICIES];
+    cluster_with(policies(count), cluster_policies(tiers))
+}
+
+/// A cluster with ClusterNetworkPolicies, and few NetworkPolicies.
+pub fn tiered_cluster() -> impl Strategy<Value = Snapshot> {
+    let count = prop_oneof![1 => Just(0), 3 => 2..=5u8];
+    cluster_with(policies(count), cluster_policies(3..=CLUSTER_POLICIES))
+}
+
+fn cluster_with(
+    policies: impl Strategy<Value = Vec<NetworkPolicy>>,
+    tiers: impl Strategy<Value = Vec<ClusterNetworkPolicy>>,
+) -> impl Strategy<Value = Snapshot> {
     let nodes = (0..NODES.len()).map(node).collect::<Vec<_>>();
     let namespaces = (0..NAMESPACES.len()).map(namespace).collect::<Vec<_>>();
     let services = (0..=SERVICES).prop_flat_map(|count| (0..count).map(service).collect::<Vec<_>>());
@@ -160,8 +192,8 @@ pub fn cluster() -> impl Strategy<Value = Snapshot> {
         .flat_map(|index| (0..3u8).map(move |number| endpoint_slice(index, number)))
         .collect::<Vec<_>>();
     let known = prop::collection::vec(prop::bool::weighted(0.9), NAMESPACES.len());
-    (nodes, namespaces, known, pods(), policies(), services, slices).prop_map(
-        |(nodes, namespaces, known, pods, policies, services, slices)| {
+    (nodes, namespaces, known, pods(), policies, tiers, services, slices).prop_map(
+        |(nodes, namespaces, known, pods, policies, tiers, services, slices)| {
             let mut snapshot = Snapshot::default();
             let namespaces = namespaces.into_iter().zip(known).filter(|(_, known)| *known);
             let events = nodes
@@ -170,6 +202,7 @@ pub fn cluster() -> impl Strategy<Value = Snapshot> {
                 .chain(namespaces.map(|(namespace, _)| Event::Namespace(namespace)))
                 .chain(pods.into_values().map(|pod| Event::Pod(Box::new(pod))))
                 .chain(policies.into_iter().map(Event::Policy))
+                .chain(tiers.into_iter().map(Event::ClusterPolicy))
                 .chain(services.into_iter().map(Event::Service))
                 .chain(slices.into_iter().map(Event::Slice));
             for event in events {

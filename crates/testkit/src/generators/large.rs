@@ -87,6 +87,7 @@ fn add_node(snapshot: &mut Snapshot, index: usize) {
             Ipv4Addr::from(0xac10_0001 + index as u32).into(),
             Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, number + 1).into(),
         ],
+        other_addresses: Vec::new(),
         pod_cidrs: [pod_range(index, Family::IPv4), pod_range(index, Family::IPv6)]
             .into_iter()
             .flatten()

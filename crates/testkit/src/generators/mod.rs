@@ -7,3 +7,4 @@ pub mod objects;
 pub mod packet;
 pub mod pools;
 pub mod services;
+pub mod tiers;

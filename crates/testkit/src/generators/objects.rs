@@ -12,8 +12,8 @@ use sheetbend_model::state::{
 use sheetbend_model::types::{Family, Labels, NetworkId, NodeName, Port, Protocol};
 
 use super::pools::{
-    LABEL_KEYS, LABEL_VALUES, NAMESPACES, NODE_PORTS, NODES, PODS, POLICIES, PORT_NAMES, PORTS, blocks,
-    excepts, node_address, pod_address, pod_key, policy_key, port, range, text,
+    LABEL_KEYS, LABEL_VALUES, NAMESPACES, NODE_PORTS, NODES, PODS, PORT_NAMES, PORTS, blocks, excepts,
+    node_address, pod_address, pod_key, policy_key, port, range, text,
 };
 
 fn one_of(pool: &'static [&'static str]) -> impl Strategy<Value = Arc<str>> {
@@ -241,7 +241,6 @@ pub fn pods() -> impl Strategy<Value = BTreeMap<u8, RandomPod>> {
 }
 
 /// Some of the possible policies.
-pub fn policies() -> impl Strategy<Value = Vec<NetworkPolicy>> {
-    prop_oneof![1 => Just(0), 6 => 3..=POLICIES]
-        .prop_flat_map(|count| (0..count).map(policy).collect::<Vec<_>>())
+pub fn policies(count: impl Strategy<Value = u8>) -> impl Strategy<Value = Vec<NetworkPolicy>> {
+    count.prop_flat_map(|count| (0..count).map(policy).collect::<Vec<_>>())
 }

@@ -26,6 +26,8 @@ pub const NODE_PORTS: [u16; 4] = [30_000, 30_080, 31_000, 32_767];
 pub const PODS: u8 = 12;
 /// Number of policies that a random cluster may have.
 pub const POLICIES: u8 = 8;
+/// Number of ClusterNetworkPolicies that a random cluster may have.
+pub const CLUSTER_POLICIES: u8 = 6;
 /// Number of Services that a random cluster may have.
 pub const SERVICES: u8 = 4;
 
@@ -102,6 +104,11 @@ pub fn policy_key(index: u8) -> ObjectKey {
     ObjectKey::new(NAMESPACES[usize::from(index) % NAMESPACES.len()], format!("policy-{index}"))
 }
 
+/// The name of ClusterNetworkPolicy number `index`. The order of names is not that of numbers.
+pub fn tier_name(index: u8) -> Arc<str> {
+    format!("tier-{}", (index * 5 + 3) % 11).into()
+}
+
 /// The key of Service number `index`.
 pub fn service_key(index: u8) -> ObjectKey {
     ObjectKey::new(NAMESPACES[usize::from(index) % NAMESPACES.len()], format!("service-{index}"))
@@ -121,6 +128,11 @@ pub fn node_address(node: usize, family: Family) -> IpAddr {
         Family::IPv4 => Ipv4Addr::new(192, 168, 7, node as u8 + 1).into(),
         Family::IPv6 => Ipv6Addr::new(0xfd00, 0x192, 0, 0, 0, 0, 0, node as u16 + 1).into(),
     }
+}
+
+/// A node's ExternalIP, which is in the world.
+pub fn external_address(node: usize) -> IpAddr {
+    Ipv4Addr::new(203, 0, 113, 5 + 65 * node as u8).into()
 }
 
 /// A node's pod range.

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use sheetbend_model::state::{
-    Algorithm, Endpoint, EndpointPort, EndpointSlice, Hints, Service, ServicePort, ServiceType, TargetPort,
-    TrafficPolicy, Weights,
+    Algorithm, Endpoint, EndpointPort, EndpointSlice, Hints, NodeLocalDns, Service, ServicePort, ServiceType,
+    TargetPort, TrafficPolicy, Weights,
 };
 use sheetbend_model::types::{Family, Labels, NodeName, ObjectKey, Port, Protocol};
 
 use super::objects::{node_port_number, port_number, protocol};
 use super::pools::{
-    NAMESPACES, NODES, PODS, SERVICES, ZONES, blocks, pod_address, pod_key, port, service_key, text,
+    NAMESPACES, NODES, PODS, SERVICES, ZONES, blocks, node_address, pod_address, pod_key, port, service_key,
+    text,
 };
 
 /// A cluster address of the pool; a few are claimed by several Services.
@@ -34,6 +35,37 @@ pub fn external_address(number: u8, family: Family) -> IpAddr {
         Family::IPv4 => IpAddr::from([192, 0, 2, 200 + number]),
         Family::IPv6 => IpAddr::from([0x2001, 0xdb8, 0xe, 0, 0, 0, 0, 200 + u16::from(number)]),
     }
+}
+
+/// An address that nobody has.
+pub fn node_local_address(family: Family) -> IpAddr {
+    match family {
+        Family::IPv4 => IpAddr::from([169, 254, 20, 10]),
+        Family::IPv6 => IpAddr::from([0xfd5b, 0x646e, 0x73, 0, 0, 0, 0, 0xa]),
+    }
+}
+
+/// None, or node-local addresses of some Service of the pool: mostly ones that nobody has, else one that a Service has
+/// too, or a node, or its pods.
+pub fn node_local() -> impl Strategy<Value = NodeLocalDns> {
+    let address = |family: Family| {
+        prop_oneof![
+            4 => Just(node_local_address(family)),
+            1 => Just(external_address(0, family)),
+            1 => Just(cluster_address(1, family)),
+            1 => prop::sample::select(vec![node_address(1, family), pod_address(1, 0, family)]),
+        ]
+    };
+    let families = prop::sample::subsequence(&Family::ALL[..], 0..=2);
+    (families, address(Family::IPv4), address(Family::IPv6), 0..SERVICES).prop_map(
+        |(families, ipv4, ipv6, index)| NodeLocalDns {
+            addresses: [ipv4, ipv6]
+                .into_iter()
+                .filter(|addr| families.contains(&Family::of(*addr)))
+                .collect(),
+            service: service_key(index),
+        },
+    )
 }
 
 /// Service number `index`. Its ports are named `p0`, `p1`; neighbours sometimes claim the same address.

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use sheetbend_model::plan::{
     Backend, Class, Dataplane, Frontend, LocalPod, Origin, Overlay, PolicyRef, PolicySet, Posture, Reach,
-    Route, RuleKey, Scope, ServiceEntry, Term,
+    Route, RuleKey, Ruling, Scope, ServiceEntry, Term,
 };
 use sheetbend_model::state::{Algorithm, AttachmentId, NetworkMode};
 use sheetbend_model::types::{
@@ -56,10 +56,11 @@ fn policy_set() -> impl Strategy<Value = PolicySet> {
     (subsequence(refs, 0..=2), subsequence(named, 0..=1)).prop_map(|(policies, named_ports)| PolicySet {
         named_ports: if policies.is_empty() { Arc::default() } else { named_ports.into() },
         policies: policies.into(),
+        ..PolicySet::default()
     })
 }
 
-fn rule() -> impl Strategy<Value = (RuleKey, Origin)> {
+fn rule() -> impl Strategy<Value = (RuleKey, Ruling)> {
     let direction = select(vec![Direction::Ingress, Direction::Egress]);
     let ports = prop_oneof![
         Just((None, PortPrefix::ALL)),
@@ -67,12 +68,17 @@ fn rule() -> impl Strategy<Value = (RuleKey, Origin)> {
         Just((Some(Protocol::Udp), PortPrefix { value: 53, len: 16 })),
         Just((Some(Protocol::Tcp), PortPrefix { value: 8_000, len: 13 })),
     ];
-    (policy_set(), direction, proptest::option::of(class()), ports, 0..3u32).prop_map(
-        |(set, direction, class, (protocol, ports), rule)| {
+    (policy_set(), direction, proptest::option::of(class()), ports, 0..3u32, 0..5u8).prop_map(
+        |(set, direction, class, (protocol, ports), rule, verdict)| {
             // An empty class is no peer of a rule.
             let class = class.filter(|class| !class.is_empty());
             let origin = Origin { policy: ObjectKey::new("a", "policy-0"), direction, rule };
-            (RuleKey { set, direction, class, protocol, ports }, origin)
+            let ruling = match verdict {
+                0 => Ruling::deny(origin),
+                1 => Ruling::default(false),
+                _ => Ruling::allow(origin),
+            };
+            (RuleKey { set, direction, class, protocol, ports }, ruling)
         },
     )
 }

@@ -18,33 +18,33 @@ use sheetbend_model::types::{AddrKey, BlockKey, NetworkId, ObjectKey, Port, Prot
 
 use super::{Place, links};
 
-const TCP: u8 = 6;
+pub(super) const TCP: u8 = 6;
 const UDP: u8 = 17;
 const POD: [u8; 4] = [10, 1, 0, 1];
 const PEER: [u8; 4] = [192, 0, 2, 9];
 
-type Table<const K: usize, const V: usize> = HashMap<MapData, [u8; K], [u8; V]>;
-type Ct = Table<{ size_of::<abi::CtKey>() }, { size_of::<abi::CtEntry>() }>;
-type Snat = Table<{ size_of::<abi::SnatKey>() }, { size_of::<abi::SnatValue>() }>;
+pub(super) type Table<const K: usize, const V: usize> = HashMap<MapData, [u8; K], [u8; V]>;
+pub(super) type Ct = Table<{ size_of::<abi::CtKey>() }, { size_of::<abi::CtEntry>() }>;
+pub(super) type Snat = Table<{ size_of::<abi::SnatKey>() }, { size_of::<abi::SnatValue>() }>;
 
 /// The flow tables of one instance, written as the kernel's programs would.
-struct Flows {
-    pins: PathBuf,
+pub(super) struct Flows {
+    pub(super) pins: PathBuf,
 }
 
 impl Flows {
-    fn of(place: &Place, instance: &str) -> Self {
+    pub(super) fn of(place: &Place, instance: &str) -> Self {
         Self {
             pins: place.bpffs().join("sheetbend").join(instance).join(format!("v{}", abi::LAYOUT_VERSION)),
         }
     }
 
-    fn open<const K: usize, const V: usize>(&self, name: &str) -> anyhow::Result<Table<K, V>> {
+    pub(super) fn open<const K: usize, const V: usize>(&self, name: &str) -> anyhow::Result<Table<K, V>> {
         Ok(HashMap::try_from(Map::LruHashMap(MapData::from_pin(self.pins.join(name))?))?)
     }
 
     /// A flow that the pod began from `port`, last seen `idle` seconds ago. `CtEntry` by its documented layout.
-    fn put(&self, protocol: u8, port: u16, flags: u32, idle: u64) -> anyhow::Result<()> {
+    pub(super) fn put(&self, protocol: u8, port: u16, flags: u32, idle: u64) -> anyhow::Result<()> {
         self.put_to(0, protocol, port, flags, idle)
     }
 
@@ -80,7 +80,7 @@ impl Flows {
 }
 
 /// `CtKey` by its documented layout: the pod is the lesser end.
-fn ct_key<const N: usize>(protocol: u8, port: u16) -> [u8; N] {
+pub(super) fn ct_key<const N: usize>(protocol: u8, port: u16) -> [u8; N] {
     let mut key = 0u32.to_ne_bytes().to_vec();
     key.extend(abi::mapped(POD));
     key.extend(abi::mapped(PEER));
@@ -89,7 +89,7 @@ fn ct_key<const N: usize>(protocol: u8, port: u16) -> [u8; N] {
     bytes(&key)
 }
 
-fn snat_key<const N: usize>(protocol: u8, nat_port: u16) -> [u8; N] {
+pub(super) fn snat_key<const N: usize>(protocol: u8, nat_port: u16) -> [u8; N] {
     let mut key = abi::mapped(PEER).to_vec();
     key.extend(abi::mapped([192, 0, 2, 1]));
     key.extend([80, nat_port].map(u16::to_ne_bytes).concat());
@@ -107,7 +107,7 @@ fn monotonic() -> anyhow::Result<Duration> {
     Ok(Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?))
 }
 
-fn one_pod(container: &str, ifindex: u32) -> anyhow::Result<Dataplane> {
+pub(super) fn one_pod(container: &str, ifindex: u32) -> anyhow::Result<Dataplane> {
     let mut want = Dataplane::default();
     want.overlay.node_addresses = vec!["192.0.2.1".parse()?];
     want.routes.insert(BlockKey::new("10.1.0.0/24".parse()?), Route::Local);

@@ -3,10 +3,10 @@
 use anyhow::{Context, ensure};
 use sheetbend_apply::bpf::{BpfError, Kernel, KernelConfig, Report};
 use sheetbend_model::plan::{
-    Backend, Class, Dataplane, Frontend, Origin, PolicyRef, PolicySet, Reach, RuleKey, Scope, ServiceEntry,
-    Term, diff,
+    Backend, Class, Dataplane, Frontend, LocalPod, Origin, PolicyRef, PolicySet, Posture, Reach, RuleKey,
+    Ruling, Scope, ServiceEntry, Term, TierRef, diff,
 };
-use sheetbend_model::state::Algorithm;
+use sheetbend_model::state::{Algorithm, AttachmentId, Priority, Tier};
 use sheetbend_model::types::{
     AddrKey, BlockKey, Direction, NetworkId, ObjectKey, Port, PortPrefix, Protocol,
 };
@@ -44,7 +44,7 @@ pub(super) fn a_full_rule_table_denies_and_says_so(place: &Place) -> anyhow::Res
         let ports = PortPrefix { value: number, len: 16 };
         let direction = Direction::Ingress;
         let key = RuleKey { set: set.clone(), direction, class: None, protocol: Some(Protocol::Tcp), ports };
-        want.rules.insert(key, Origin { policy: policy.clone(), direction, rule: 0 });
+        want.rules.insert(key, Ruling::allow(Origin { policy: policy.clone(), direction, rule: 0 }));
     }
     let mut kernel = with_limit(place, "rules", "RULES", 4)?;
     let report = kernel.sync(&want, &links)?;
@@ -58,6 +58,64 @@ pub(super) fn a_full_rule_table_denies_and_says_so(place: &Place) -> anyhow::Res
     kernel.run(&diff(&want, &fewer), &links)?;
     let report = kernel.run(&diff(&fewer, &fewer), &links)?;
     ensure!(report.is_done() && kernel.verify(&fewer, &links)?.is_empty(), "{report}");
+    Ok(())
+}
+
+/// What is missing of a set with tiers may be what denies: its pods are shut until all of it is there.
+pub(super) fn a_pod_whose_tiers_do_not_fit_is_shut(place: &Place) -> anyhow::Result<()> {
+    let tier = TierRef {
+        tier: Tier::Admin,
+        priority: Priority::default(),
+        name: "guard".into(),
+        digest: 1,
+        ingress: true,
+        egress: false,
+    };
+    let set = PolicySet { tiers: vec![tier].into(), ..PolicySet::default() };
+    let (direction, class) = (Direction::Ingress, Class::new(vec![Term::Block("10.0.0.0/8".into())]));
+    let row = |class: Option<&Class>, value| RuleKey {
+        set: set.clone(),
+        direction,
+        class: class.cloned(),
+        protocol: Some(Protocol::Tcp),
+        ports: PortPrefix { value, len: 16 },
+    };
+    let guard = Origin { policy: ObjectKey::cluster_scoped("guard"), direction, rule: 0 };
+    let id = AttachmentId { container_id: "guarded".into(), ifname: "eth0".into() };
+    let pod = LocalPod {
+        pod: Some(ObjectKey::new("a", "guarded")),
+        addresses: vec![AddrKey::new([10, 244, 0, 9].into())],
+        host_ifindex: 4_000,
+        posture: Posture::Judged(set.clone()),
+    };
+    let mut want = Dataplane::default();
+    want.pods.insert(id, pod);
+    want.rules.insert(row(None, 80), Ruling::default(true));
+    want.rules.insert(row(Some(&class), 80), Ruling::deny(guard.clone()));
+    let mut kernel = with_limit(place, "tiers", "RULES", 3)?;
+    let report = kernel.sync(&want, &links)?;
+    ensure!(report.is_done() && kernel.verify(&want, &links)?.is_empty(), "{report}");
+
+    let mut more = want.clone();
+    more.rules.insert(row(Some(&class), 443), Ruling::deny(guard.clone()));
+    more.rules.insert(row(Some(&class), 444), Ruling::deny(guard));
+    let report = kernel.run(&diff(&want, &more), &links)?;
+    let named = report
+        .failed
+        .iter()
+        .any(|failure| matches!(&failure.error, BpfError::PodShut { pod } if pod == "a/guarded"));
+    ensure!(named && report.epoch_raised, "{:?}", report.failed);
+    let is_shut = |kernel: &Kernel| -> anyhow::Result<bool> {
+        Ok(kernel.verify(&more, &links)?.iter().any(|row| row.table == "PODS"))
+    };
+    ensure!(is_shut(&kernel)?, "the pod is open without a rule that denies");
+    drop(kernel);
+    let mut kernel = with_limit(place, "tiers", "RULES", 3)?;
+    ensure!(!kernel.sync(&more, &links)?.is_done() && is_shut(&kernel)?, "a new agent opened it");
+
+    kernel.run(&diff(&more, &want), &links)?;
+    let report = kernel.run(&diff(&want, &want), &links)?;
+    ensure!(report.is_done() && kernel.verify(&want, &links)?.is_empty(), "it stays shut: {report}");
     Ok(())
 }
 

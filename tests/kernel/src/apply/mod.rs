@@ -2,6 +2,7 @@
 
 pub mod draw;
 mod flows;
+mod growth;
 mod life;
 mod limits;
 mod moves;
@@ -37,7 +38,11 @@ pub fn cases() -> &'static [(&'static str, Case)] {
             "counts_of_live_flows_are_kept_over_a_restart_and_made_right",
             flows::counts_of_live_flows_are_kept_over_a_restart_and_made_right,
         ),
+        ("flow_tables_grow_and_keep_every_flow", growth::flow_tables_grow_and_keep_every_flow),
+        ("growth_goes_on_wherever_an_agent_was_killed", growth::growth_goes_on_wherever_an_agent_was_killed),
+        ("what_reads_flows_reads_both_tables", growth::what_reads_flows_reads_both_tables),
         ("a_full_rule_table_denies_and_says_so", limits::a_full_rule_table_denies_and_says_so),
+        ("a_pod_whose_tiers_do_not_fit_is_shut", limits::a_pod_whose_tiers_do_not_fit_is_shut),
         ("a_missing_exception_closes_the_block", limits::a_missing_exception_closes_the_block),
         ("a_full_slot_table_keeps_the_old_backends", limits::a_full_slot_table_keeps_the_old_backends),
     ]

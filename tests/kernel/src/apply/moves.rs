@@ -48,7 +48,7 @@ pub(super) fn filters_become_links(place: &Place) -> anyhow::Result<()> {
     let (first, second) = (filtered_device(place, &kernel)?, filtered_device(place, &kernel)?);
     let old = filter_programs(place, first)?;
     ensure!(old.len() == 2, "{old:?}");
-    kernel.note_filtered(first);
+    kernel.note_filtered(first)?;
     // Killed after the first link: the next process finds both devices, whatever the first one knew.
     kernel.move_one()?;
     ensure!(kernel.links()?.len() == 1, "{:?}", kernel.links()?);
@@ -90,7 +90,7 @@ pub(super) fn filters_of_others_stay(place: &Place) -> anyhow::Result<()> {
         ["filter", "add", "dev", &name, "ingress", "pref", "7", "bpf", "da", "object-pinned", program];
     command("tc", &foreign)?;
     ensure!(netlink::filtered_devices("another")?.is_empty(), "another instance's filters are not ours");
-    kernel.note_filtered(pod);
+    kernel.note_filtered(pod)?;
     move_all(&mut kernel)?;
     ensure!(netlink::filtered_devices("others")?.is_empty());
     let left = filter_programs(place, pod)?;
@@ -102,7 +102,7 @@ pub(super) fn a_device_that_goes_while_it_moves_is_forgotten(place: &Place) -> a
     let mut kernel = place.open("going")?;
     kernel.sync(&Dataplane::default(), &links)?;
     let pod = filtered_device(place, &kernel)?;
-    kernel.note_filtered(pod);
+    kernel.note_filtered(pod)?;
     kernel.move_one()?;
     place.delete_device(pod)?;
     ensure!(kernel.move_one().is_err(), "a link on a device that is gone");

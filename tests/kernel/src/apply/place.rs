@@ -58,6 +58,7 @@ impl Place {
             },
             object: None,
             limits,
+            ceilings: BTreeMap::new(),
         }
     }
 

@@ -5,7 +5,9 @@ use std::thread::sleep;
 use anyhow::{Context, ensure};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use sheetbend_apply::bpf::{Kernel, Report};
-use sheetbend_model::plan::{Dataplane, Entry, Frontend, LocalPod, Overlay, Place as Part, Wanted, diff};
+use sheetbend_model::plan::{
+    Dataplane, Entry, Frontend, LocalPod, Origin, Overlay, Place as Part, Ruling, Wanted, diff,
+};
 use sheetbend_model::state::AttachmentId;
 use sheetbend_model::types::{AddrKey, BlockKey};
 
@@ -190,8 +192,9 @@ pub(super) fn numbers_rest_through_a_sweep(place: &Place) -> anyhow::Result<()> 
     // Another symbol does not get it before the sweep, and may after.
     kernel.run(&diff(&want, &without), &links)?;
     let mut other = without.clone();
-    let (rule, origin) = want.rules.first_key_value().context("a rule")?;
-    other.rules.insert(rule.clone(), sheetbend_model::plan::Origin { rule: 77, ..origin.clone() });
+    let named = want.rules.iter().find_map(|(rule, ruling)| Some((rule, ruling.origin.clone()?)));
+    let (rule, origin) = named.context("a rule")?;
+    other.rules.insert(rule.clone(), Ruling::allow(Origin { rule: 77, ..origin }));
     kernel.run(&diff(&without, &other), &links)?;
     let number_of_77 = |kernel: &Kernel| {
         kernel.names().origins.iter().find(|(_, origin)| origin.rule == 77).map(|(number, _)| *number)

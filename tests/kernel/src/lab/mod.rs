@@ -1,7 +1,7 @@
 //! Tests of `sheetbend lab` as a user runs it: the built binary, real namespaces.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -45,15 +45,27 @@ impl Lab {
     /// # Errors
     /// It ends with another one.
     pub fn expect(&self, code: i32, command: &str, arguments: &[&str]) -> anyhow::Result<(String, String)> {
-        let output = self.run(command, arguments)?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (out, err) = (text(&output.stdout), text(&output.stderr));
-        ensure!(
-            output.status.code() == Some(code),
-            "lab {command}: {}, not {code}\n{out}\n{err}",
-            output.status
-        );
-        Ok((out, err))
+        ended(&format!("lab {command}"), self.run(command, arguments)?, code)
+    }
+
+    /// Runs `sheetbend service ARGUMENTS --lab NAME`, which must end with exit code `code`.
+    ///
+    /// # Errors
+    /// It cannot be run, or ends with another one.
+    pub fn service(&self, code: i32, arguments: &[&str]) -> anyhow::Result<(String, String)> {
+        let mut process = Command::new(&self.program);
+        process.arg("service").args(arguments).args(["--lab", &self.name]);
+        ended(&format!("service {}", arguments.join(" ")), process.output()?, code)
+    }
+
+    /// Begins `sheetbend lab exec ARGUMENTS --name NAME` and goes on.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn begin(&self, arguments: &[&str]) -> anyhow::Result<Child> {
+        let mut process = Command::new(&self.program);
+        process.args(["lab", "exec", "--name", &self.name]).args(arguments).stdout(Stdio::piped());
+        Ok(process.spawn()?)
     }
 
     /// Standard output as JSON.
@@ -85,4 +97,12 @@ impl Drop for Lab {
         // A test that has taken it down already gets exit code 5, which is fine.
         let _ = self.run("down", &[]);
     }
+}
+
+/// Standard output and standard error of what ended with `code`.
+fn ended(what: &str, output: Output, code: i32) -> anyhow::Result<(String, String)> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    ensure!(output.status.code() == Some(code), "{what}: {}, not {code}\n{out}\n{err}", output.status);
+    Ok((out, err))
 }

@@ -19,6 +19,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("link_duties_pass_before_policy", link_duties),
     ("ingress_denied_is_dropped_once", ingress_denied),
     ("rules_allow_by_class_block_port_range_and_protocol", rules),
+    ("a_denying_rule_is_final_and_named_by_the_drop", denials),
     ("sctp_is_judged_by_port_and_answers_pass", sctp),
     ("egress_denied_is_dropped_once", egress_denied),
     ("replies_pass_default_deny", replies),
@@ -164,6 +165,41 @@ fn rules(node: &mut Node) -> Result<()> {
     ensure!(node.client_sends(server, Body::Echo(true, 78))?.verdict == REDIRECT);
     ensure!(node.client_sends(server, Body::Raw(47, vec![0; 16]))?.verdict == REDIRECT);
     ensure!(node.client_sends(server, port(82))?.verdict == REDIRECT);
+    Ok(())
+}
+
+/// The row of the peer's class is final, also where it denies; the drop names the rule. A flow that was let through ends
+/// when it is judged anew.
+fn denials(node: &mut Node) -> Result<()> {
+    isolate(node, SERVER, POD_ISOLATED_INGRESS, 9)?;
+    let (client, server) = (node.family.client()?, node.family.server()?);
+    node.tables.class(addr(client), 5)?;
+    node.tables.rule(RuleKey::ANY_PROTOCOL, rule(9, 0, DIRECTION_INGRESS, 0, 0), 0)?;
+    let port = |port| Body::Tcp(4000, port, SYN, vec![]);
+    ensure!(node.client_sends(server, port(80))?.verdict == REDIRECT, "open by default");
+    ensure!(node.server_sends(client, Body::Tcp(80, 4000, SYN | ACK, vec![]))?.verdict == REDIRECT);
+    node.tables.denial(RuleKey::FULL - 16, rule(9, 5, DIRECTION_INGRESS, 6, 0), 51)?;
+    node.tables.rule(RuleKey::FULL, rule(9, 5, DIRECTION_INGRESS, 6, 443), 52)?;
+    node.tables.events()?;
+    ensure!(node.client_sends(server, port(81))?.verdict == DROP);
+    let events = node.tables.events()?;
+    ensure!(events.len() == 1, "{events:?}");
+    let event = events[0];
+    ensure!(event.reason == Reason::PolicyDenied as u16 && event.kind == EventKind::Drop as u8);
+    ensure!((event.set, event.class, event.origin, event.ifindex) == (9, 5, 51, SERVER), "{event:?}");
+    let counted = node.tables.counter(SERVER, Hook::FromPod, Reason::PolicyDenied)?;
+    ensure!(counted.packets == 1, "{counted:?}");
+    ensure!(node.client_sends(server, port(443))?.verdict == REDIRECT, "the longest prefix decides");
+    ensure!(node.client_sends(server, Body::Echo(true, 9))?.verdict == REDIRECT, "no row of its class");
+    let data = || Body::Tcp(4000, 80, ACK, vec![1, 2]);
+    ensure!(node.client_sends(server, data())?.verdict == REDIRECT, "judged under this epoch already");
+    node.tables.epoch(2)?;
+    ensure!(node.client_sends(server, data())?.verdict == DROP, "a flow that was let through");
+    ensure!(node.tables.events()?.iter().any(|event| event.origin == 51 && event.dst_port == 80));
+    ensure!(node.server_sends(client, Body::Tcp(80, 4000, ACK, vec![]))?.verdict == DROP, "its answers");
+    let probe = Frame::new(HOST_MAC, SERVER_MAC, node.family.node()?, server, SYNS);
+    node.tables.class(addr(node.family.node()?), 5)?;
+    ensure!(node.run(Hook::ToPod, SERVER, &probe.bytes())?.verdict == PASS, "its own node's probes");
     Ok(())
 }
 

@@ -7,10 +7,12 @@ pub mod tables;
 
 mod balance;
 mod flows;
+mod growth;
 mod outside;
 mod published;
 mod services;
 mod sockets;
+mod tunnel;
 
 use anyhow::Result;
 
@@ -21,5 +23,15 @@ pub type Case = fn(&mut Node) -> Result<()>;
 
 /// All cases by name.
 pub fn cases() -> Vec<(&'static str, Case)> {
-    [balance::CASES, flows::CASES, services::CASES, outside::CASES, published::CASES, sockets::CASES].concat()
+    [
+        balance::CASES,
+        flows::CASES,
+        growth::CASES,
+        services::CASES,
+        outside::CASES,
+        published::CASES,
+        sockets::CASES,
+        tunnel::CASES,
+    ]
+    .concat()
 }

@@ -1,7 +1,7 @@
 //! A node with two pods, ready for packets.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -120,6 +120,8 @@ pub struct Node {
     pub tables: Tables,
     /// Family of the body that runs.
     pub family: Family,
+    object: PathBuf,
+    bpffs: PathBuf,
 }
 
 /// Makes the devices that the frames come from, in the network namespace of this process.
@@ -173,10 +175,23 @@ impl Node {
     /// # Errors
     /// What the kernel says.
     pub fn new(family: Family, object: &Path, bpffs: &Path) -> Result<Self> {
+        Self::growing(family, object, bpffs, 0)
+    }
+
+    /// The same node with programs for tables that grow (`GROWS_*`), and nothing in them.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn grown(&self, growing: u32) -> Result<Self> {
+        Self::growing(self.family, &self.object, &self.bpffs, growing)
+    }
+
+    fn growing(family: Family, object: &Path, bpffs: &Path, growing: u32) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let pins = bpffs.join(format!("program{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir(&pins)?;
-        let mut node = Self { tables: Tables::load(object, &pins)?, family };
+        let tables = Tables::load(object, &pins, growing)?;
+        let mut node = Self { tables, family, object: object.to_owned(), bpffs: bpffs.to_owned() };
         node.tables.epoch(1)?;
         node.tables.config(config())?;
         node.pod(CLIENT, POD_READY, 1)?;

@@ -105,7 +105,7 @@ fn tunnel_port(node: &mut Node) -> Result<()> {
 }
 
 /// The pod's packet after `from_pod` and `to_uplink`.
-fn leave(node: &mut Node, body: Body) -> Result<(u32, Vec<u8>)> {
+pub(super) fn leave(node: &mut Node, body: Body) -> Result<(u32, Vec<u8>)> {
     let world = node.family.world()?;
     let sent = node.client_sends(world, body)?;
     ensure!((sent.verdict, sent.mark) == (PASS, MARK_FORWARDED), "{sent:?}");

@@ -15,7 +15,8 @@ use aya::{
 use sheetbend_ebpf_abi::{
     Addr, BackendEntry, ClassKey, CounterKey, CounterValue, CtEntry, CtKey, Event, Hook, NodeConfig,
     PodEntry, PrefixKey, Reason, RouteEntry, RuleKey, RuleValue, SOCKET_PROGRAMS, STAGE_PROGRAMS,
-    ServiceEntry, ServiceFlowKey, ServiceFlowValue, ServiceKey, SourceKey, names,
+    ServiceEntry, ServiceFlowKey, ServiceFlowValue, ServiceKey, SourceKey, VERDICT_ALLOW, VERDICT_DENY,
+    names,
 };
 
 /// An ABI type as a map key or value.
@@ -32,15 +33,21 @@ pub type Flows = Vec<(CtKey, CtEntry)>;
 /// Maps and programs of one node.
 pub struct Tables {
     ebpf: Ebpf,
+    /// An unpinned program array is emptied when its last user goes. It goes with this value, and not at the end of the
+    /// process with those of all other cases: kernel 6.18 stops loading and freeing programs for good when more than
+    /// 1,000 are freed at once.
+    _stages: ProgramArray<MapData>,
 }
 
 impl Tables {
-    /// Loads an object. Map pins go to `pins`, a directory on a bpffs. Big maps are made small.
+    /// Loads an object. Map pins go to `pins`, a directory on a bpffs. Big maps are made small. `growing`: tables with an
+    /// older one beside them (`GROWS_*`).
     ///
     /// # Errors
     /// What the kernel says, with the verifier's log.
-    pub fn load(object: &Path, pins: &Path) -> Result<Self> {
+    pub fn load(object: &Path, pins: &Path, growing: u32) -> Result<Self> {
         let mut loader = EbpfLoader::new();
+        loader.override_global("GROWING", &growing, true);
         loader.default_map_pin_directory(pins);
         for name in [
             names::CLASSES,
@@ -60,6 +67,9 @@ impl Tables {
             names::SNAT,
             names::FRAGMENTS,
             names::SYMBOLS,
+            "CT_OLD",
+            "SERVICE_FLOWS_OLD",
+            "SNAT_OLD",
         ] {
             loader.map_max_entries(name, 4096);
         }
@@ -73,9 +83,7 @@ impl Tables {
             let fd = classifier(&mut ebpf, name)?.fd()?.try_clone()?;
             stages.set(slot, &fd, 0)?;
         }
-        // Dropped with `ebpf`: an unpinned program array is emptied when its last user goes.
-        Box::leak(Box::new(stages));
-        Ok(Self { ebpf })
+        Ok(Self { ebpf, _stages: stages })
     }
 
     /// A hook's program.
@@ -207,6 +215,23 @@ impl Tables {
         Ok(map.set(0, epoch, 0)?)
     }
 
+    /// Which of a growing table's two maps the programs write to: `WRITES_*`.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn writes(&mut self, writes: u32) -> Result<()> {
+        let mut map: Array<&mut MapData, u32> = self.map(names::GROWTH)?;
+        Ok(map.set(0, writes, 0)?)
+    }
+
+    /// Writes an entry of a hash.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn put_flow<K: Copy + 'static, V: Copy + 'static>(&mut self, name: &str, row: (K, V)) -> Result<()> {
+        self.put(name, row.0, row.1)
+    }
+
     /// Enters a pod, with its addresses.
     ///
     /// # Errors
@@ -239,7 +264,15 @@ impl Tables {
     /// # Errors
     /// What the kernel says.
     pub fn rule(&mut self, bits: u32, key: RuleKey, origin: u32) -> Result<()> {
-        self.put_prefix(names::RULES, bits, key, RuleValue { verdict: 1, origin })
+        self.put_prefix(names::RULES, bits, key, RuleValue { verdict: VERDICT_ALLOW, origin })
+    }
+
+    /// Adds a rule that denies.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn denial(&mut self, bits: u32, key: RuleKey, origin: u32) -> Result<()> {
+        self.put_prefix(names::RULES, bits, key, RuleValue { verdict: VERDICT_DENY, origin })
     }
 
     /// Adds a route; `bits` counts those of the 16-byte address.

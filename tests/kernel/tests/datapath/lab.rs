@@ -21,6 +21,9 @@ pub(crate) const ECHO: u16 = 7000;
 /// Longest wait for one answer.
 pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 
+/// Room for flows from the start, so little that tables grow.
+pub(crate) const FLOW_ENTRIES: u64 = 1_024;
+
 /// An address of each family for what is meant by one name: `[IPv4, IPv6]`.
 pub(crate) type Both = [IpAddr; 2];
 
@@ -30,6 +33,8 @@ pub(crate) struct Lab {
     supervisor: u64,
     /// The object whose programs the next agent loads.
     object: NamedTempFile,
+    /// Its tables of flows begin with [`FLOW_ENTRIES`].
+    is_small: bool,
 }
 
 /// The committed object, with the words of its licence in `other` form: the same behaviour under another version.
@@ -47,10 +52,11 @@ fn object(other: bool) -> Result<Vec<u8>> {
 
 impl Lab {
     /// Brings a lab up in `mode`, with echo servers in the pods that serve.
-    pub(crate) fn up(mode: &str) -> Result<Self> {
-        let name = format!("dp{}-{}", std::process::id(), &mode[..2]);
+    pub(crate) fn up(mode: &str, is_small: bool) -> Result<Self> {
+        let kind = if is_small { "s" } else { "" };
+        let name = format!("dp{}-{}{kind}", std::process::id(), &mode[..2]);
         let manifests = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/datapath.yaml");
-        let mut lab = Self { name, supervisor: 0, object: NamedTempFile::new()? };
+        let mut lab = Self { name, supervisor: 0, object: NamedTempFile::new()?, is_small };
         lab.set_object(false)?;
         let manifests = manifests.to_str().context("a path in UTF-8")?;
         lab.sheetbend(&["lab", "up", "--mode", mode, "-f", manifests])?;
@@ -67,6 +73,9 @@ impl Lab {
     pub(crate) fn sheetbend(&self, arguments: &[&str]) -> Result<()> {
         let mut command = Command::new(program("sheetbend")?);
         command.env("SHEETBEND_EBPF_OBJECT", self.object.path());
+        if self.is_small {
+            command.env("SHEETBEND_CONNTRACK_ENTRIES", FLOW_ENTRIES.to_string());
+        }
         let output = command.args(arguments).args(["--name", &self.name]).output()?;
         let text = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "sheetbend {}: {}", arguments.join(" "), text.trim());
@@ -98,7 +107,8 @@ impl Lab {
         Ok(all.join(" "))
     }
 
-    fn status(&self, node: &str) -> Result<Value> {
+    /// What the agent of a node says of itself.
+    pub(crate) fn status(&self, node: &str) -> Result<Value> {
         let socket = format!("/run/sheetbend/lab/{}/nodes/{node}/run/admin.sock", self.name);
         let mut command = Command::new(program("sheetbend")?);
         let output = command.args(["status", "-o", "json", "--socket", &socket]).output()?;

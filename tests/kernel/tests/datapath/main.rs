@@ -1,8 +1,10 @@
 //! Real packets through a whole lab: pods, nodes and the world, with the agents that a user would run.
 #![allow(missing_docs, reason = "a test target")]
 
+mod around;
 mod bandwidth;
 mod errors;
+mod growth;
 mod lab;
 mod published;
 mod refused;
@@ -23,10 +25,10 @@ pub(crate) type Test = (&'static str, fn(&Lab) -> Result<()>);
 /// The lab of one mode, brought up by the first test that needs it; ends with the last.
 type Shared = Arc<Mutex<Option<Lab>>>;
 
-fn run(mode: &str, shared: &Shared, test: fn(&Lab) -> Result<()>) -> Result<()> {
+fn run((mode, is_small): (&str, bool), shared: &Shared, test: fn(&Lab) -> Result<()>) -> Result<()> {
     let mut lab = shared.lock().unwrap_or_else(PoisonError::into_inner);
     if lab.is_none() {
-        *lab = Some(Lab::up(mode)?);
+        *lab = Some(Lab::up(mode, is_small)?);
     }
     test(lab.as_ref().context("just brought up")?)
 }
@@ -37,7 +39,8 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let mut trials = Vec::new();
     let all = |mode| {
-        let tunnel = if mode == "vxlan" { tunnel::TESTS } else { &[] };
+        let (tunnel, around) =
+            if mode == "vxlan" { (tunnel::TESTS, around::TESTS) } else { (&[][..], &[][..]) };
         let parts = [
             ways::TESTS,
             published::TESTS,
@@ -45,16 +48,24 @@ fn main() -> ExitCode {
             errors::TESTS,
             refused::TESTS,
             tunnel,
+            around,
             restart::TESTS,
         ];
         parts.into_iter().flatten()
     };
     for mode in ["vxlan", "host-gw"] {
-        let shared = Shared::default();
-        for (name, test) in all(mode) {
-            let shared = Arc::clone(&shared);
-            let body = move || run(mode, &shared, *test).map_err(|error| format!("{error:#}").into());
-            trials.push(Trial::test(format!("{mode}::{name}"), body));
+        // Where tables begin small, in a lab of its own.
+        for (is_small, tests) in
+            [(false, all(mode).collect::<Vec<_>>()), (true, growth::TESTS.iter().collect())]
+        {
+            let shared = Shared::default();
+            for (name, test) in tests {
+                let shared = Arc::clone(&shared);
+                let body = move || {
+                    run((mode, is_small), &shared, *test).map_err(|error| format!("{error:#}").into())
+                };
+                trials.push(Trial::test(format!("{mode}::{name}"), body));
+            }
         }
     }
     if !arguments.list && std::env::var_os("SHEETBEND_KERNEL_TESTS").is_none() {

@@ -76,7 +76,7 @@ fn requests(client: &Place, to: SocketAddr, end: Arc<AtomicBool>) -> Result<Join
 }
 
 /// Traffic to every destination while `meanwhile` happens: nothing missing, nothing reset.
-fn under_load(lab: &Lab, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(crate) fn under_load(lab: &Lab, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
     let client = lab.pod("client")?;
     let [ipv4, ipv6] = client.addresses()?;
     let dropped = lab.drops()?;

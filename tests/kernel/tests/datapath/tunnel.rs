@@ -13,17 +13,16 @@ use crate::lab::{ANSWER, Both, ECHO, Lab};
 pub(crate) const TESTS: &[crate::Test] = &[("the_tunnel_is_no_way_around", no_way_around)];
 
 /// The nodes' addresses; the tunnel's outer packets are IPv4.
-const NODE_1: [&str; 2] = ["172.30.0.11", "fd00:30::11"];
-const NODE_2: [&str; 2] = ["172.30.0.12", "fd00:30::12"];
+pub(crate) const NODE_1: [&str; 2] = ["172.30.0.11", "fd00:30::11"];
+pub(crate) const NODE_2: [&str; 2] = ["172.30.0.12", "fd00:30::12"];
 const WORLD: [&str; 2] = ["203.0.113.10", "2001:db8::10"];
 
-/// A UDP datagram inside VXLAN (RFC 7348) to the near pod's echo.
-fn through_the_tunnel(from: SocketAddr, to: IpAddr) -> Result<Vec<u8>> {
+/// A packet inside VXLAN (RFC 7348) to a pod of the first node.
+pub(crate) fn through_the_tunnel(from: IpAddr, to: IpAddr, body: Body) -> Result<Vec<u8>> {
     let vni = TUNNEL_VNI.to_be_bytes();
     let mut bytes = vec![0x08, 0, 0, 0, vni[1], vni[2], vni[3], 0];
-    let body = Body::Udp(from.port(), ECHO, vec![7; 8]);
     let device = vtep_mac(&mapped(NODE_1[0].parse::<Ipv4Addr>()?.octets()));
-    bytes.extend(Frame::new([2, 0, 0, 0, 0, 9], device, from.ip(), to, body).bytes());
+    bytes.extend(Frame::new([2, 0, 0, 0, 0, 9], device, from, to, body).bytes());
     Ok(bytes)
 }
 
@@ -35,7 +34,9 @@ fn no_way_around(lab: &Lab) -> Result<()> {
     for (family, to) in near.into_iter().enumerate() {
         let own = node.udp(NODE_2[family].parse()?, SocketAddr::new(to, ECHO))?;
         own.set_read_timeout(Some(Duration::from_millis(200)))?;
-        let (end, packet) = (Instant::now() + ANSWER, through_the_tunnel(own.local_addr()?, to)?);
+        let body = |from: u16| Body::Udp(from, ECHO, vec![7; 8]);
+        let packet = through_the_tunnel(NODE_2[family].parse()?, to, body(own.local_addr()?.port()))?;
+        let end = Instant::now() + ANSWER;
         loop {
             tunnel.send(&packet)?;
             if own.recv(&mut [0; 8]).is_ok() {
@@ -46,7 +47,7 @@ fn no_way_around(lab: &Lab) -> Result<()> {
             }
         }
         for stranger in [NODE_1[family].parse()?, client[family], WORLD[family].parse()?] {
-            let packet = through_the_tunnel(SocketAddr::new(stranger, 4000), to)?;
+            let packet = through_the_tunnel(stranger, to, body(4000))?;
             let reason = lab.drop_reason(stranger, to, || {
                 tunnel.send(&packet)?;
                 Ok(())

@@ -17,7 +17,9 @@ const CASES: &[(&str, Case)] = &[
     ("a_dead_agent_does_not_change_the_matrix", dead_agent),
     ("a_killed_supervisor_leaves_nothing", killed_supervisor),
     ("bad_manifests_start_nothing", bad_manifests),
+    ("services_are_shown_with_live_connections_and_reasons", shown_services),
     ("the_world_reaches_load_balancer_addresses", balanced),
+    ("pods_ask_their_own_nodes_name_server_else_another", node_local),
 ];
 
 fn main() {
@@ -65,12 +67,58 @@ fn everything(mode: &str) -> anyhow::Result<()> {
         ensure!(out.contains("web.shop.svc.cluster.local"), "{database}: {out}");
     }
     lab.expect(2, "exec", &["shop/client", "--", "getent", "hosts", "nobody.shop"])?;
+    // The same at the node's own server.
+    for addr in NODE_LOCAL {
+        let script = format!(
+            "file=$(mktemp) && echo nameserver {addr} > $file && mount --bind $file /etc/resolv.conf && rm $file && \
+             getent ahosts web.shop.svc.cluster.local"
+        );
+        let question = ["shop/client", "--", "unshare", "--mount", "sh", "-c", &script];
+        let (out, _) = lab.expect(0, "exec", &question)?;
+        ensure!(out.contains("10.96.") && out.contains("fd00:10:96:"), "{addr}: {out}");
+    }
     lab.expect(7, "exec", &["shop/client", "--", "sh", "-c", "exit 7"])?;
     lab.expect(4, "exec", &["shop/nobody", "--", "true"])?;
     lab.expect(0, "down", &[])?;
     lab.expect(5, "status", &[])?;
     ensure!(!lab.dir().exists(), "{} is left", lab.dir().display());
     Ok(())
+}
+
+/// Node-local DNS addresses of every lab.
+const NODE_LOCAL: [&str; 2] = ["169.254.20.10", "fd5b:646e:73::a"];
+
+fn node_local() -> anyhow::Result<()> {
+    let lab = Lab::new("kn")?;
+    let (names, own) = (data("node-local.yaml"), data("node-local-1.yaml"));
+    lab.expect(0, "up", &["-f", &names, "-f", &own])?;
+    let hear = |pod: &str, protocol: &str, to: &str| -> anyhow::Result<String> {
+        // dd reads a datagram whole; the shell would read a byte of it and lose the rest.
+        let script =
+            format!("exec 3<>/dev/{protocol}/{to}/53 && echo who >&3 && dd bs=2048 count=1 status=none <&3");
+        let output = lab.run("exec", &[pod, "--", "timeout", "2", "bash", "-c", &script])?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let all_hear = |server: &str| -> anyhow::Result<()> {
+        for (protocol, to) in ["udp", "tcp"].into_iter().flat_map(|one| NODE_LOCAL.map(|to| (one, to))) {
+            for _ in 0..6 {
+                let heard = hear("default/client", protocol, to)?;
+                ensure!(heard.contains(server), "{protocol} to {to}: {heard:?}, not {server}");
+            }
+            let heard = hear("default/astray", protocol, to)?;
+            ensure!(
+                heard.trim().is_empty(),
+                "a policy allowed {protocol} to {to} by its own address: {heard}"
+            );
+        }
+        Ok(())
+    };
+    all_hear("kube-system/dns-1")?;
+    lab.expect(0, "delete", &["-f", &own, "--grace-period", "0"])?;
+    all_hear("kube-system/dns-2")?;
+    lab.expect(0, "apply", &["-f", &own])?;
+    all_hear("kube-system/dns-1")?;
+    lab.expect(0, "matrix", &[]).map(drop)
 }
 
 fn all_or_nothing() -> anyhow::Result<()> {
@@ -157,6 +205,68 @@ fn balanced() -> anyhow::Result<()> {
     ensure!(!said.contains("172.30.0.201"), "{said}");
     reach("172.30.0.200")?;
     lab.expect(0, "matrix", &["--sample", "60"]).map(drop)
+}
+
+fn shown_services() -> anyhow::Result<()> {
+    let lab = Lab::new("ks")?;
+    lab.expect(0, "up", &["-f", &data("cluster.yaml"), "-f", &data("reasons.yaml")])?;
+    let (text, _) = lab.service(0, &["list", "-n", "shop"])?;
+    let line = text.lines().find(|line| line.contains("mixed")).context("no line of mixed")?;
+    ensure!(line.contains("node-") && line.contains("ClusterIP") && line.contains("1/3"), "{text}");
+    ensure!(!text.contains('\u{1b}'), "colours in a pipe: {text}");
+    let (yaml, _) = lab.service(0, &["list", "-o", "yaml"])?;
+    ensure!(yaml.starts_with("nodes:\n") && yaml.contains("name: mixed"), "{yaml}");
+
+    // Two connections of one pod, held while we look.
+    let hold = "import socket, time\n\
+        held = [socket.create_connection(('web', 80)) for _ in range(2)]\n\
+        print('held', flush=True); time.sleep(60)";
+    let mut client = lab.begin(&["shop/client", "--", "python3", "-c", hold])?;
+    let mut said = [0; 5];
+    std::io::Read::read_exact(client.stdout.as_mut().context("no pipe")?, &mut said)?;
+    let show = |name: &str| -> anyhow::Result<serde_json::Value> {
+        let (out, _) = lab.service(0, &["show", name, "-o", "json"])?;
+        Ok(serde_json::from_str(&out)?)
+    };
+    let web = show("shop/web")?;
+    client.kill()?;
+    client.wait()?;
+    let nodes = web["nodes"].as_array().context("no nodes")?;
+    ensure!(nodes.len() == 2, "{web:#}");
+    let live: u64 = nodes.iter().filter_map(|node| node["service"]["connections"].as_u64()).sum();
+    // The resolver's questions went to another Service.
+    ensure!(live == 2, "{live} live connections: {web:#}");
+    ensure!(nodes[0]["frontends"][0]["outcome"] == "balanced", "{web:#}");
+
+    // Each node has one of the two pods.
+    let here = show("shop/here")?;
+    for node in here["nodes"].as_array().context("no nodes")? {
+        for choice in node["choices"].as_array().context("no choices")? {
+            for endpoint in choice["endpoints"].as_array().context("no endpoints")? {
+                let wanted = if endpoint["node"] == node["node"] { "chosen" } else { "out" };
+                ensure!(endpoint["state"] == wanted, "{here:#}");
+                ensure!(wanted == "chosen" || endpoint["reason"] == "other_node", "{here:#}");
+            }
+        }
+    }
+    let mixed = show("shop/mixed")?;
+    let told = |choice: usize| -> Vec<(String, String)> {
+        let endpoints = mixed["nodes"][0]["choices"][choice]["endpoints"].as_array().into_iter().flatten();
+        let word = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        endpoints.map(|endpoint| (word(&endpoint["state"]), word(&endpoint["reason"]))).collect()
+    };
+    let pairs = |words: &[(&str, &str)]| -> Vec<(String, String)> {
+        words.iter().map(|(state, why)| ((*state).to_owned(), (*why).to_owned())).collect()
+    };
+    let wanted =
+        [("chosen", ""), ("draining", "not_ready"), ("draining", "terminating"), ("out", "duplicate")];
+    ensure!(told(0) == pairs(&wanted) && told(1) == pairs(&[("out", "no_port"); 4]), "{mixed:#}");
+    let (text, _) = lab.service(0, &["show", "shop/mixed"])?;
+    ensure!(text.contains("refused: no endpoint") && text.contains("OUT"), "{text}");
+
+    let (_, error) = lab.service(4, &["show", "shop/mixd"])?;
+    ensure!(error.contains("no Service shop/mixd; did you mean shop/mixed?"), "{error}");
+    lab.service(2, &["show", "shop/Mixed"]).map(drop)
 }
 
 fn bad_manifests() -> anyhow::Result<()> {

@@ -10,6 +10,7 @@ mod kubernetes;
 mod leaks;
 mod moves;
 mod node;
+mod node_local;
 mod sockets;
 mod speed;
 
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         .iter()
         .chain(announce::TESTS)
         .chain(node::TESTS)
+        .chain(node_local::TESTS)
         .chain(foreign::TESTS)
         .chain(health_checks::TESTS)
         .chain(kill::TESTS)

@@ -43,17 +43,22 @@ fn a_refused_cgroup_is_named_and_the_node_goes_on() -> Result<()> {
 }
 
 /// A directory of the cgroup v2 file system that goes with this value.
-struct Cgroup(PathBuf);
+pub(crate) struct Cgroup(PathBuf);
 
 impl Cgroup {
-    fn new() -> Result<Self> {
+    /// A directory whose name ends in `name`.
+    pub(crate) fn new(name: &str) -> Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
         let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
         let root =
             mounts.find(|words| words.get(2) == Some(&"cgroup2")).context("a cgroup v2 file system")?;
-        let path = Path::new(root[1]).join(format!("sheetbend-left-{}", std::process::id()));
+        let path = Path::new(root[1]).join(format!("sheetbend-{name}-{}", std::process::id()));
         fs::create_dir(&path).with_context(|| path.display().to_string())?;
         Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 }
 
@@ -110,7 +115,7 @@ fn endpoint(node: &AgentNode, address: &str) -> Result<()> {
 
 /// Ended is what came through the Service, and not what the process connected to the same address by itself.
 fn datagram_sockets_of_a_removed_backend_are_ended() -> Result<()> {
-    let cgroup = Cgroup::new()?;
+    let cgroup = Cgroup::new("left")?;
     let mut node = AgentNode::new(&["10.1.1.0/24", "fd00:1::/64"])?;
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "time", "namespace": "shop"},

@@ -1,6 +1,7 @@
 //! `kube measure`: what Sheetbend does on a real cluster, in figures.
 
 mod churn;
+mod full_sockets;
 mod load;
 mod pods;
 mod proxy;

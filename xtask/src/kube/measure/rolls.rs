@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::full_sockets::FullSockets;
 use super::load::{Load, Outcome};
 use super::pods::{Cluster, NAMESPACE, Place, idle, server, service};
 use super::report::Row;
@@ -51,6 +52,9 @@ pub(super) fn under_load(
     times: u32,
     step: &mut Step,
 ) -> Result<Vec<Row>> {
+    let nodes = cluster.record.settings.node_names();
+    let ends = [cluster.place(&nodes[0], "near")?, cluster.place(&nodes[1], "far")?, client.try_clone()?];
+    let before = FullSockets::of(&ends)?;
     let load = Load::start(client, to)?;
     std::thread::sleep(Duration::from_secs(2));
     let began = Instant::now();
@@ -64,11 +68,16 @@ pub(super) fn under_load(
     std::thread::sleep(Duration::from_secs(2));
     let outcome = load.end()?;
     rolled?;
-    Ok(rows(&outcome, times, each))
+    Ok(rows(&outcome, FullSockets::of(&ends)?.since(before), times, each))
 }
 
 fn lost(outcome: &Outcome) -> usize {
     outcome.missing + outcome.broken.len() + outcome.failed.len()
+}
+
+/// What a pod's process was too late for, where there is any.
+fn of_full(sockets: u64) -> String {
+    if sockets == 0 { String::new() } else { format!("; {sockets} arrived at a socket that was full") }
 }
 
 fn losses(outcome: &Outcome) -> String {
@@ -82,7 +91,7 @@ fn losses(outcome: &Outcome) -> String {
     )
 }
 
-fn rows(outcome: &Outcome, times: u32, each: f64) -> Vec<Row> {
+fn rows(outcome: &Outcome, full: FullSockets, times: u32, each: f64) -> Vec<Row> {
     let seconds = outcome.took.as_secs_f64();
     let row = |what: &str, lost: usize, of: usize, note: String| {
         Row::new(SECTION, what, format!("{lost} of {of}"), note).kept(lost == 0, "0")
@@ -97,13 +106,15 @@ fn rows(outcome: &Outcome, times: u32, each: f64) -> Vec<Row> {
             format!("{each:.1} s each, all nodes one after the other"),
         ),
         row("HTTP requests failed", outcome.failed.len(), outcome.requests, {
-            format!("a connection each, {rate:.0} a second{}", first(&outcome.failed))
+            let full = of_full(full.connections);
+            format!("a connection each, {rate:.0} a second{full}{}", first(&outcome.failed))
         }),
         row("connections from before the first roll broken", outcome.broken.len(), outcome.streams, {
             format!("{} answers over them{}", outcome.answers, first(&outcome.broken))
         }),
         row("numbered datagrams without an answer", outcome.missing, outcome.datagrams, {
-            format!("{:.0} a second each way", outcome.datagrams as f64 / seconds)
+            let full = of_full(full.datagrams);
+            format!("{:.0} a second each way{full}", outcome.datagrams as f64 / seconds)
         }),
         Row::new(SECTION, "HTTP requests a second", format!("{rate:.0}"), String::new())
             .kept(rate >= 200.0, "≥ 200"),

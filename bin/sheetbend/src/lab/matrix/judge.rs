@@ -77,6 +77,10 @@ fn fits(expected: &Expected, cell: &Cell) -> bool {
             let selected: Vec<String> = selected_by.iter().map(ToString::to_string).collect();
             decided.direction == *direction && decided.selected_by == selected && decided.rule.is_none()
         }),
+        Expected::DenyByRule { policy, rule, direction } => cell.decided_by.as_ref().is_some_and(|decided| {
+            let by = (decided.policy.as_str(), decided.rule, decided.direction);
+            by == (policy.to_string().as_str(), Some(*rule), *direction)
+        }),
         Expected::Drop => cell.decided_by.is_none() && cell.reason.as_deref() == Some("no_local_endpoints"),
         Expected::Refuse | Expected::OneOf(_) | Expected::Unspecified => true,
     }
@@ -95,6 +99,7 @@ fn first(expected: &Expected) -> &Expected {
         Expected::OneOf(outcomes) => outcomes.first().unwrap_or(expected),
         Expected::Allow { .. }
         | Expected::Deny { .. }
+        | Expected::DenyByRule { .. }
         | Expected::Drop
         | Expected::Refuse
         | Expected::Unspecified => expected,
@@ -104,7 +109,7 @@ fn first(expected: &Expected) -> &Expected {
 fn verdict(expected: &Expected) -> Verdict {
     match expected {
         Expected::Allow { .. } => Verdict::Allow,
-        Expected::Deny { .. } | Expected::Drop => Verdict::Deny,
+        Expected::Deny { .. } | Expected::DenyByRule { .. } | Expected::Drop => Verdict::Deny,
         Expected::Refuse => Verdict::Refuse,
         Expected::OneOf(_) | Expected::Unspecified => Verdict::Skipped,
     }

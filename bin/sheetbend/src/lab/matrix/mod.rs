@@ -62,7 +62,7 @@ impl Bench {
         names::hide(&mut snapshot);
         let (watch, drops) = (DropWatch::default(), Arc::new(Mutex::new(VecDeque::new())));
         let (dispatch, remember) = (watch.clone(), drops.clone());
-        let feed = Feed::start(&sockets_of(dir)?, move |event: PacketEvent| {
+        let feed = Feed::start(&sockets_of(dir, "events.sock")?, move |event: PacketEvent| {
             if event.verdict == PacketVerdict::Dropped {
                 let mut drops = remember.lock().unwrap_or_else(PoisonError::into_inner);
                 drops.push_back(event.clone());

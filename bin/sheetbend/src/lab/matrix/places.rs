@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::Context;
 use ipnet::IpNet;
-use sheetbend_model::state::{Peer, PortMatch, Snapshot};
+use sheetbend_model::state::{ClusterPeer, Peer, PortMatch, Snapshot};
 use sheetbend_model::types::{NodeName, ObjectKey, Protocol};
 use sheetbend_oracle::{End, L4};
 
@@ -119,8 +119,11 @@ pub(crate) fn named_ports(snapshot: &Snapshot) -> Vec<(Protocol, u16)> {
 fn policy_ranges(snapshot: &Snapshot) -> Vec<(Protocol, u16, u16)> {
     let rules =
         snapshot.policies.values().flat_map(|policy| policy.ingress.iter().chain(&policy.egress).flatten());
+    let tiers = snapshot.cluster_policies.values();
+    let tier_rules = tiers.flat_map(|policy| policy.ingress.iter().chain(&policy.egress));
     rules
         .flat_map(|rule| &rule.ports)
+        .chain(tier_rules.flat_map(|rule| &rule.ports))
         .filter_map(|port| match &port.port {
             PortMatch::Range(range) => Some((port.protocol, range.first().get(), range.last().get())),
             PortMatch::All | PortMatch::Named(_) => None,
@@ -146,18 +149,25 @@ fn with_neighbours(snapshot: &Snapshot, named: &[(Protocol, u16)]) -> BTreeSet<(
     ports
 }
 
-/// An address of each world range, and one of each policy's block and exception inside them.
+/// An address of each world range, and one of each policy's block, exception and network inside them.
 fn world_addresses(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     let ranges = layout::world_ranges();
     let mut addresses: BTreeSet<IpAddr> = layout::world_hosts().into_iter().collect();
     let rules =
         snapshot.policies.values().flat_map(|policy| policy.ingress.iter().chain(&policy.egress).flatten());
+    let mut nets: Vec<&IpNet> = Vec::new();
     for peer in rules.flat_map(|rule| &rule.peers) {
         if let Peer::Block(block) = peer {
-            let nets: Vec<&IpNet> = std::iter::once(&block.cidr).chain(&block.except).collect();
-            let inside = nets.into_iter().filter(|net| ranges.iter().any(|range| range.contains(*net)));
-            addresses.extend(inside.filter_map(|net| net.hosts().nth(5).or_else(|| net.hosts().next())));
+            nets.extend(std::iter::once(&block.cidr).chain(&block.except));
         }
     }
+    let tiers =
+        snapshot.cluster_policies.values().flat_map(|policy| policy.ingress.iter().chain(&policy.egress));
+    nets.extend(tiers.flat_map(|rule| rule.peers.iter().flatten()).filter_map(|peer| match peer {
+        ClusterPeer::Network(network) => Some(network),
+        ClusterPeer::Pods(_) | ClusterPeer::Nodes(_) => None,
+    }));
+    let inside = nets.into_iter().filter(|net| ranges.iter().any(|range| range.contains(*net)));
+    addresses.extend(inside.filter_map(|net| net.hosts().nth(5).or_else(|| net.hosts().next())));
     addresses
 }

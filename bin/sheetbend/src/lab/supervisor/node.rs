@@ -67,7 +67,9 @@ impl LabNode {
         fs::create_dir_all(command.dir.join("run"))?;
         fs::create_dir_all(command.dir.join("state"))?;
         // Without a file of its own, the agent would read this machine's.
-        fs::write(command.dir.join("config.yaml"), format!("network:\n  mode: {}\n", command.mode))?;
+        let [ipv4, ipv6] = layout::node_local_dns();
+        let config = format!("network:\n  mode: {}\ndns:\n  nodeLocal: ['{ipv4}', '{ipv6}']\n", command.mode);
+        fs::write(command.dir.join("config.yaml"), config)?;
         let (agent, names) = (Mutex::new(None), Mutex::new(None));
         Ok(Self { name, index, netns, plugin, command, agent, names })
     }

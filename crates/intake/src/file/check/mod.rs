@@ -1,5 +1,6 @@
 //! Are the values right? The rules of the API server's validation, as far as networking depends on them.
 
+mod cluster_network_policy;
 mod load_balancer;
 mod metadata;
 pub(super) mod names;
@@ -56,6 +57,7 @@ pub(super) fn object(check: &mut Check<'_>, object: &Object) {
         Object::Service(service) => service::check(check, service),
         Object::EndpointSlice(endpoint_slice) => slice::check(check, endpoint_slice),
         Object::NetworkPolicy(policy) => network_policy::check(check, policy),
+        Object::ClusterNetworkPolicy(policy) => cluster_network_policy::check(check, policy),
         Object::LoadBalancerPool(pool) => load_balancer::pool(check, pool),
         Object::L2Announcement(object) => load_balancer::announcement(check, object),
     }
@@ -71,6 +73,7 @@ pub(crate) fn problems(object: &Object) -> Vec<Problem> {
         Object::Service(service) => service::check(&mut check, service),
         Object::EndpointSlice(slice) => slice::check(&mut check, slice),
         Object::NetworkPolicy(policy) => network_policy::check(&mut check, policy),
+        Object::ClusterNetworkPolicy(policy) => cluster_network_policy::check(&mut check, policy),
         Object::LoadBalancerPool(pool) => load_balancer::pool(&mut check, pool),
         Object::L2Announcement(object) => load_balancer::announcement(&mut check, object),
         Object::Namespace(_)

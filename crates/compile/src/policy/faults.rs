@@ -1,0 +1,72 @@
+//! What a policy says in vain, whatever the node.
+
+use ipnet::IpNet;
+use sheetbend_model::plan::Condition;
+use sheetbend_model::state::{NetworkPolicy, Peer};
+
+use super::blocks::is_usable;
+
+/// Blocks of `policy` that the API takes and no address matches.
+pub fn unusable_blocks(policy: &NetworkPolicy) -> Vec<Condition> {
+    let rules = policy.ingress.iter().chain(&policy.egress).flatten();
+    let blocks = rules.flat_map(|rule| &rule.peers).filter_map(|peer| match peer {
+        Peer::Block(block) => Some(block),
+        Peer::Pods { .. } => None,
+    });
+    let faults = blocks.filter_map(|block| {
+        let cidr = block.cidr;
+        if !is_usable(&cidr) {
+            return Some(format!(
+                "ipBlock {cidr} is an IPv4 block written as IPv6, which no address matches; write it as IPv4"
+            ));
+        }
+        // Each exception is a part of the block, but together they may be all of it.
+        let left_out = IpNet::aggregate(&block.except);
+        left_out.iter().any(|except| except.contains(&cidr)).then(|| {
+            format!("ipBlock {cidr}: its exceptions leave no address; remove one of them, or the block")
+        })
+    });
+    let condition = |message: String| Condition {
+        kind: "NetworkPolicy",
+        object: policy.key.clone(),
+        reason: "UnusableBlock",
+        message: message.into(),
+    };
+    faults.map(condition).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
+    use sheetbend_model::state::{IpBlock, LabelSelector, PolicyRule};
+    use sheetbend_model::types::ObjectKey;
+
+    use super::*;
+
+    fn faults(cidr: &str, except: &[&str]) -> Vec<String> {
+        let except = except.iter().map(|text| text.parse().unwrap()).collect();
+        let peers = vec![Peer::Block(IpBlock { cidr: cidr.parse().unwrap(), except })];
+        let policy = NetworkPolicy {
+            key: ObjectKey::new("shop", "web"),
+            pod_selector: LabelSelector::default(),
+            ingress: None,
+            egress: Some(vec![PolicyRule { peers, ports: Vec::new() }]),
+        };
+        unusable_blocks(&policy).iter().map(|condition| condition.message.to_string()).collect()
+    }
+
+    #[test]
+    fn a_block_that_no_address_matches_is_named() {
+        assert!(faults("10.0.0.0/8", &[]).is_empty());
+        assert!(faults("::/0", &["::ffff:0:0/96"]).is_empty());
+        assert!(faults("10.0.0.0/8", &["10.0.0.0/9", "10.128.0.0/10"]).is_empty());
+        assert!(faults("::ffff:10.0.0.0/104", &[])[0].contains("write it as IPv4"));
+        for (cidr, except) in [
+            ("10.0.0.0/8", vec!["10.0.0.0/9", "10.128.0.0/10", "10.192.0.0/10"]),
+            ("fd00::/8", vec!["fd80::/9", "fd00::/9"]),
+        ] {
+            assert!(faults(cidr, &except)[0].contains("leave no address"), "{cidr}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! One ClusterNetworkPolicy, ready to be used by the sets of the pods that it selects.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use sheetbend_model::plan::{Condition, Origin, PolicySet, TierRef};
+use sheetbend_model::state::{
+    Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, IpBlock, Pod, PodsByLabels, Snapshot,
+};
+use sheetbend_model::types::{Direction, ObjectKey};
+
+use super::blocks::is_usable;
+use super::document::{DocumentRule, Uses, canonical_selector, fnv, port_text};
+use super::matcher::NamespaceLabels;
+use super::terms::{NamespaceMatch, TermKey, TermTable};
+
+const KIND: &str = "ClusterNetworkPolicy";
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+/// A policy with its peers as terms.
+#[derive(Debug)]
+pub(crate) struct TierDocument {
+    pub(crate) reference: TierRef,
+    /// Rules of both directions, in (direction, index) order.
+    pub(crate) rules: Vec<(Action, DocumentRule)>,
+    pub(crate) conditions: Vec<Condition>,
+    pub(crate) source: Arc<ClusterNetworkPolicy>,
+    pub(crate) uses: Uses,
+}
+
+impl TierDocument {
+    /// Takes `source`'s terms into force.
+    pub(crate) fn new(source: &Arc<ClusterNetworkPolicy>, terms: &mut TermTable) -> Self {
+        let mut document = Self {
+            reference: TierRef {
+                tier: source.tier,
+                priority: source.priority,
+                name: source.name.clone(),
+                digest: fnv(canonical(source).as_bytes()),
+                ingress: !source.ingress.is_empty(),
+                egress: !source.egress.is_empty(),
+            },
+            rules: Vec::new(),
+            conditions: Vec::new(),
+            source: source.clone(),
+            uses: Uses::default(),
+        };
+        let whole =
+            source.fault.iter().map(|fault| condition(&source.name, "FailsClosed", fault.to_string()));
+        document.conditions.extend(whole);
+        for direction in DIRECTIONS {
+            for (index, rule) in (0u32..).zip(source.rules(direction)) {
+                let compiled = document.rule(direction, index, rule, terms);
+                document.rules.push((rule.action, compiled));
+            }
+        }
+        document.uses.settle();
+        document
+    }
+
+    fn rule(
+        &mut self,
+        direction: Direction,
+        index: u32,
+        rule: &ClusterRule,
+        terms: &mut TermTable,
+    ) -> DocumentRule {
+        if let Some(fault) = &rule.fault {
+            let named = if rule.name.is_empty() { String::new() } else { format!(" ({})", rule.name) };
+            let text = format!("spec.{direction}[{index}]{named} fails closed: {fault}");
+            self.conditions.push(condition(&self.source.name, "FailsClosed", text));
+        }
+        let peers = rule.peers.as_ref().map(|peers| {
+            let mut found: Vec<u32> =
+                peers.iter().map(|peer| self.uses.term(peer_term(peer), terms)).collect();
+            found.sort_unstable();
+            found.dedup();
+            found
+        });
+        for peer in rule.peers.iter().flatten() {
+            if let ClusterPeer::Network(network) = peer
+                && !is_usable(network)
+            {
+                let text = format!(
+                    "network {network} is an IPv4 block written as IPv6, which no address matches; write it as IPv4"
+                );
+                self.conditions.push(condition(&self.source.name, "UnusableBlock", text));
+            }
+        }
+        let ports = self.uses.ports(direction, &rule.ports, terms);
+        let policy = ObjectKey::cluster_scoped(self.source.name.clone());
+        DocumentRule { origin: Origin { policy, direction, rule: index }, peers, ports }
+    }
+}
+
+/// Whether `policy` applies to `pod`. One without rules affects nothing.
+pub(crate) fn applies(policy: &ClusterNetworkPolicy, pod: &Pod, labels: &NamespaceLabels<'_>) -> bool {
+    let has_rules = !(policy.ingress.is_empty() && policy.egress.is_empty());
+    let PodsByLabels { namespaces, pods } = &policy.subject;
+    has_rules && pods.matches(&pod.labels) && namespaces.matches(labels.get())
+}
+
+/// The names of the policies that apply to `pod`, sorted.
+pub(crate) fn selecting(snapshot: &Snapshot, pod: &Pod) -> Vec<Arc<str>> {
+    if snapshot.cluster_policies.is_empty() {
+        return Vec::new();
+    }
+    let labels = NamespaceLabels::of(snapshot, &pod.key.namespace);
+    let applying = snapshot.cluster_policies.iter().filter(|(_, policy)| applies(policy, pod, &labels));
+    applying.map(|(name, _)| name.clone()).collect()
+}
+
+/// A Condition for each policy that shares its place with another one that selects the same pod: the API leaves open
+/// which of the two comes first. It names one other; there may be more.
+pub(crate) fn overlaps<'a>(sets: impl Iterator<Item = &'a PolicySet>) -> Vec<Condition> {
+    let mut shared: BTreeMap<&'a TierRef, &'a TierRef> = BTreeMap::new();
+    let mut note = |of: &'a TierRef, other: &'a TierRef| {
+        let least = shared.entry(of).or_insert(other);
+        *least = (*least).min(other);
+    };
+    for set in sets {
+        for direction in DIRECTIONS {
+            let mut first: Option<&TierRef> = None;
+            for tier in set.tiers.iter().filter(|tier| tier.has(direction)) {
+                match first {
+                    Some(known) if (known.tier, known.priority) == (tier.tier, tier.priority) => {
+                        note(tier, known);
+                        note(known, tier);
+                    }
+                    _ => first = Some(tier),
+                }
+            }
+        }
+    }
+    let text = |of: &TierRef, other: &TierRef| {
+        format!(
+            "priority {} of tier {} is also that of {}, which selects a pod that this one selects; give each its own. \
+             Until then the lesser name comes first",
+            of.priority, of.tier, other.name
+        )
+    };
+    shared
+        .into_iter()
+        .map(|(of, other)| condition(&of.name, "OverlappingPriority", text(of, other)))
+        .collect()
+}
+
+fn condition(name: &Arc<str>, reason: &'static str, message: String) -> Condition {
+    Condition { kind: KIND, object: ObjectKey::cluster_scoped(name.clone()), reason, message: message.into() }
+}
+
+fn peer_term(peer: &ClusterPeer) -> TermKey {
+    match peer {
+        ClusterPeer::Pods(PodsByLabels { namespaces, pods }) => {
+            let namespaces = NamespaceMatch::Labels(canonical_selector(namespaces));
+            TermKey::Selector(namespaces, canonical_selector(pods))
+        }
+        ClusterPeer::Nodes(selector) => TermKey::Nodes(canonical_selector(selector)),
+        ClusterPeer::Network(network) => {
+            TermKey::Block(IpBlock { cidr: network.trunc(), except: Vec::new() })
+        }
+    }
+}
+
+/// The rules as text. Two policies with equal text have equal rules.
+fn canonical(policy: &ClusterNetworkPolicy) -> String {
+    let mut text = String::new();
+    for direction in DIRECTIONS {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{direction}");
+        for rule in policy.rules(direction) {
+            let _ = write!(text, "- {}", rule.action);
+            match &rule.peers {
+                None => text.push_str(" every peer;"),
+                Some(peers) => {
+                    for peer in peers {
+                        let _ = match peer {
+                            ClusterPeer::Pods(PodsByLabels { namespaces, pods }) => write!(
+                                text,
+                                " pods {} in {};",
+                                canonical_selector(pods),
+                                canonical_selector(namespaces)
+                            ),
+                            ClusterPeer::Nodes(selector) => {
+                                write!(text, " nodes {};", canonical_selector(selector))
+                            }
+                            ClusterPeer::Network(network) => write!(text, " network {};", network.trunc()),
+                        };
+                    }
+                }
+            }
+            for port in &rule.ports {
+                port_text(&mut text, port);
+            }
+            text.push('\n');
+        }
+    }
+    text
+}

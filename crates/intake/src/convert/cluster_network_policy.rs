@@ -1,0 +1,189 @@
+//! ClusterNetworkPolicies. What is not understood fails closed, as the API's comments on peers say: an Accept matches
+//! nothing, a Deny or Pass denies everything.
+
+use std::sync::Arc;
+
+use sheetbend_model::state::{
+    Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, LabelSelector, PodsByLabels, PolicyPort,
+    PortMatch, Priority, Tier,
+};
+use sheetbend_model::types::{Direction, Port, PortRange, Protocol};
+
+use crate::resources;
+use crate::resources::{DestinationPort, NamespacedPod, NetworkPolicyPeer, ProtocolMatch, TransportMatch};
+
+/// Said of peers that are not built yet.
+pub(crate) const DOMAIN_NAMES: &str =
+    "peers by domainNames are not built yet; name the addresses in networks until they are";
+
+/// Why a rule is not understood.
+type Fault = String;
+
+pub(super) fn policy(policy: &resources::ClusterNetworkPolicy) -> ClusterNetworkPolicy {
+    let spec = policy.spec.clone().unwrap_or_default();
+    let tier = match spec.tier.as_str() {
+        "Admin" => Some(Tier::Admin),
+        "Baseline" => Some(Tier::Baseline),
+        _ => None,
+    };
+    let priority = spec.priority.and_then(Priority::new);
+    let subject = spec.subject.and_then(|subject| pods(subject.namespaces.as_ref(), subject.pods.as_ref()));
+    let fault = match (tier, priority, &subject) {
+        (None, ..) => Some("spec.tier is neither Admin nor Baseline"),
+        (_, None, _) => Some("spec.priority is not from 0 to 1000"),
+        (.., None) => Some("spec.subject is not one of namespaces and pods"),
+        _ => None,
+    };
+    let rules = |direction, rules: Option<Vec<resources::Rule>>| -> Vec<ClusterRule> {
+        let rules = rules.into_iter().flatten().map(|one| rule(direction, &one));
+        rules.map(|rule| if fault.is_some() { doubtful(rule) } else { rule }).collect()
+    };
+    ClusterNetworkPolicy {
+        name: policy.metadata.name.as_deref().unwrap_or_default().into(),
+        // Before all others and for every pod, where it is not known for whom and when.
+        tier: tier.unwrap_or(Tier::Admin),
+        priority: priority.unwrap_or_default(),
+        subject: subject.unwrap_or_default(),
+        ingress: rules(Direction::Ingress, spec.ingress),
+        egress: rules(Direction::Egress, spec.egress),
+        fault: fault.map(|fault| {
+            format!("{fault}: the policy stands before all others, for every pod, and only its denials count")
+                .into()
+        }),
+    }
+}
+
+/// A rule of a policy of which it is not known for whom and when it holds: it can only take away.
+fn doubtful(rule: ClusterRule) -> ClusterRule {
+    match rule.action {
+        Action::Accept => ClusterRule { peers: Some(Vec::new()), ..rule },
+        Action::Pass | Action::Deny => ClusterRule { action: Action::Deny, ..rule },
+    }
+}
+
+fn rule(direction: Direction, rule: &resources::Rule) -> ClusterRule {
+    let name: Arc<str> = rule.name.as_deref().unwrap_or_default().into();
+    let action = match rule.action.as_str() {
+        "Accept" => Some(Action::Accept),
+        "Deny" => Some(Action::Deny),
+        "Pass" => Some(Action::Pass),
+        _ => None,
+    };
+    let understood = match action {
+        Some(action) => parts(direction, rule).map(|(peers, ports)| (action, peers, ports)),
+        None => Err("action is none of Accept, Deny and Pass".to_owned()),
+    };
+    match understood {
+        Ok((action, peers, ports)) => ClusterRule { name, action, peers: Some(peers), ports, fault: None },
+        Err(fault) => closed(name, action, &fault),
+    }
+}
+
+fn closed(name: Arc<str>, action: Option<Action>, fault: &str) -> ClusterRule {
+    let (action, peers, effect) = match action {
+        Some(Action::Accept) => (Action::Accept, Some(Vec::new()), "it accepts nothing"),
+        Some(Action::Deny | Action::Pass) | None => (Action::Deny, None, "it denies everything"),
+    };
+    ClusterRule { name, action, peers, ports: Vec::new(), fault: Some(format!("{fault}; {effect}").into()) }
+}
+
+fn parts(direction: Direction, rule: &resources::Rule) -> Result<(Vec<ClusterPeer>, Vec<PolicyPort>), Fault> {
+    let (written, field, other) = match direction {
+        Direction::Ingress => (&rule.from, "from", &rule.to),
+        Direction::Egress => (&rule.to, "to", &rule.from),
+    };
+    let written = written.as_deref().unwrap_or_default();
+    if written.is_empty() || other.is_some() {
+        return Err(format!("it must have {field}, with at least one peer, and nothing else in its place"));
+    }
+    let (mut peers, mut only_pods) = (Vec::new(), true);
+    for peer in written {
+        only_pods &= peer.networks.is_none() && peer.nodes.is_none();
+        peers.extend(self::peers(direction, peer)?);
+    }
+    let mut ports = Vec::new();
+    for protocol in rule.protocols.iter().flatten() {
+        if protocol.destination_named_port.is_some() && !only_pods {
+            return Err("networks and nodes have no named ports".to_owned());
+        }
+        ports.extend(self::ports(protocol)?);
+    }
+    if rule.protocols.is_some() && ports.is_empty() {
+        return Err("protocols is an empty list".to_owned());
+    }
+    Ok((peers, ports))
+}
+
+fn peers(direction: Direction, peer: &NetworkPolicyPeer) -> Result<Vec<ClusterPeer>, Fault> {
+    let NetworkPolicyPeer { namespaces, pods, nodes, networks, domain_names } = peer;
+    if domain_names.is_some() {
+        return Err(DOMAIN_NAMES.to_owned());
+    }
+    let is_egress = direction == Direction::Egress;
+    match (namespaces, pods, nodes, networks) {
+        (Some(_), None, None, None) | (None, Some(_), None, None) => {
+            Ok(self::pods(namespaces.as_ref(), pods.as_ref()).map(ClusterPeer::Pods).into_iter().collect())
+        }
+        (None, None, Some(nodes), None) if is_egress => Ok(vec![ClusterPeer::Nodes(super::selector(nodes))]),
+        (None, None, None, Some(networks)) if is_egress && !networks.is_empty() => networks
+            .iter()
+            .map(|text| {
+                let network =
+                    super::block(text).ok_or_else(|| format!("network {text:?} is no CIDR block"))?;
+                Ok(ClusterPeer::Network(network))
+            })
+            .collect(),
+        _ => Err("a peer is not exactly one of the kinds that are known".to_owned()),
+    }
+}
+
+/// `None` unless exactly one is set.
+fn pods(
+    namespaces: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector>,
+    pods: Option<&NamespacedPod>,
+) -> Option<PodsByLabels> {
+    match (namespaces, pods) {
+        (Some(namespaces), None) => {
+            Some(PodsByLabels { namespaces: super::selector(namespaces), pods: LabelSelector::default() })
+        }
+        (None, Some(pods)) => Some(PodsByLabels {
+            namespaces: super::selector(&pods.namespace_selector),
+            pods: super::selector(&pods.pod_selector),
+        }),
+        _ => None,
+    }
+}
+
+fn ports(written: &ProtocolMatch) -> Result<Vec<PolicyPort>, Fault> {
+    let ProtocolMatch { tcp, udp, sctp, destination_named_port } = written;
+    match (tcp, udp, sctp, destination_named_port) {
+        (Some(tcp), None, None, None) => Ok(vec![port(Protocol::Tcp, tcp)?]),
+        (None, Some(udp), None, None) => Ok(vec![port(Protocol::Udp, udp)?]),
+        (None, None, Some(sctp), None) => Ok(vec![port(Protocol::Sctp, sctp)?]),
+        (None, None, None, Some(name)) if !name.is_empty() => {
+            let named = |protocol| PolicyPort { protocol, port: PortMatch::Named(name.as_str().into()) };
+            Ok(Protocol::ALL.map(named).to_vec())
+        }
+        _ => Err("an element of protocols is not exactly one of tcp, udp, sctp and destinationNamedPort"
+            .to_owned()),
+    }
+}
+
+fn port(protocol: Protocol, written: &TransportMatch) -> Result<PolicyPort, Fault> {
+    let Some(DestinationPort { number, range }) = &written.destination_port else {
+        return Err(format!("{protocol} says nothing of the destination port"));
+    };
+    let range = match (number, range) {
+        (Some(number), None) => Port::try_from(*number).ok().map(PortRange::single),
+        (None, Some(range)) => {
+            let ends = Port::try_from(range.start).ok().zip(Port::try_from(range.end).ok());
+            ends.and_then(|(first, last)| PortRange::new(first, last))
+        }
+        _ => None,
+    };
+    let range = range.ok_or_else(|| format!("the destinationPort of {protocol} is no port and no range"))?;
+    Ok(PolicyPort { protocol, port: PortMatch::Range(range) })
+}
+
+#[cfg(test)]
+mod tests;
