@@ -191,11 +191,10 @@ impl Run<'_> {
     fn part(&mut self, want: &dyn Wanted, place: &Place, rules: &mut BTreeSet<[u8; 16]>) -> Option<Place> {
         let (entries, next) = want.part(place);
         for entry in &entries {
-            let result = match entry {
-                Entry::Rule(key, origin) => self.kernel.put_rule(key, origin).map(|row| {
-                    rules.insert(row);
-                }),
-                entry => self.put(entry),
+            let result = if let Entry::Rule(key, ruling) = entry {
+                self.kernel.put_rule(key, ruling).map(|row| rules.extend([row]))
+            } else {
+                self.put(entry)
             };
             self.note(result, || Step::Put(entry.clone()));
         }
@@ -213,7 +212,7 @@ impl Run<'_> {
         match entry {
             Entry::Overlay(overlay) => kernel.put_overlay(overlay),
             Entry::Route(key, route) => kernel.put_route(key, route),
-            Entry::Rule(key, origin) => kernel.put_rule(key, origin).map(drop),
+            Entry::Rule(key, ruling) => kernel.put_rule(key, ruling).map(drop),
             Entry::Block(key, class) => kernel.put_block(key, class),
             Entry::Class(key, class) => kernel.put_class(key, class),
             Entry::Service(key, entry) => kernel.put_service(key, entry),

@@ -7,8 +7,10 @@ mod path;
 mod state;
 mod stream;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use serde_json::Value;
@@ -16,6 +18,9 @@ use tokio::runtime::Runtime;
 
 use state::State;
 pub use state::Streaming;
+
+/// How long an address may still be taken by the server that was stopped.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A server, as long as it is kept. Objects outlive [`ApiServer::stop`].
 pub struct ApiServer {
@@ -67,8 +72,7 @@ impl ApiServer {
             Ok(runtime) => runtime,
             Err(error) => panic!("no runtime: {error}"),
         };
-        let listener = std::net::TcpListener::bind(self.address);
-        let listener = listener.unwrap_or_else(|error| panic!("{}: {error}", self.address));
+        let listener = bind(self.address).unwrap_or_else(|error| panic!("{}: {error}", self.address));
         self.address = listener.local_addr().unwrap_or(self.address);
         drop(listener.set_nonblocking(true));
         let app = Router::new().fallback(answer::answer).with_state(Arc::clone(&self.state));
@@ -140,5 +144,18 @@ impl ApiServer {
 impl Drop for ApiServer {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// A listener at `address`, which the server that was there gives up in the background.
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            outcome => return outcome,
+        }
     }
 }
