@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use sheetbend_model::state::{
     Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, LabelSelector, PodsByLabels, PolicyPort,
     PortMatch, Priority, Tier,
@@ -27,11 +28,12 @@ pub(super) fn policy(policy: &resources::ClusterNetworkPolicy) -> ClusterNetwork
         _ => None,
     };
     let priority = spec.priority.and_then(Priority::new);
-    let subject = spec.subject.and_then(|subject| pods(subject.namespaces.as_ref(), subject.pods.as_ref()));
+    let subject = spec.subject.unwrap_or_default();
+    let subject = pods(subject.namespaces.as_ref(), subject.pods.as_ref());
     let fault = match (tier, priority, &subject) {
-        (None, ..) => Some("spec.tier is neither Admin nor Baseline"),
-        (_, None, _) => Some("spec.priority is not from 0 to 1000"),
-        (.., None) => Some("spec.subject is not one of namespaces and pods"),
+        (None, ..) => Some("spec.tier is neither Admin nor Baseline".to_owned()),
+        (_, None, _) => Some("spec.priority is not from 0 to 1000".to_owned()),
+        (.., Err(fault)) => Some(format!("spec.subject: {fault}")),
         _ => None,
     };
     let rules = |direction, rules: Option<Vec<resources::Rule>>| -> Vec<ClusterRule> {
@@ -122,9 +124,9 @@ fn peers(direction: Direction, peer: &NetworkPolicyPeer) -> Result<Vec<ClusterPe
     let is_egress = direction == Direction::Egress;
     match (namespaces, pods, nodes, networks) {
         (Some(_), None, None, None) | (None, Some(_), None, None) => {
-            Ok(self::pods(namespaces.as_ref(), pods.as_ref()).map(ClusterPeer::Pods).into_iter().collect())
+            Ok(vec![ClusterPeer::Pods(self::pods(namespaces.as_ref(), pods.as_ref())?)])
         }
-        (None, None, Some(nodes), None) if is_egress => Ok(vec![ClusterPeer::Nodes(super::selector(nodes))]),
+        (None, None, Some(nodes), None) if is_egress => Ok(vec![ClusterPeer::Nodes(selector(nodes)?)]),
         (None, None, None, Some(networks)) if is_egress && !networks.is_empty() => networks
             .iter()
             .map(|text| {
@@ -137,21 +139,40 @@ fn peers(direction: Direction, peer: &NetworkPolicyPeer) -> Result<Vec<ClusterPe
     }
 }
 
-/// `None` unless exactly one is set.
 fn pods(
-    namespaces: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector>,
+    namespaces: Option<&meta::LabelSelector>,
     pods: Option<&NamespacedPod>,
-) -> Option<PodsByLabels> {
+) -> Result<PodsByLabels, Fault> {
     match (namespaces, pods) {
         (Some(namespaces), None) => {
-            Some(PodsByLabels { namespaces: super::selector(namespaces), pods: LabelSelector::default() })
+            Ok(PodsByLabels { namespaces: selector(namespaces)?, pods: LabelSelector::default() })
         }
-        (None, Some(pods)) => Some(PodsByLabels {
-            namespaces: super::selector(&pods.namespace_selector),
-            pods: super::selector(&pods.pod_selector),
+        (None, Some(pods)) => Ok(PodsByLabels {
+            namespaces: selector(&pods.namespace_selector)?,
+            pods: selector(&pods.pod_selector)?,
         }),
-        _ => None,
+        _ => Err("it is not exactly one of namespaces and pods".to_owned()),
     }
+}
+
+/// The resource's schema lets expressions pass that mean nothing. What they select is not known, and not nothing: a Deny
+/// must not be lost.
+fn selector(written: &meta::LabelSelector) -> Result<LabelSelector, Fault> {
+    for expression in written.match_expressions.iter().flatten() {
+        let has_values = expression.values.as_ref().is_some_and(|values| !values.is_empty());
+        let is_understood = match expression.operator.as_str() {
+            "In" | "NotIn" => has_values,
+            "Exists" | "DoesNotExist" => !has_values,
+            _ => false,
+        };
+        if !is_understood {
+            return Err(format!(
+                "a selector's expression on {} is not In or NotIn with values, or Exists or DoesNotExist without",
+                expression.key
+            ));
+        }
+    }
+    Ok(super::selector(written))
 }
 
 fn ports(written: &ProtocolMatch) -> Result<Vec<PolicyPort>, Fault> {

@@ -44,6 +44,10 @@ fn what_is_not_understood_fails_closed() {
         json!({"to": [{"namespaces": {}}, {"planets": {}}]}),
         json!({"to": [{"namespaces": {}}, {"domainNames": ["example.com"]}]}),
         json!({"to": [{"namespaces": {}, "nodes": {}}]}),
+        json!({"to": [{"namespaces": {"matchExpressions": [{"key": "team", "operator": "Like", "values": ["a"]}]}}]}),
+        json!({"to": [{"nodes": {"matchExpressions": [{"key": "zone", "operator": "In"}]}}]}),
+        json!({"to": [{"pods": {"podSelector": {
+            "matchExpressions": [{"key": "app", "operator": "Exists", "values": ["web"]}]}}}]}),
         json!({"to": []}),
         json!({"to": [{"networks": ["10.0.0.0/33"]}]}),
         json!({"to": [{"networks": ["10.0.0.0/8"]}], "protocols": [{"destinationNamedPort": "http"}]}),
@@ -92,6 +96,8 @@ fn a_policy_for_nobody_knows_whom_only_denies() {
         json!({"tier": "Edge", "priority": 3, "subject": {"namespaces": {}}, "ingress": rules}),
         json!({"tier": "Baseline", "priority": 1001, "subject": {"namespaces": {}}, "ingress": rules}),
         json!({"tier": "Baseline", "priority": 3, "subject": {}, "ingress": rules}),
+        json!({"tier": "Admin", "priority": 3, "ingress": rules, "subject": {
+            "namespaces": {"matchExpressions": [{"key": "team", "operator": "NotIn", "values": []}]}}}),
     ] {
         let policy = converted(spec);
         assert!(policy.fault.is_some());
