@@ -121,14 +121,17 @@ impl Kernel {
         let seen = self.seen_growth()?;
         let step = decide::next(&seen);
         let done = match step {
-            Step::Rest => Ok(Growth::Rest),
+            Step::Rest => {
+                self.note_tables(seen.fills, &seen.growing);
+                return Ok(Growth::Rest);
+            }
             Step::Begin(sizes) => self.begin_growth(&sizes),
             Step::ReadBoth => self.read_both(),
             Step::Write(writes) => self.write_growth(writes).map(|()| Growth::Step),
             Step::Move => self.move_flows().map(|()| Growth::Step),
             Step::Finish => self.finish_growth(),
         };
-        self.note_tables()?;
+        self.note_tables(self.fills()?, &Maps::pinned(&self.pins).newer);
         done
     }
 
@@ -172,9 +175,8 @@ impl Kernel {
         FlowTable::ALL.into_iter().map(fill).collect()
     }
 
-    fn note_tables(&mut self) -> Result<(), BpfError> {
-        let growing = Maps::pinned(&self.pins).newer;
-        let tables = self.fills()?.into_iter().map(|(table, fill)| FlowTableState {
+    fn note_tables(&mut self, fills: BTreeMap<FlowTable, Fill>, growing: &FlowTables) {
+        let tables = fills.into_iter().map(|(table, fill)| FlowTableState {
             table: table.name(),
             used: fill.used,
             size: fill.size,
@@ -182,7 +184,6 @@ impl Kernel {
             growing: growing.contains(&table),
         });
         self.growth.tables = tables.collect();
-        Ok(())
     }
 
     fn begin_growth(&mut self, sizes: &BTreeMap<FlowTable, u32>) -> Result<Growth, BpfError> {
