@@ -38,8 +38,8 @@ pub struct Compiler {
     node: NodeName,
     config: NetworkConfig,
     snapshot: Snapshot,
-    policy: PolicyTables,
-    services: ServiceTables,
+    pub(crate) policy: PolicyTables,
+    pub(crate) services: ServiceTables,
     routes: BTreeMap<BlockKey, Route>,
     route_conditions: Vec<Condition>,
     overlay: Overlay,
@@ -72,16 +72,17 @@ impl Compiler {
     /// Takes in `next` and says what to write. While the Plan runs, every pod has at each step the verdict it had or the
     /// one it will have.
     pub fn update(&mut self, next: &Snapshot) -> Plan {
-        let delta = self.advance(next);
+        let delta = self.advance(next, true);
         let plan = self.plan(&delta);
         drop(delta);
         self.policy.sweep();
         plan
     }
 
-    /// Takes in `next` without a Plan, for whoever only wants the tables.
-    pub(crate) fn load(&mut self, next: &Snapshot) {
-        drop(self.advance(next));
+    /// Takes in `next` without a Plan, for whoever compares whole tables anyway ([`Wanted`](sheetbend_model::plan::Wanted)):
+    /// the first Plan of a large cluster is larger than the tables.
+    pub fn load(&mut self, next: &Snapshot) {
+        drop(self.advance(next, false));
         self.policy.sweep();
     }
 
@@ -134,14 +135,15 @@ impl Compiler {
         self.counters
     }
 
-    fn advance(&mut self, next: &Snapshot) -> Delta {
+    /// `tells`: whether Services are compiled as they were and as they will be, for a Plan.
+    fn advance(&mut self, next: &Snapshot, tells: bool) -> Delta {
         let old = std::mem::replace(&mut self.snapshot, next.clone());
         let changes = Changes::between(&old, next);
         let first = self.counters.updates == 0;
         self.counters.updates += 1;
         let mut delta = Delta {
             policy: self.policy.update(&old, next, &changes, &mut self.counters),
-            services: self.services.update(&old, next, &changes, &mut self.counters),
+            services: self.services.update((&old, next), &changes, &mut self.counters, tells),
             routes: None,
             overlay: false,
         };

@@ -11,6 +11,7 @@ mod compiler;
 pub mod ipam;
 pub mod names;
 mod overlay;
+mod parts;
 mod policy;
 mod route;
 mod service;

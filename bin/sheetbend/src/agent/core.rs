@@ -1,6 +1,8 @@
 //! The agent's heart: one thread that owns the compiler and the kernel. Whatever changes, the newest state is compiled
 //! once and carried out once; callers are answered when their part is true.
 
+mod comparison;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,10 +11,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use imbl::OrdMap;
 use sheetbend_apply::bpf::{FlowTableState, Kernel, PodLink};
+use sheetbend_apply::memory;
 use sheetbend_apply::netlink::node::{self, NodeLinks, NodeSpec};
 use sheetbend_compile::Compiler;
 use sheetbend_ebpf_abi as abi;
-use sheetbend_model::plan::{Plan, Posture};
+use sheetbend_model::plan::{Place, Plan, Posture};
 use sheetbend_model::state::{Attachment, AttachmentId, NetworkMode, Snapshot};
 use sheetbend_model::types::NodeName;
 use sheetbend_shell::config::PortSpan;
@@ -29,13 +32,16 @@ use super::sockets;
 use super::view::{Sockets, View};
 use crate::source::Cluster;
 
+/// After so many rows written at once, what the work took is worth giving back.
+const MANY: u64 = 10_000;
+
 /// How long ADD waits for the pod's object and its policy.
 const POLICY_WAIT: Duration = Duration::from_secs(8);
 /// Between two sweeps of the flow tables.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Between two tries of what failed.
 const RETRY: Duration = Duration::from_secs(1);
-/// Between two full comparisons of the kernel's tables and the node's routes with what is wanted.
+/// Between two comparisons of the kernel's tables and the node's routes with what is wanted.
 const DRIFT: Duration = Duration::from_secs(120);
 
 /// Pods' programs become TCX links when nothing has come or gone for so long.
@@ -96,7 +102,11 @@ pub(crate) struct Core {
     sockets: Option<String>,
     /// Something failed or may have drifted: the next round compares everything.
     stale: bool,
+    /// The comparison under way goes on there, then.
+    comparing: Option<(Place, Instant)>,
     applied: Option<String>,
+    /// The round under way took much memory.
+    was_large: bool,
     /// Since the last ADD or DEL.
     pods_changed: Instant,
     /// Of tables of flows.
@@ -125,7 +135,9 @@ impl Core {
             attached: false,
             sockets: None,
             stale: true,
+            comparing: None,
             applied: None,
+            was_large: false,
             pods_changed: Instant::now(),
             growing: Growing::default(),
         }
@@ -147,6 +159,7 @@ impl Core {
         loop {
             let [sweep, retry, drift] = &mut timers;
             let next_move = self.next_move();
+            let next_part = at(self.comparing.as_ref().map(|(_, at)| *at));
             let next_growth = self.growing.next();
             tokio::select! {
                 changed = clusters.changed() => match changed {
@@ -168,12 +181,24 @@ impl Core {
                     self.move_one();
                     continue;
                 }
+                () = next_part => {
+                    self.compare();
+                    continue;
+                }
                 () = next_growth => {
                     self.grow();
                     continue;
                 }
-                _ = sweep.tick() => self.sweep(),
-                _ = drift.tick() => self.stale = true,
+                _ = sweep.tick() => {
+                    self.sweep();
+                    continue;
+                }
+                _ = drift.tick() => {
+                    self.begin_comparison();
+                    if !self.stale {
+                        continue;
+                    }
+                }
                 _ = retry.tick() => {
                     self.tick();
                     if !self.stale && self.adding.is_empty() {
@@ -236,7 +261,13 @@ impl Core {
     fn round(&mut self) {
         let Some(cluster) = self.cluster.clone() else { return self.answer() };
         let snapshot = Snapshot { attachments: self.attachments.clone(), ..(*cluster.snapshot).clone() };
-        let plan = self.compiler.update(&snapshot);
+        let plan = if self.stale {
+            // All is compared, whatever changed.
+            self.compiler.load(&snapshot);
+            None
+        } else {
+            Some(self.compiler.update(&snapshot))
+        };
         if self.compiler.overlay().node_addresses.is_empty() {
             warn!(node = %self.config.node, "no Node object with an InternalIP for this node yet; waiting");
             return self.answer();
@@ -251,32 +282,41 @@ impl Core {
                 self.stale = true;
             }
         }
+        self.show();
+        self.answer();
+        if std::mem::take(&mut self.was_large) {
+            memory::give_back();
+        }
+    }
+
+    fn show(&self) {
         let sockets = Sockets { cgroup: self.config.cgroup.clone(), error: self.sockets.clone() };
         let view = View::new(&self.compiler, &self.kernel, !self.stale, sockets);
         self.outputs.view.send_replace(Arc::new(view));
-        self.answer();
     }
 
-    fn carry_out(&mut self, plan: Plan) -> anyhow::Result<()> {
-        let moves = plan.steps().any(super::view::is_place);
-        if self.links.is_none() || moves || self.stale {
+    /// Without a Plan, everything is compared.
+    fn carry_out(&mut self, plan: Option<Plan>) -> anyhow::Result<()> {
+        let moves = plan.iter().flat_map(Plan::steps).any(super::view::is_place);
+        if self.links.is_none() || moves || plan.is_none() {
             self.ensure_node().context("setting the node's links and routes up")?;
         }
         let attachments = self.attachments.clone();
         let link = |id: &AttachmentId| attachments.get(id).map(|attachment| pod_link(attachment));
-        let report = if self.stale {
-            info!(steps = plan.len(), "comparing the kernel's tables with what is wanted");
-            // It is in the Dataplane too, and at the start as large.
-            drop(plan);
-            let wanted = self.compiler.dataplane();
-            if self.is_fresh() {
-                self.kernel.sync(&wanted, &link)?
-            } else {
-                self.kernel.sync_without_removing(&wanted, &link)?
+        let report = match &plan {
+            None => {
+                info!("comparing the kernel's tables with what is wanted");
+                self.comparing = None;
+                if self.is_fresh() {
+                    self.kernel.sync(&self.compiler, &link)?
+                } else {
+                    self.kernel.sync_without_removing(&self.compiler, &link)?
+                }
             }
-        } else {
-            debug!(steps = plan.len(), %plan, "applying");
-            self.kernel.run(&plan, &link)?
+            Some(plan) => {
+                debug!(steps = plan.len(), %plan, "applying");
+                self.kernel.run(plan, &link)?
+            }
         };
         if report.writes() > 0 {
             info!(%report, "applied");
@@ -284,6 +324,7 @@ impl Core {
         for failure in &report.failed {
             error!(step = failure.step, "{}", failure.error);
         }
+        self.was_large = plan.is_none() || report.writes() >= MANY;
         if !self.attached {
             self.attach_all()?;
             self.attached = true;
@@ -420,12 +461,7 @@ impl Core {
     /// Ends when the next step from filters to links may be taken; never while there is none to take.
     fn next_move(&self) -> impl Future<Output = ()> + use<> {
         let at = (self.kernel.moving() > 0).then(|| (self.pods_changed + QUIET).max(Instant::now() + MOVE));
-        async move {
-            match at {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        }
+        self::at(at)
     }
 
     fn move_one(&mut self) {
@@ -447,6 +483,14 @@ impl Core {
         if let Err(error) = self.kernel.tick() {
             warn!("removing what is out of use: {error}");
         }
+    }
+}
+
+/// When it is time; never without a time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

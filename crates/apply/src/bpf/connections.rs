@@ -30,7 +30,7 @@ impl LiveConnections {
         })?;
         let end = backends.keys().next_back().map_or(0, |last| *last as usize + 1);
         let mut live = BTreeMap::new();
-        self.connections.for_first(end, |number, count| {
+        self.connections.for_range(0, end, |number, count| {
             // Below 0 where some were not counted.
             if let Some(backend) = backends.get(&number).filter(|_| count.cast_signed() > 0) {
                 *live.entry(*backend).or_default() += count;
@@ -46,9 +46,14 @@ impl std::fmt::Debug for LiveConnections {
     }
 }
 
+/// So many backends' counts are made right in one walk, the next ones' in the next: their tables are large, and mistakes rare.
+const TURN: usize = 65_536;
+
 /// What a walk over all flows finds.
 pub(super) struct Live {
-    /// Backend number → what was counted when the walk began.
+    /// Number of the first backend whose turn it is.
+    first: u32,
+    /// What was counted for each of them when the walk began.
     before: Vec<u64>,
     /// Backend number → live flows that the walk met.
     met: BTreeMap<u32, u64>,
@@ -63,7 +68,8 @@ impl Live {
     }
 
     fn add(&mut self, backend: u32) {
-        if backend != 0 {
+        if backend.checked_sub(self.first).is_some_and(|at| (at as usize) < self.before.len()) && backend != 0
+        {
             *self.met.entry(backend).or_default() += 1;
         }
     }
@@ -85,14 +91,18 @@ fn corrected(before: u64, met: u64, now: u64) -> u64 {
 
 impl Kernel {
     /// Before a walk over all flows.
-    pub(super) fn begin_count(&self) -> Result<Live, BpfError> {
-        let mut before = vec![0; self.numbers.end(SymbolKind::Backend) as usize];
-        self.flows.connections.for_first(before.len(), |backend, count| {
-            if let Some(slot) = before.get_mut(backend as usize) {
+    pub(super) fn begin_count(&mut self) -> Result<Live, BpfError> {
+        let end = self.numbers.end(SymbolKind::Backend);
+        let is_many = end as usize > TURN;
+        let first = if is_many && self.count_next < end { self.count_next } else { 0 };
+        let mut before = vec![0; TURN.min((end - first) as usize)];
+        self.count_next = first + before.len() as u32;
+        self.flows.connections.for_range(first, before.len(), |backend, count| {
+            if let Some(slot) = before.get_mut((backend - first) as usize) {
                 *slot = count;
             }
         })?;
-        Ok(Live { before, met: BTreeMap::new() })
+        Ok(Live { first, before, met: BTreeMap::new() })
     }
 
     /// After it. Returns how many counts were wrong.
@@ -103,7 +113,7 @@ impl Kernel {
             }
         })?;
         let mut wrong = 0;
-        for (backend, before) in (0..).zip(&live.before) {
+        for (backend, before) in (live.first..).zip(&live.before) {
             let met = live.met.get(&backend).copied().unwrap_or(0);
             if met == *before {
                 continue;

@@ -143,6 +143,8 @@ pub struct Kernel {
     /// Steps that failed and are still wanted.
     pub(super) waiting: Vec<Step>,
     pub(super) verdicts_changed: bool,
+    /// The backend whose count of live flows is looked at next.
+    pub(super) count_next: u32,
     pub(super) synced: bool,
 }
 
@@ -187,6 +189,7 @@ impl Kernel {
             gone: None,
             waiting: Vec::new(),
             verdicts_changed: false,
+            count_next: 0,
             synced: false,
         };
         kernel.open_newer(&growing)?;

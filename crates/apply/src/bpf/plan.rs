@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use sheetbend_model::plan::{Dataplane, Entry, EntryKey, Plan, Step};
+use sheetbend_model::plan::{Entry, EntryKey, Place, Plan, Step, Wanted};
 use sheetbend_model::state::AttachmentId;
 use sheetbend_model::types::AddrKey;
 
@@ -62,17 +62,17 @@ impl fmt::Display for Report {
 impl Kernel {
     /// Makes the kernel hold exactly `want`: writes what is missing or other, in the order of a Plan's phases, touches
     /// nothing that is right, and removes what is not wanted. The first call makes this version's programs live.
-    pub fn sync(&mut self, want: &Dataplane, links: Links<'_>) -> Result<Report, BpfError> {
+    pub fn sync(&mut self, want: &dyn Wanted, links: Links<'_>) -> Result<Report, BpfError> {
         self.write_all(want, links, true)
     }
 
     /// As [`Kernel::sync`], and removes nothing: `want` may lack what an earlier process knew. Other Plans may follow,
     /// but only a [`Kernel::sync`] finds what is too much.
-    pub fn sync_without_removing(&mut self, want: &Dataplane, links: Links<'_>) -> Result<Report, BpfError> {
+    pub fn sync_without_removing(&mut self, want: &dyn Wanted, links: Links<'_>) -> Result<Report, BpfError> {
         self.write_all(want, links, false)
     }
 
-    fn write_all(&mut self, want: &Dataplane, links: Links<'_>, remove: bool) -> Result<Report, BpfError> {
+    fn write_all(&mut self, want: &dyn Wanted, links: Links<'_>, remove: bool) -> Result<Report, BpfError> {
         self.begin();
         self.waiting.clear();
         // Every row is put, and those that are not there found anew.
@@ -88,6 +88,36 @@ impl Kernel {
             self.go_live()?;
         }
         Ok(report)
+    }
+
+    /// As [`Kernel::sync`], for the part of `want` that begins at `place` only, so that a comparison of everything can be
+    /// spread over time; Plans may be carried out between parts. What is not wanted goes with the first part, or with the
+    /// last what only a look through the kernel's tables finds. Returns where to go on; `None` = that was all. Only after the
+    /// first [`Kernel::sync`].
+    pub fn compare(
+        &mut self,
+        want: &dyn Wanted,
+        place: &Place,
+        links: Links<'_>,
+    ) -> Result<(Report, Option<Place>), BpfError> {
+        if !self.synced {
+            return Err(BpfError::NotSynced);
+        }
+        self.begin();
+        self.retire_due()?;
+        self.services.checking = true;
+        let mut run = Run { kernel: self, links, failed: Vec::new() };
+        let mut rules = BTreeSet::new();
+        let next = run.part(want, place, &mut rules);
+        let removed = if *place == Place::Base { run.kernel.remove_unwanted_rules(&rules) } else { Ok(()) };
+        let removed = removed.and_then(|()| match next {
+            Some(_) => Ok(()),
+            None => run.kernel.remove_unwanted(want),
+        });
+        run.note_removal(removed);
+        let failed = run.failed;
+        self.services.checking = false;
+        Ok((self.finish(false, failed)?, next))
     }
 
     /// Carries out `plan`, and before it what earlier runs could not do. Only after the first [`Kernel::sync`].
@@ -143,53 +173,57 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Full: every row is put, which writes nothing where it is right; then what is not wanted goes.
-    fn sync(&mut self, want: &Dataplane, remove: bool) {
-        let kernel = &mut *self.kernel;
-        let result = kernel.put_overlay(&want.overlay);
-        self.note(result, || Step::Put(Entry::Overlay(want.overlay.clone())));
-        for (key, route) in &want.routes {
-            let result = self.kernel.put_route(key, route);
-            self.note(result, || Step::Put(Entry::Route(*key, route.clone())));
-        }
+    fn sync(&mut self, want: &dyn Wanted, remove: bool) {
         let mut rules = BTreeSet::new();
-        for (key, ruling) in &want.rules {
-            let result = self.kernel.put_rule(key, ruling).map(|bytes| rules.extend([bytes]));
-            self.note(result, || Step::Put(Entry::Rule(key.clone(), ruling.clone())));
+        let mut place = Some(Place::Base);
+        while let Some(at) = place {
+            place = self.part(want, &at, &mut rules);
         }
-        for (key, class) in &want.blocks {
-            let result = self.kernel.put_block(key, class);
-            self.note(result, || Step::Put(Entry::Block(*key, class.clone())));
+        if remove {
+            let removed = self.kernel.remove_unwanted(want);
+            self.note_removal(removed);
+            let removed = self.kernel.remove_unwanted_rules(&rules);
+            self.note_removal(removed);
         }
-        for (key, class) in &want.classes {
-            let result = self.kernel.put_class(key, class);
-            self.note(result, || Step::Put(Entry::Class(*key, class.clone())));
+    }
+
+    /// Puts the rows of one part; the keys of rules into `rules`.
+    fn part(&mut self, want: &dyn Wanted, place: &Place, rules: &mut BTreeSet<[u8; 16]>) -> Option<Place> {
+        let (entries, next) = want.part(place);
+        for entry in &entries {
+            let result = if let Entry::Rule(key, ruling) = entry {
+                self.kernel.put_rule(key, ruling).map(|row| rules.extend([row]))
+            } else {
+                self.put(entry)
+            };
+            self.note(result, || Step::Put(entry.clone()));
         }
-        for (key, entry) in &want.services {
-            let result = self.kernel.put_service(key, entry);
-            self.note(result, || Step::Put(Entry::Service(*key, entry.clone())));
-        }
-        for (id, pod) in &want.pods {
-            let result = self.kernel.put_pod(id, pod, (self.links)(id));
-            self.note(result, || Step::Put(Entry::Pod(id.clone(), pod.clone())));
-        }
-        if !remove {
-            return;
-        }
-        if let Err(error) = self.kernel.remove_unwanted(want, &rules) {
+        next
+    }
+
+    fn note_removal(&mut self, result: Result<(), BpfError>) {
+        if let Err(error) = result {
             self.failed.push(Failure { step: "remove what is not wanted".into(), error });
+        }
+    }
+
+    fn put(&mut self, entry: &Entry) -> Result<(), BpfError> {
+        let kernel = &mut *self.kernel;
+        match entry {
+            Entry::Overlay(overlay) => kernel.put_overlay(overlay),
+            Entry::Route(key, route) => kernel.put_route(key, route),
+            Entry::Rule(key, ruling) => kernel.put_rule(key, ruling).map(drop),
+            Entry::Block(key, class) => kernel.put_block(key, class),
+            Entry::Class(key, class) => kernel.put_class(key, class),
+            Entry::Service(key, entry) => kernel.put_service(key, entry),
+            Entry::Pod(id, pod) => kernel.put_pod(id, pod, (self.links)(id)),
         }
     }
 
     fn step(&mut self, step: &Step) {
         let kernel = &mut *self.kernel;
         let result = match step {
-            Step::Put(Entry::Overlay(overlay)) => kernel.put_overlay(overlay),
-            Step::Put(Entry::Route(key, route)) => kernel.put_route(key, route),
-            Step::Put(Entry::Rule(key, ruling)) => kernel.put_rule(key, ruling).map(drop),
-            Step::Put(Entry::Block(key, class)) => kernel.put_block(key, class),
-            Step::Put(Entry::Class(key, class)) => kernel.put_class(key, class),
-            Step::Put(Entry::Service(key, entry)) => kernel.put_service(key, entry),
-            Step::Put(Entry::Pod(id, pod)) => kernel.put_pod(id, pod, (self.links)(id)),
+            Step::Put(entry) => self.put(entry),
             Step::Delete(EntryKey::Pod(id)) => kernel.delete_pod(id),
             Step::Delete(EntryKey::Service(key)) => kernel.delete_service(key),
             Step::Delete(EntryKey::Class(key)) => kernel.delete_class(key),
@@ -215,35 +249,31 @@ impl Run<'_> {
 
 impl Kernel {
     /// The retire phase of a full sync: rows that `want` does not have go, users before what they use.
-    fn remove_unwanted(&mut self, want: &Dataplane, rules: &BTreeSet<[u8; 16]>) -> Result<(), BpfError> {
+    fn remove_unwanted(&mut self, want: &dyn Wanted) -> Result<(), BpfError> {
         self.remove_unwanted_pods(want)?;
-        let services = self.tables.services.all()?;
-        for (key, _) in services {
-            match rows::service_key_back(&key) {
-                Some(frontend) if want.services.contains_key(&frontend) => {}
-                Some(frontend) => self.delete_service(&frontend)?,
-                None => drop(self.tables.services.delete(&key)?),
-            }
-        }
+        let (mut services, mut strays) = (Vec::new(), Vec::new());
+        self.tables.services.for_each(|key, _| match rows::service_key_back(&key) {
+            Some(frontend) if want.has_service(&frontend) => {}
+            Some(frontend) => services.push(frontend),
+            None => strays.push(key),
+        })?;
+        services.iter().try_for_each(|frontend| self.delete_service(frontend))?;
+        strays.iter().try_for_each(|key| self.tables.services.delete(key).map(drop))?;
         let mut classes = Vec::new();
         self.tables.classes.for_each(|key, _| {
             let key = rows::class_key_back(&key);
-            if !want.classes.contains_key(&key) {
+            if !want.has_class(&key) {
                 classes.push(key);
             }
         })?;
         classes.iter().try_for_each(|key| self.delete_class(key))?;
-        let blocks: Vec<_> =
-            self.blocks.keys().filter(|key| !want.blocks.contains_key(key)).copied().collect();
+        let blocks: Vec<_> = self.blocks.keys().filter(|key| !want.has_block(key)).copied().collect();
         for key in blocks {
             if !self.is_block_guard(&key) {
                 self.delete_block(&key)?;
             }
         }
-        let unwanted: Vec<_> = self.rules.keys().filter(|key| !rules.contains(*key)).copied().collect();
-        unwanted.iter().try_for_each(|key| self.delete_rule_row(&rule_key_of(key)))?;
-        let routes: Vec<_> =
-            self.routes.keys().filter(|key| !want.routes.contains_key(key)).copied().collect();
+        let routes: Vec<_> = self.routes.keys().filter(|key| !want.has_route(key)).copied().collect();
         for key in routes {
             if !self.is_route_guard(&key) {
                 self.delete_route(&key)?;
@@ -254,18 +284,25 @@ impl Kernel {
         self.retire_due()
     }
 
-    fn remove_unwanted_pods(&mut self, want: &Dataplane) -> Result<(), BpfError> {
-        let known: Vec<_> = self.pods.keys().filter(|id| !want.pods.contains_key(id)).cloned().collect();
+    /// Rules that are not among `rules` go.
+    fn remove_unwanted_rules(&mut self, rules: &BTreeSet<[u8; 16]>) -> Result<(), BpfError> {
+        let unwanted: Vec<_> = self.rules.keys().filter(|key| !rules.contains(*key)).copied().collect();
+        unwanted.iter().try_for_each(|key| self.delete_rule_row(&rule_key_of(key)))
+    }
+
+    fn remove_unwanted_pods(&mut self, want: &dyn Wanted) -> Result<(), BpfError> {
+        let wanted: BTreeSet<&AttachmentId> = want.pods().map(|(id, _)| id).collect();
+        let known: Vec<_> = self.pods.keys().filter(|id| !wanted.contains(id)).cloned().collect();
         known.iter().try_for_each(|id| self.delete_pod(id))?;
         let addresses: BTreeSet<AddrKey> =
-            want.pods.values().flat_map(|pod| pod.addresses.iter().copied()).collect();
+            want.pods().flat_map(|(_, pod)| pod.addresses.iter().copied()).collect();
         for (key, _) in self.tables.local.all()? {
             let address = rows::class_key_back(&key);
             if !addresses.contains(&address) {
                 self.withdraw(&address)?;
             }
         }
-        let devices: BTreeSet<u32> = want.pods.values().map(|pod| pod.host_ifindex).collect();
+        let devices: BTreeSet<u32> = want.pods().map(|(_, pod)| pod.host_ifindex).collect();
         for (ifindex, _) in self.tables.pods.all()? {
             if !devices.contains(&ifindex) {
                 self.drop_pod_row(ifindex)?;

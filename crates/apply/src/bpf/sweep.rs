@@ -327,6 +327,9 @@ impl Kernel {
             SymbolKind::Backend => since + TELL > began,
             SymbolKind::Class | SymbolKind::PolicySet | SymbolKind::Origin | SymbolKind::Service => false,
         })?;
+        if released.is_empty() {
+            return Ok(0);
+        }
         let mut names = (*self.names).clone();
         for (kind, number) in &released {
             match kind {

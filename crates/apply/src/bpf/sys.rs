@@ -116,6 +116,11 @@ impl Cursor {
         Self(None)
     }
 
+    /// Behind this entry of an array.
+    pub(super) fn behind(entry: u32) -> Self {
+        Self(Some(entry.to_ne_bytes().to_vec()))
+    }
+
     /// Before a bucket of a hash: there the kernel's position is its number.
     pub(super) fn at_bucket(bucket: u32, key_size: usize) -> Self {
         let mut position = vec![0; key_size.max(4)];

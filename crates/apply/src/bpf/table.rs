@@ -94,32 +94,29 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     /// Calls `each` for every entry. Entries that come or go meanwhile may be missed.
-    pub(super) fn for_each(&self, each: impl FnMut(K, V)) -> Result<(), BpfError> {
-        self.for_first(usize::MAX, each)
-    }
-
-    /// The same for the first `most` entries, or a few more: of an array those with the least keys.
-    pub(super) fn for_first(&self, most: usize, mut each: impl FnMut(K, V)) -> Result<(), BpfError> {
+    pub(super) fn for_each(&self, mut each: impl FnMut(K, V)) -> Result<(), BpfError> {
         // The older one first: entries move away from it.
         if let Some((old, _)) = &self.old {
-            self.walk(old.as_fd(), sys::Cursor::start(), (BATCH, most), &mut each)?;
+            self.walk(old.as_fd(), sys::Cursor::start(), usize::MAX, &mut each)?;
         }
-        self.walk(self.fd.as_fd(), sys::Cursor::start(), (BATCH, most), &mut each)
+        self.walk(self.fd.as_fd(), sys::Cursor::start(), usize::MAX, &mut each)
     }
 
-    /// Calls `each` for the entries from `cursor` on, at most for `most` or a few more, about `count` a call.
+    /// Calls `each` for the entries from `cursor` on, at most for `most` or a few more.
     fn walk(
         &self,
         map: BorrowedFd<'_>,
         mut cursor: sys::Cursor,
-        (mut count, most): (u32, usize),
+        most: usize,
         each: &mut impl FnMut(K, V),
     ) -> Result<(), BpfError> {
         let mut seen = 0;
         let (key_size, value_size) = (size_of::<K>(), size_of::<V>());
-        loop {
-            let mut keys = vec![0u8; key_size * count as usize];
-            let mut values = vec![0u8; value_size * count as usize];
+        let mut count = u32::try_from(most).map_or(BATCH, |most| most.clamp(1, BATCH));
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        while seen < most {
+            keys.resize(key_size * count as usize, 0);
+            values.resize(value_size * count as usize, 0);
             let batch = sys::lookup_batch(map, &mut cursor, key_size, (&mut keys, &mut values), count);
             let (read, end) = match batch {
                 Ok(batch) => batch,
@@ -135,10 +132,11 @@ impl<K: Plain, V: Plain> Table<K, V> {
                 each(K::read(key), V::read(value));
             }
             seen += read as usize;
-            if end || seen >= most {
-                return Ok(());
+            if end {
+                break;
             }
         }
+        Ok(())
     }
 
     /// Every entry.
@@ -165,7 +163,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
         let sampled = (buckets / SAMPLED).max(SAMPLE).min(buckets);
         let cursor = sys::Cursor::at_bucket(buckets - sampled, size_of::<K>());
         let mut met = 0;
-        self.walk(map, cursor, (BATCH, usize::MAX), &mut |_, _| met += 1)?;
+        self.walk(map, cursor, usize::MAX, &mut |_, _| met += 1)?;
         Ok(met * u64::from(buckets) / u64::from(sampled))
     }
 
@@ -189,8 +187,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
     pub(super) fn some_old(&self, count: u32) -> Result<Vec<K>, BpfError> {
         let mut keys = Vec::new();
         if let Some((old, _)) = &self.old {
-            let some = (count, count as usize);
-            self.walk(old.as_fd(), sys::Cursor::start(), some, &mut |key, _| keys.push(key))?;
+            self.walk(old.as_fd(), sys::Cursor::start(), count as usize, &mut |key, _| keys.push(key))?;
         }
         Ok(keys)
     }
@@ -212,5 +209,23 @@ impl<K: Plain, V: Plain> Table<K, V> {
 
     fn error(&self, action: &'static str, source: std::io::Error) -> BpfError {
         BpfError::Table { table: self.name, action, source }
+    }
+}
+
+impl<V: Plain> Table<u32, V> {
+    /// As [`Table::for_each`] of an array, for `most` entries from `first` on.
+    pub(super) fn for_range(
+        &self,
+        first: u32,
+        most: usize,
+        mut each: impl FnMut(u32, V),
+    ) -> Result<(), BpfError> {
+        // The kernel goes on behind the cursor's entry.
+        let cursor = first.checked_sub(1).map_or_else(sys::Cursor::start, sys::Cursor::behind);
+        self.walk(self.fd.as_fd(), cursor, most, &mut |key: u32, value| {
+            if ((key - first) as usize) < most {
+                each(key, value);
+            }
+        })
     }
 }

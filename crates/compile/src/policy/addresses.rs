@@ -1,6 +1,7 @@
 //! Which pod has which address, and the class of every address that has one of its own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -49,7 +50,16 @@ pub(crate) struct AddressTable {
 impl AddressTable {
     /// The rows of `Dataplane::classes`.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&AddrKey, &Arc<ClassNode>)> {
-        self.entries.iter().map(|(key, entry)| (key, &entry.class))
+        self.from(Bound::Unbounded)
+    }
+
+    /// Those from `from` on.
+    pub(crate) fn from(&self, from: Bound<AddrKey>) -> impl Iterator<Item = (&AddrKey, &Arc<ClassNode>)> {
+        self.entries.range((from, Bound::Unbounded)).map(|(key, entry)| (key, &entry.class))
+    }
+
+    pub(crate) fn has(&self, addr: &AddrKey) -> bool {
+        self.entries.contains_key(addr)
     }
 
     /// Follows the nodes.

@@ -55,6 +55,10 @@ impl BlockTable {
         self.keys.iter().filter_map(|(key, value)| value.class.as_ref().map(|class| (key, class)))
     }
 
+    pub(crate) fn has(&self, key: &BlockKey) -> bool {
+        self.keys.get(key).is_some_and(|value| value.class.is_some())
+    }
+
     /// The class that the longest match gives `addr`, if there is one.
     pub(crate) fn lookup(&self, addr: IpAddr) -> Option<&Arc<ClassNode>> {
         self.longest(IpNet::from(addr))

@@ -13,10 +13,11 @@ mod terms;
 mod tier;
 mod transition;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
-use sheetbend_model::plan::{Condition, Dataplane, LocalPod};
+use sheetbend_model::plan::{Class, Condition, Dataplane, Entry, LocalPod, RuleKey, Ruling};
 use sheetbend_model::state::{AttachmentId, Snapshot};
 use sheetbend_model::types::{AddrKey, BlockKey, ObjectKey};
 
@@ -127,6 +128,10 @@ impl PolicyTables {
         dataplane.pods = self.locals.rows().map(|(id, row)| (id.clone(), row.clone())).collect();
         dataplane.classes = self.addresses.iter().map(|(addr, node)| (*addr, node.symbol.clone())).collect();
         dataplane.blocks = self.blocks.iter().map(|(key, node)| (*key, node.symbol.clone())).collect();
+        dataplane.rules = self.rules();
+    }
+
+    fn rules(&self) -> BTreeMap<RuleKey, Ruling> {
         let mut rows = Vec::new();
         for set in self.locals.sets() {
             set.every_peer_rows(&set.symbol, &mut rows);
@@ -134,7 +139,26 @@ impl PolicyTables {
                 set.class_rows(&set.symbol, &class.symbol, &class.terms, &mut rows);
             }
         }
-        dataplane.rules = rows.into_iter().collect();
+        rows.into_iter().collect()
+    }
+
+    /// Rules, then blocks.
+    pub(crate) fn base(&self) -> impl Iterator<Item = Entry> {
+        let rules = self.rules().into_iter().map(|(key, origin)| Entry::Rule(key, origin));
+        rules.chain(self.blocks.iter().map(|(key, node)| Entry::Block(*key, node.symbol.clone())))
+    }
+
+    /// Addresses with a class of their own, in order.
+    pub(crate) fn classes_from(&self, from: Bound<AddrKey>) -> impl Iterator<Item = (&AddrKey, &Class)> {
+        self.addresses.from(from).map(|(addr, node)| (addr, &node.symbol))
+    }
+
+    pub(crate) fn has_class(&self, addr: &AddrKey) -> bool {
+        self.addresses.has(addr)
+    }
+
+    pub(crate) fn has_block(&self, key: &BlockKey) -> bool {
+        self.blocks.has(key)
     }
 
     /// The pods of this node.

@@ -104,7 +104,7 @@ impl<'a> Explainer<'a> {
         let frontends: BTreeSet<Frontend> = frontends::of_service(service).into_iter().collect();
         for frontend in frontends {
             let Some((port, meaning)) = frontends::port_of(service, &frontend) else { continue };
-            let owner = self.tables.claims.get(&frontend).and_then(|claims| claims.first());
+            let owner = self.tables.owner(&frontend);
             let entry = match owner.filter(|owner| **owner != service.key) {
                 Some(other) => Err(other.clone()),
                 None => match self.tables.entry(self.snapshot, &frontend) {

@@ -1,5 +1,6 @@
 //! Services: frontends and the backends behind them.
 
+mod claims;
 mod endpoints;
 pub mod explain;
 mod frontends;
@@ -7,12 +8,14 @@ mod health;
 mod host_ports;
 mod node_local;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use sheetbend_model::plan::{
-    Condition, Dataplane, Entry, EntryKey, Frontend, HealthCheck, Scope, ServiceEntry, Step,
+    self, Condition, Dataplane, EntryKey, Frontend, HealthCheck, Scope, ServiceEntry, Step,
 };
 use sheetbend_model::state::{Algorithm, NodeLocalDns, Service, ServicePort, Snapshot, TrafficPolicy};
 use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, Protocol};
@@ -20,7 +23,9 @@ use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, Protocol};
 use crate::changes::{Changes, in_namespace};
 use crate::compiler::Counters;
 use crate::slices::{Slices, service_of};
+use claims::Claims;
 use endpoints::{Choice, Own, Question, Viewpoint};
+use frontends::Meaning;
 use health::HealthChecks;
 use host_ports::HostPorts;
 use node_local::NodeLocal;
@@ -32,7 +37,7 @@ pub(crate) struct ServiceTables {
     node: NodeName,
     slices: Slices,
     /// Frontend → Services that claim it, sorted; the first has it, but a node-local address is the DNS Service's.
-    claims: HashMap<Frontend, Vec<ObjectKey>>,
+    claims: HashMap<Frontend, Claims>,
     node_local: NodeLocal,
     host_ports: HostPorts,
     health: HealthChecks,
@@ -52,7 +57,7 @@ impl Delta {
         let put = self.new.iter().filter(|(frontend, entry)| self.old.get(*frontend) != Some(*entry));
         let gone = self.old.keys().filter(|frontend| !self.new.contains_key(*frontend));
         (
-            put.map(|(frontend, entry)| Step::Put(Entry::Service(*frontend, entry.clone()))).collect(),
+            put.map(|(frontend, entry)| Step::Put(plan::Entry::Service(*frontend, entry.clone()))).collect(),
             gone.map(|frontend| Step::Delete(EntryKey::Service(*frontend))).collect(),
         )
     }
@@ -72,13 +77,13 @@ impl ServiceTables {
         }
     }
 
-    /// Moves the tables from `old` to `next`.
+    /// Moves the tables from `old` to `next`. Without `tells` the Delta stays empty.
     pub(crate) fn update(
         &mut self,
-        old: &Snapshot,
-        next: &Snapshot,
+        (old, next): (&Snapshot, &Snapshot),
         changes: &Changes<'_>,
         counters: &mut Counters,
+        tells: bool,
     ) -> Delta {
         let mut delta = Delta::default();
         let mut dirty = dirty(old, next, changes);
@@ -99,25 +104,25 @@ impl ServiceTables {
             let after = node_local.as_ref().unwrap_or(&self.node_local);
             frontends.extend(next.services.get(key).into_iter().flat_map(|service| after.claimed(service)));
         }
-        for frontend in &frontends {
+        for frontend in frontends.iter().filter(|_| tells) {
             if let Some(entry) = self.entry(old, frontend) {
                 delta.old.insert(*frontend, entry);
             }
         }
         self.index(old, next, changes, &dirty, node_local);
         self.host_ports.update(changes);
-        let mut contested: BTreeSet<ObjectKey> = dirty;
-        for frontend in &frontends {
+        for frontend in frontends.iter().filter(|_| tells) {
             if let Some(entry) = self.entry(next, frontend) {
                 delta.new.insert(*frontend, entry);
             }
-            if let Some(claims) = self.claims.get(frontend).filter(|claims| claims.len() > 1) {
-                contested.extend(claims.iter().cloned());
-            }
         }
-        // Whoever lost a rival has one condition less.
-        for frontend in delta.old.keys() {
-            contested.extend(self.claims.get(frontend).into_iter().flatten().cloned());
+        let mut contested: BTreeSet<ObjectKey> = dirty;
+        // Whoever got a rival has one condition more, whoever lost one has one less.
+        for frontend in &frontends {
+            let claims = self.claims.get(frontend).map_or(&[][..], Claims::all);
+            let strange = claims.iter().filter(|key| !contested.contains(*key)).cloned();
+            let strange: Vec<ObjectKey> = strange.collect();
+            contested.extend(strange);
         }
         for key in contested {
             let conditions =
@@ -135,19 +140,53 @@ impl ServiceTables {
 
     /// Writes the table out whole.
     pub(crate) fn write(&self, snapshot: &Snapshot, dataplane: &mut Dataplane) {
-        for (key, service) in &snapshot.services {
+        let all = usize::MAX;
+        self.part(snapshot, None, all, &mut |frontend, entry| {
+            drop(dataplane.services.insert(frontend, entry))
+        });
+    }
+
+    /// Gives `each` the rows of at most `most` Services behind `after`, and with the last Services those of host ports.
+    /// Returns the last Service if there may be more.
+    pub(crate) fn part(
+        &self,
+        snapshot: &Snapshot,
+        after: Option<&ObjectKey>,
+        most: usize,
+        each: &mut dyn FnMut(Frontend, ServiceEntry),
+    ) -> Option<ObjectKey> {
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+        let mut last = None;
+        let mut seen = 0;
+        for (key, service) in snapshot.services.range((from, Bound::Unbounded)).take(most) {
             for frontend in self.claimed(service) {
                 if self.owner(&frontend) == Some(key)
                     && let Some(entry) = self.entry(snapshot, &frontend)
                 {
-                    dataplane.services.insert(frontend, entry);
+                    each(frontend, entry);
                 }
             }
+            (seen, last) = (seen + 1, Some(key));
+        }
+        if seen == most {
+            return last.cloned();
         }
         for frontend in self.host_ports.frontends() {
             if let Some(entry) = self.entry(snapshot, frontend) {
-                dataplane.services.insert(*frontend, entry);
+                each(*frontend, entry);
             }
+        }
+        None
+    }
+
+    /// Whether [`ServiceTables::part`] has a row for `frontend`.
+    pub(crate) fn has(&self, snapshot: &Snapshot, frontend: &Frontend) -> bool {
+        match self.owner(frontend) {
+            Some(owner) => {
+                let service = snapshot.services.get(owner);
+                service.is_some_and(|service| self.port_of(service, frontend).is_some())
+            }
+            None => self.host_ports.entry(snapshot, frontend).is_some(),
         }
     }
 
@@ -190,19 +229,18 @@ impl ServiceTables {
                 self.health.insert(service, self.slices.of(next, key), &self.node);
             }
             for frontend in old.services.get(key).into_iter().flat_map(|service| before.claimed(service)) {
-                if let Some(claims) = self.claims.get_mut(&frontend) {
-                    claims.retain(|other| other != key);
-                    if claims.is_empty() {
-                        self.claims.remove(&frontend);
-                    }
+                if let Entry::Occupied(mut claims) = self.claims.entry(frontend)
+                    && !claims.get_mut().remove(key)
+                {
+                    claims.remove();
                 }
             }
             for frontend in
                 next.services.get(key).into_iter().flat_map(|service| self.node_local.claimed(service))
             {
-                let claims = self.claims.entry(frontend).or_default();
-                if let Err(index) = claims.binary_search(key) {
-                    claims.insert(index, key.clone());
+                match self.claims.entry(frontend) {
+                    Entry::Vacant(place) => drop(place.insert(Claims::One(key.clone()))),
+                    Entry::Occupied(mut claims) => claims.get_mut().insert(key),
                 }
             }
         }
@@ -214,17 +252,7 @@ impl ServiceTables {
             return self.host_ports.entry(snapshot, frontend);
         };
         let service = snapshot.services.get(owner)?;
-        let is_node_local = self.node_local.is_of(owner, frontend);
-        let (port, meaning) = if is_node_local {
-            self.node_local.port_of(service, frontend)?
-        } else {
-            frontends::port_of(service, frontend)?
-        };
-        let own = match meaning.policy {
-            _ if is_node_local => Own::First,
-            TrafficPolicy::Local => Own::Only,
-            TrafficPolicy::Cluster => Own::Alike,
-        };
+        let (port, meaning, own) = self.port_of(service, frontend)?;
         let from = Viewpoint { node: &self.node, zone: self.zone(snapshot), own };
         let question = Question { snapshot, service, port, family: Family::of(frontend.addr), from };
         let backends = Choice::new(question, self.slices.of(snapshot, &service.key)).backends();
@@ -236,11 +264,29 @@ impl ServiceTables {
             sources: sources(service, frontend).filter(|_| meaning.is_balanced),
             algorithm: service.algorithm,
             // Whoever is the node's own server is so for every client.
-            affinity_timeout: service.affinity_timeout.filter(|_| !is_node_local),
+            affinity_timeout: service.affinity_timeout.filter(|_| own != Own::First),
             backends: backends.chosen.into(),
             weights: backends.weights.into(),
             draining: backends.draining.into(),
         })
+    }
+
+    /// The port of `service` that `frontend`, which it claims, belongs to, and what the frontend means.
+    fn port_of<'a>(
+        &self,
+        service: &'a Service,
+        frontend: &Frontend,
+    ) -> Option<(&'a ServicePort, Meaning, Own)> {
+        if self.node_local.is_of(&service.key, frontend) {
+            let (port, meaning) = self.node_local.port_of(service, frontend)?;
+            return Some((port, meaning, Own::First));
+        }
+        let (port, meaning) = frontends::port_of(service, frontend)?;
+        let own = match meaning.policy {
+            TrafficPolicy::Local => Own::Only,
+            TrafficPolicy::Cluster => Own::Alike,
+        };
+        Some((port, meaning, own))
     }
 
     /// The zone that this node is in.
@@ -300,12 +346,12 @@ impl ServiceTables {
 
 /// Who has `frontend`.
 fn owner<'a>(
-    claims: &'a HashMap<Frontend, Vec<ObjectKey>>,
+    claims: &'a HashMap<Frontend, Claims>,
     node_local: &NodeLocal,
     frontend: &Frontend,
 ) -> Option<&'a ObjectKey> {
     let claims = claims.get(frontend)?;
-    claims.iter().find(|key| node_local.is_of(key, frontend)).or_else(|| claims.first())
+    claims.all().iter().find(|key| node_local.is_of(key, frontend)).or_else(|| Some(claims.first()))
 }
 
 /// Whom the load balancer's address `frontend` admits. A family without a range admits nobody: whoever wrote ranges did

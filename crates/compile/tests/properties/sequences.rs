@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use sheetbend_compile::{Compiler, compile};
-use sheetbend_model::plan::{Dataplane, Plan, diff};
+use sheetbend_model::plan::{Dataplane, Entry, Place, Plan, Step, Wanted, diff};
 use sheetbend_model::state::{NetworkConfig, Snapshot};
 use sheetbend_oracle::health_check;
 use sheetbend_testkit::generators::cluster::sequence;
@@ -32,6 +32,9 @@ impl Follower {
         self.tables.apply(&plan);
         let fresh = compile(next, &pools::node(), &self.config);
         same(&self.compiler.dataplane(), &fresh, "the compiler's own tables")?;
+        let mut parts = in_parts(&self.compiler)?;
+        parts.conditions = fresh.conditions.clone();
+        same(&parts, &fresh, "the tables a part at a time")?;
         self.tables.conditions = self.compiler.conditions();
         same(&self.tables, &fresh, &format!("the tables after the plan\n{plan}"))?;
         for port in health_ports() {
@@ -41,6 +44,30 @@ impl Follower {
         }
         Ok(plan)
     }
+}
+
+/// The tables put together from their parts, which must tell of no other rows than they have.
+fn in_parts(compiler: &Compiler) -> Result<Dataplane, TestCaseError> {
+    let mut tables = Dataplane::default();
+    let mut place = Some(Place::Base);
+    while let Some(at) = place {
+        let (entries, next) = compiler.part(&at);
+        for entry in &entries {
+            let has = match entry {
+                Entry::Route(key, _) => compiler.has_route(key),
+                Entry::Block(key, _) => compiler.has_block(key),
+                Entry::Class(key, _) => compiler.has_class(key),
+                Entry::Service(key, _) => compiler.has_service(key),
+                Entry::Pod(key, _) => Wanted::pods(compiler).any(|(id, _)| id == key),
+                Entry::Overlay(_) | Entry::Rule(..) => true,
+            };
+            prop_assert!(has, "{} is in a part, and is said not to be", entry);
+        }
+        let swap = entries.into_iter().map(Step::Put).collect();
+        tables.apply(&Plan { swap, ..Plan::default() });
+        place = next;
+    }
+    Ok(tables)
 }
 
 /// Compares table by table, so that a failure shows the one that differs.

@@ -1,7 +1,8 @@
 //! One directory of objects, read again and again, parsing only what changed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
+use std::hash::{BuildHasher, RandomState};
 use std::io::ErrorKind;
 use std::mem;
 use std::net::IpAddr;
@@ -28,8 +29,13 @@ pub(super) struct Directory {
     /// Whether the Snapshot is another than [`Directory::read`] last told of.
     differs: bool,
     files: Files,
-    /// Who has each thing that only one may have.
-    claims: HashMap<Claim, Claimant>,
+    /// Who has each thing that only one may have: (hash of the claim, file, place in it). The claim itself is in the file.
+    claims: BTreeSet<(u64, u32, u32)>,
+    /// Keys of the hashes.
+    hashing: RandomState,
+    /// Number → file.
+    names: BTreeMap<u32, Arc<Path>>,
+    next_name: u32,
     sharing: Sharing,
     snapshot: Snapshot,
 }
@@ -39,6 +45,8 @@ type Files = BTreeMap<Arc<Path>, File>;
 
 /// A file name's content at one time.
 struct File {
+    /// In [`Directory::names`], once it is one of them.
+    number: u32,
     stamp: Stamp,
     objects: Vec<(ObjectId, Place, Option<Part>)>,
 }
@@ -58,13 +66,6 @@ struct Stamp {
 enum Claim {
     Object(ObjectId),
     ClusterIp(IpAddr),
-}
-
-/// An object by its place in [`Files`].
-#[derive(Clone)]
-struct Claimant {
-    file: Arc<Path>,
-    index: u32,
 }
 
 impl Directory {
@@ -110,16 +111,29 @@ impl Directory {
 
     /// Errors for what the changed files claim and others have.
     fn contested(&self, changed: &Files, replaced: &BTreeSet<&Arc<Path>>) -> Vec<ManifestError> {
-        let mut new: HashMap<Claim, Claimant> = HashMap::new();
+        let names: Vec<&Arc<Path>> = changed.keys().collect();
+        // As `Directory::claims`, by the place in `names`.
+        let mut new: BTreeSet<(u64, u32, u32)> = BTreeSet::new();
         let mut errors = Vec::new();
-        for (claim, claimant) in changed.iter().flat_map(|(name, file)| claims(name, file)) {
-            let stays = |claimant: &&Claimant| !replaced.contains(&claimant.file);
-            let known = || {
-                let holder = self.claims.get(&claim).filter(stays)?;
-                object(&self.files, holder)
-            };
-            let holder = new.get(&claim).and_then(|holder| object(changed, holder)).or_else(known);
-            if let (Some((holder, first)), Some((id, place))) = (holder, object(changed, &claimant)) {
+        for (number, (_, file)) in (0..).zip(changed) {
+            for (claim, index) in claims(file) {
+                let hash = self.hashing.hash_one(&claim);
+                let rival = holders(&new, hash).find_map(|(file, index)| {
+                    let file = changed.get(*names.get(file as usize)?)?;
+                    object(file, index, &claim)
+                });
+                let known = || {
+                    holders(&self.claims, hash).find_map(|(file, index)| {
+                        let name = self.names.get(&file).filter(|name| !replaced.contains(name))?;
+                        object(self.files.get(name)?, index, &claim)
+                    })
+                };
+                let holder = rival.or_else(known);
+                let own = file.objects.get(index as usize);
+                let (Some((holder, first)), Some((id, place, _))) = (holder, own) else {
+                    new.insert((hash, number, index));
+                    continue;
+                };
                 let (first, place) = (first.clone(), place.clone());
                 let problem = match &claim {
                     Claim::Object(_) => Problem::DuplicateObject { first },
@@ -131,8 +145,6 @@ impl Directory {
                     },
                 };
                 errors.push(ManifestError { place, object: id.to_string(), problem });
-            } else {
-                new.insert(claim, claimant);
             }
         }
         errors
@@ -143,14 +155,19 @@ impl Directory {
         let mut old: BTreeMap<ObjectId, Part> = BTreeMap::new();
         for name in gone.iter().chain(changed.keys()) {
             let Some(file) = self.files.remove(name) else { continue };
-            for (claim, _) in claims(name, &file) {
-                self.claims.remove(&claim);
+            for (claim, index) in claims(&file) {
+                self.claims.remove(&(self.hashing.hash_one(&claim), file.number, index));
             }
+            self.names.remove(&file.number);
             old.extend(file.objects.into_iter().filter_map(|(id, _, part)| Some((id, part?))));
         }
         self.differs |= !self.synced;
         for (name, mut file) in changed {
-            self.claims.extend(claims(&name, &file));
+            file.number = self.next_name;
+            self.next_name += 1;
+            self.names.insert(file.number, Arc::clone(&name));
+            let hashed = |(claim, index)| (self.hashing.hash_one(&claim), file.number, index);
+            self.claims.extend(claims(&file).map(hashed));
             for (id, _, part) in &mut file.objects {
                 let Some(part) = part else { continue };
                 match old.remove(id) {
@@ -214,7 +231,7 @@ fn load(
         let id = share(id, part.as_mut(), sharing);
         (id, manifest.place, part)
     });
-    Ok(Some(File { stamp, objects: objects.collect() }))
+    Ok(Some(File { number: 0, stamp, objects: objects.collect() }))
 }
 
 /// Lets a part use what other objects have too. Returns the id, whose texts are the part's.
@@ -235,34 +252,38 @@ fn share(id: ObjectId, part: Option<&mut Part>, sharing: &mut Sharing) -> Object
     ObjectId { kind: id.kind, namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) }
 }
 
-fn object<'a>(files: &'a Files, claimant: &Claimant) -> Option<(&'a ObjectId, &'a Place)> {
-    let (id, place, _) = files.get(&claimant.file)?.objects.get(claimant.index as usize)?;
-    Some((id, place))
+/// (file, place in it) of who may have the claim with this hash.
+fn holders(claims: &BTreeSet<(u64, u32, u32)>, hash: u64) -> impl Iterator<Item = (u32, u32)> + '_ {
+    claims.range((hash, 0, 0)..=(hash, u32::MAX, u32::MAX)).map(|(_, file, index)| (*file, *index))
 }
 
-/// What a file's objects claim for themselves.
-fn claims<'a>(name: &'a Arc<Path>, file: &'a File) -> impl Iterator<Item = (Claim, Claimant)> + 'a {
-    (0..).zip(&file.objects).flat_map(move |(index, (id, _, part))| {
-        let claimant = Claimant { file: Arc::clone(name), index };
-        let addresses = match part {
-            Some(Part::Service(service)) => service.cluster_ips.clone(),
-            Some(
-                Part::Node(_)
-                | Part::Namespace(_)
-                | Part::Pod(_)
-                | Part::EndpointSlice(_)
-                | Part::NetworkPolicy(_)
-                | Part::ClusterNetworkPolicy(_)
-                | Part::LoadBalancerPool(_)
-                | Part::L2Announcement(_),
-            )
-            | None => Vec::new(),
-        };
-        let addresses = addresses.into_iter().map(Claim::ClusterIp);
-        std::iter::once(Claim::Object(id.clone()))
-            .chain(addresses)
-            .map(move |claim| (claim, claimant.clone()))
-    })
+/// The object in this place, if it makes this claim.
+fn object<'a>(file: &'a File, index: u32, claim: &Claim) -> Option<(&'a ObjectId, &'a Place)> {
+    let object = file.objects.get(index as usize)?;
+    claims_of(object).any(|own| own == *claim).then_some((&object.0, &object.1))
+}
+
+/// What a file's objects claim for themselves, with each one's place.
+fn claims(file: &File) -> impl Iterator<Item = (Claim, u32)> + '_ {
+    (0..).zip(&file.objects).flat_map(|(index, object)| claims_of(object).map(move |claim| (claim, index)))
+}
+
+fn claims_of((id, _, part): &(ObjectId, Place, Option<Part>)) -> impl Iterator<Item = Claim> + use<> {
+    let addresses = match part {
+        Some(Part::Service(service)) => service.cluster_ips.clone(),
+        Some(
+            Part::Node(_)
+            | Part::Namespace(_)
+            | Part::Pod(_)
+            | Part::EndpointSlice(_)
+            | Part::NetworkPolicy(_)
+            | Part::ClusterNetworkPolicy(_)
+            | Part::LoadBalancerPool(_)
+            | Part::L2Announcement(_),
+        )
+        | None => Vec::new(),
+    };
+    std::iter::once(Claim::Object(id.clone())).chain(addresses.into_iter().map(Claim::ClusterIp))
 }
 
 impl Stamp {

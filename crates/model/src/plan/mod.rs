@@ -11,6 +11,7 @@ mod maglev;
 mod policy_set;
 mod service;
 mod slots;
+mod wanted;
 mod zone;
 
 pub use class::{Class, Term};
@@ -20,4 +21,5 @@ pub use maglev::{Preference, table_size};
 pub use policy_set::{PolicyRef, PolicySet, TierRef};
 pub use service::{Backend, Frontend, HealthCheck, Reach, Scope, ServiceEntry};
 pub use slots::{MOST_SLOTS, Slot};
+pub use wanted::{Place, Wanted};
 pub use zone::{Record, Zone, ZoneKey, dashed};

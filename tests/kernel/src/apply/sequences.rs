@@ -4,8 +4,12 @@ use std::thread::sleep;
 
 use anyhow::{Context, ensure};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
-use sheetbend_apply::bpf::Kernel;
-use sheetbend_model::plan::{Dataplane, Origin, Overlay, Ruling, diff};
+use sheetbend_apply::bpf::{Kernel, Report};
+use sheetbend_model::plan::{
+    Dataplane, Entry, Frontend, LocalPod, Origin, Overlay, Place as Part, Ruling, Wanted, diff,
+};
+use sheetbend_model::state::AttachmentId;
+use sheetbend_model::types::{AddrKey, BlockKey};
 
 use super::draw::{self, Event};
 use super::{Place, links};
@@ -33,7 +37,8 @@ fn play(place: &Place, instance: &str, events: &[Event]) -> anyhow::Result<()> {
             }
             Event::Sync(next) => {
                 now = (**next).clone();
-                kernel.sync(&now, &links)?
+                // The same, a part at a time, once there was a sync.
+                if step % 2 == 1 { compare(&mut kernel, &now)? } else { kernel.sync(&now, &links)? }
             }
             Event::Restart => {
                 drop(kernel);
@@ -53,6 +58,61 @@ fn play(place: &Place, instance: &str, events: &[Event]) -> anyhow::Result<()> {
         ensure!(mismatches.is_empty(), "step {step}: {}", text(&mismatches));
     }
     down_to_nothing(&mut kernel, &now)
+}
+
+/// A Dataplane in as many parts as a compiler's tables have.
+struct InParts<'a>(&'a Dataplane);
+
+impl Wanted for InParts<'_> {
+    fn part(&self, part: &Part) -> (Vec<Entry>, Option<Part>) {
+        let (all, _) = self.0.part(part);
+        let next = match part {
+            Part::Base => Some(Part::Classes(None)),
+            Part::Classes(_) => Some(Part::Services(None)),
+            Part::Services(_) => Some(Part::Pods),
+            Part::Pods => None,
+        };
+        let is_its = |entry: &Entry| match entry {
+            Entry::Overlay(_) | Entry::Route(..) | Entry::Rule(..) | Entry::Block(..) => *part == Part::Base,
+            Entry::Class(..) => matches!(part, Part::Classes(_)),
+            Entry::Service(..) => matches!(part, Part::Services(_)),
+            Entry::Pod(..) => *part == Part::Pods,
+        };
+        (all.into_iter().filter(is_its).collect(), next)
+    }
+
+    fn pods(&self) -> Box<dyn Iterator<Item = (&AttachmentId, &LocalPod)> + '_> {
+        Wanted::pods(self.0)
+    }
+
+    fn has_route(&self, key: &BlockKey) -> bool {
+        self.0.has_route(key)
+    }
+
+    fn has_block(&self, key: &BlockKey) -> bool {
+        self.0.has_block(key)
+    }
+
+    fn has_class(&self, key: &AddrKey) -> bool {
+        self.0.has_class(key)
+    }
+
+    fn has_service(&self, key: &Frontend) -> bool {
+        self.0.has_service(key)
+    }
+}
+
+/// Returns the last part's report, with what failed in any.
+fn compare(kernel: &mut Kernel, want: &Dataplane) -> anyhow::Result<Report> {
+    let (mut part, mut failed) = (Part::Base, Vec::new());
+    loop {
+        let (report, next) = kernel.compare(&InParts(want), &part, &links)?;
+        failed.extend(report.failed);
+        match next {
+            Some(next) => part = next,
+            None => return Ok(Report { failed, written: report.written, epoch_raised: report.epoch_raised }),
+        }
+    }
 }
 
 fn down_to_nothing(kernel: &mut Kernel, now: &Dataplane) -> anyhow::Result<()> {
