@@ -171,6 +171,7 @@ impl Election {
             if !self.wanted.contains_key(addr)
                 && lease.holder.as_ref().is_none_or(|holder| *holder == self.node)
             {
+                self.confirmed.remove(addr);
                 due.push(Request::Remove { addr: *addr, version: lease.version.clone() });
             }
         }
@@ -188,7 +189,11 @@ impl Election {
             return match (is_candidate, self.confirmed.contains(&addr)) {
                 (true, true) => None,
                 (true, false) => Some(Request::Take { addr, version, dead: None }),
-                (false, _) => version.map(|version| Request::Release { addr, version }),
+                (false, _) => {
+                    // From now on it may be another's, whether we hear of it or not.
+                    self.confirmed.remove(&addr);
+                    version.map(|version| Request::Release { addr, version })
+                }
             };
         }
         if !is_candidate || holder.as_ref().is_some_and(|holder| self.lives(holder, now)) {

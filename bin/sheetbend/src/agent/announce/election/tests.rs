@@ -235,6 +235,26 @@ fn who_leaves_or_may_no_longer_hands_over_at_once() {
 }
 
 #[test]
+fn who_has_given_an_address_away_does_not_answer_for_it_unheard() {
+    for given_up in [BTreeMap::from([(addr(1), Vec::new())]), BTreeMap::new()] {
+        let mut world = World::new(1);
+        world.want(&wanted(&[0]));
+        world.run(Duration::from_secs(2));
+        assert_eq!(world.holders(addr(1)), ["a"]);
+        world.want(&given_up);
+        world.run(TICK * 2);
+        // It is to hold it again, and does not hear that its Lease is free.
+        world.want(&wanted(&[0, 2]));
+        world.cut[0] = true;
+        for _ in 0..40 {
+            world.tick();
+            assert!(world.holders(addr(1)).len() <= 1, "{:?}", world.holders(addr(1)));
+        }
+        assert_eq!(world.holders(addr(1)), ["c"]);
+    }
+}
+
+#[test]
 fn a_holder_whose_heartbeat_is_only_slow_to_be_seen_is_left_alone() {
     let mut world = World::new(20);
     world.want(&wanted(&[0, 1]));
