@@ -79,7 +79,7 @@ impl Cluster {
         self.next_pod += 1;
         let address: IpAddr = remote_pod(self.v6, number);
         Endpoint {
-            addresses: vec![address],
+            address: Some(address),
             ready: true,
             serving: true,
             terminating: false,

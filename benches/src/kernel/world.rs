@@ -188,7 +188,7 @@ pub(crate) fn service(v6: bool, index: u32, endpoints: u32) -> anyhow::Result<(F
     let mut backends: Vec<Backend> = (0..endpoints)
         .map(|endpoint| {
             let number = index * ENDPOINTS + endpoint;
-            let pod_uid: Arc<str> = format!("uid-{number}").into();
+            let pod_uid = format!("uid-{number}").into();
             Backend { network, addr: remote_pod(v6, number), protocol, port, pod_uid }
         })
         .collect();

@@ -242,7 +242,7 @@ mod tests {
         let mut snapshot = cluster(&[web], &[announcement()]);
         assert!(announcements(&snapshot)[&ip("192.0.2.1")].candidates.is_empty());
         let endpoint = |node: &str, ready, serving, terminating| Endpoint {
-            addresses: vec![ip("10.0.0.1")],
+            address: Some(ip("10.0.0.1")),
             ready,
             serving,
             terminating,

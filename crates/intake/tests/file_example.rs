@@ -140,7 +140,7 @@ fn a_quarter_is_allowed_and_a_quarter_denied_in_every_class() {
     for to in cluster.pods.values() {
         let ends = cluster.pods.keys().cloned().map(End::Pod).chain(world.iter().copied().map(End::World));
         for source in ends {
-            for &destination in &to.addresses {
+            for destination in to.addresses.iter() {
                 let family = Family::of(destination);
                 let place = match &source {
                     End::Pod(key) if cluster.pods[key].node == to.node => "same node",
@@ -227,7 +227,7 @@ fn in_the_tenants_cluster_every_rule_but_pass_decides_something() {
     let (mut denied, mut allowed) = (0, 0);
     let others = ["172.30.0.11", "198.51.100.1", "203.0.113.1", "2001:db8::1"]
         .map(|text| (text.parse().unwrap(), None));
-    let pods = cluster.pods.values().flat_map(|pod| pod.addresses.iter().map(|addr| (*addr, Some(&pod.key))));
+    let pods = cluster.pods.values().flat_map(|pod| pod.addresses.iter().map(|addr| (addr, Some(&pod.key))));
     let ends: Vec<(IpAddr, Option<&ObjectKey>)> = pods.chain(others).collect();
     for (source, source_pod) in &ends {
         for (destination, destination_pod) in &ends {

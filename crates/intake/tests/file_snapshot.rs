@@ -121,8 +121,12 @@ fn status_counts_where_a_directory_stands_for_the_api() {
          apiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n",
     );
     let pod = &cluster.pods[&key("a")];
-    assert_eq!(pod.addresses, ["10.0.0.1", "fd00::1"].map(|text| text.parse::<std::net::IpAddr>().unwrap()));
-    assert_eq!((pod.phase, pod.ready, pod.terminating, &*pod.uid), (PodPhase::Running, true, true, "u"));
+    let addresses: Vec<String> = pod.addresses.iter().map(|addr| addr.to_string()).collect();
+    assert_eq!(addresses, ["10.0.0.1", "fd00::1"]);
+    assert_eq!(
+        (pod.phase, pod.ready, pod.terminating, pod.uid.clone()),
+        (PodPhase::Running, true, true, "u".into())
+    );
     let ports: Vec<u16> = pod.ports.iter().map(|port| port.port.get()).collect();
     assert_eq!(ports, [53, 2], "of init containers only sidecars");
     let node = &cluster.nodes[&NodeName::new("n")];

@@ -62,7 +62,7 @@ pub(crate) async fn run(
 fn patch(attachment: &Attachment) -> Value {
     let addresses: Vec<String> = attachment.addresses.iter().map(ToString::to_string).collect();
     let mut patch = json!({"metadata": {"annotations": {POD_IPS: addresses.join(",")}}});
-    if let Some(uid) = attachment.pod_uid.as_deref().filter(|uid| !uid.is_empty()) {
+    if let Some(uid) = attachment.pod_uid.as_ref().filter(|uid| !uid.is_empty()) {
         patch["metadata"]["uid"] = json!(uid);
     }
     patch

@@ -119,7 +119,7 @@ fn row(of: &Explanation<'_>, live: &Live) -> Row {
         for endpoint in &choice.endpoints {
             let end = match &endpoint.endpoint.pod {
                 Some(pod) => (Some(pod), None),
-                None => (None, endpoint.endpoint.addresses.first()),
+                None => (None, endpoint.endpoint.address),
             };
             all.insert(end);
             if endpoint.verdict.is_ok() {
@@ -219,7 +219,7 @@ fn choice(of: &ExplainedChoice<'_>, live: &Live) -> Choice {
 }
 
 fn live_key(port: &ServicePort, of: &ExplainedEndpoint<'_>) -> Option<(IpAddr, u8, u16)> {
-    let addr = of.endpoint.addresses.first()?.to_canonical();
+    let addr = of.endpoint.address?.to_canonical();
     Some((addr, port.protocol.number(), of.port?.get()))
 }
 
@@ -231,7 +231,7 @@ fn endpoint(port: &ServicePort, of: &ExplainedEndpoint<'_>, live: &Live) -> Endp
         Some(_) => "out",
     };
     Endpoint {
-        address: of.endpoint.addresses.first().map(ToString::to_string),
+        address: of.endpoint.address.as_ref().map(ToString::to_string),
         port: of.port.map(sheetbend_model::types::Port::get),
         pod: of.endpoint.pod.as_ref().map(|(key, _)| key.to_string()),
         node: of.endpoint.node.as_ref().map(ToString::to_string),

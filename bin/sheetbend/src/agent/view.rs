@@ -106,7 +106,7 @@ fn owners(snapshot: &Snapshot) -> HashMap<AddrKey, Arc<str>> {
     }
     for pod in snapshot.pods.values().filter(|pod| pod.is_peer()) {
         let name: Arc<str> = pod.key.to_string().into();
-        let key = |addr: &std::net::IpAddr| AddrKey { network: pod.network, addr: *addr };
+        let key = |addr| AddrKey { network: pod.network, addr };
         owners.extend(pod.addresses.iter().map(|addr| (key(addr), Arc::clone(&name))));
     }
     owners

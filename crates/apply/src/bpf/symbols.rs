@@ -139,6 +139,6 @@ pub(super) fn backend(backend: &Backend) -> Digest {
     content.addr(backend.addr);
     content.number(backend.protocol.number().into());
     content.number(backend.port.get().into());
-    content.text(&backend.pod_uid);
+    content.text(&backend.pod_uid.to_string());
     content.digest()
 }

@@ -41,9 +41,9 @@ fn everything(snapshot: &Snapshot, origin: &str) -> Vec<(String, String)> {
         all.push((format!("dns-version.{origin}"), "TXT \"1.1.0\"".to_owned()));
     }
     for pod in snapshot.pods.values().filter(|pod| !pod.phase.is_terminal()) {
-        for addr in &pod.addresses {
+        for addr in pod.addresses.iter() {
             let label = addr.to_string().replace(['.', ':'], "-");
-            all.push((format!("{label}.{}.pod.{origin}", pod.key.namespace), address(*addr)));
+            all.push((format!("{label}.{}.pod.{origin}", pod.key.namespace), address(addr)));
         }
     }
     for service in snapshot.services.values() {
@@ -85,9 +85,9 @@ fn hosts<'a>(snapshot: &'a Snapshot, service: &Service) -> Vec<(String, IpAddr, 
             continue;
         }
         for endpoint in &slice.endpoints {
-            let Some(addr) = endpoint.addresses.first() else { continue };
+            let Some(addr) = endpoint.address else { continue };
             if endpoint.ready || service.publish_not_ready {
-                hosts.push((host_name(endpoint, *addr), *addr, &**slice));
+                hosts.push((host_name(endpoint, addr), addr, &**slice));
             }
         }
     }

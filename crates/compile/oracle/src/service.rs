@@ -174,7 +174,7 @@ pub fn health_check(snapshot: &Snapshot, node: &NodeName, port: Port) -> Option<
                 // A pod has an endpoint per family.
                 ready.insert(match &endpoint.pod {
                     Some((pod, uid)) => format!("{pod} {uid}"),
-                    None => format!("{:?}", endpoint.addresses.first()),
+                    None => format!("{:?}", endpoint.address),
                 });
             }
         }
@@ -299,7 +299,7 @@ fn endpoints<'a>(
                 continue;
             }
             for endpoint in &slice.endpoints {
-                let first = endpoint.addresses.first().map(|addr| addr.to_canonical());
+                let first = endpoint.address.map(|addr| addr.to_canonical());
                 if let Some(addr) = first.filter(|addr| Family::of(*addr) == family)
                     && !has_ended(snapshot, slice, endpoint)
                 {

@@ -32,7 +32,7 @@ fn add_pod(cluster: &mut Snapshot, name: &str, n: u8, node: &str, host_network: 
         labels: Arc::new([("app".into(), name.into())].into()),
         node: Some(NodeName::new(node)),
         network: NetworkId::default(),
-        addresses: vec![addr(&format!("10.244.0.{n}")), addr(&format!("fd00::{n}"))],
+        addresses: vec![addr(&format!("10.244.0.{n}")), addr(&format!("fd00::{n}"))].into(),
         host_network,
         phase: PodPhase::Running,
         ready: true,
@@ -97,7 +97,7 @@ fn add_service(cluster: &mut Snapshot, endpoints: &[(u8, &str)]) {
     cluster.services.insert(service.key.clone(), Arc::new(service));
     for (family, prefix) in [(Family::IPv4, "10.244.0."), (Family::IPv6, "fd00::")] {
         let endpoint = |(n, name): &(u8, &str)| Endpoint {
-            addresses: vec![addr(&format!("{prefix}{n}"))],
+            address: Some(addr(&format!("{prefix}{n}"))),
             ready: true,
             serving: true,
             terminating: false,

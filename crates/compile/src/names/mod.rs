@@ -173,5 +173,5 @@ impl fmt::Debug for ZoneCompiler {
 /// The addresses by which a Pod has a `pod` name: none once it has ended, for they may be another's.
 fn addresses(pod: Option<&Arc<Pod>>) -> BTreeSet<IpAddr> {
     let living = pod.filter(|pod| !pod.phase.is_terminal());
-    living.into_iter().flat_map(|pod| &pod.addresses).map(IpAddr::to_canonical).collect()
+    living.into_iter().flat_map(|pod| pod.addresses.iter()).map(|addr| addr.to_canonical()).collect()
 }

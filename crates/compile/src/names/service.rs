@@ -92,7 +92,7 @@ fn headless<'a>(
 /// An endpoint's address and host name (§2.1 _hostname_): its own, else its address, which tells it apart from others.
 fn host(endpoint: &Endpoint, family: Family, place: &Place) -> Option<(IpAddr, String, ZoneKey)> {
     // Consumers use the first address only (discovery/v1, Endpoint.addresses).
-    let addr = endpoint.addresses.first()?.to_canonical();
+    let addr = endpoint.address?.to_canonical();
     let label = endpoint.hostname.as_deref().map_or_else(|| dashed(addr), str::to_ascii_lowercase);
     let mut key = place.key.clone();
     (Family::of(addr) == family && !label.contains('.') && key.push(label.as_bytes()))

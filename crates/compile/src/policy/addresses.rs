@@ -10,26 +10,11 @@ use sheetbend_model::types::{AddrKey, NetworkId, NodeName, ObjectKey};
 
 use super::Change;
 use super::blocks::BlockTable;
+use super::claims::Claims;
 use super::classes::{ClassNode, ClassTable};
 use super::locals::{Locals, known_pod};
 use super::matcher::Matcher;
 use super::terms::{TermId, TermTable};
-
-/// The pods that claim an address: nearly always one.
-#[derive(Debug)]
-enum Claims {
-    One(ObjectKey),
-    Many(Vec<ObjectKey>),
-}
-
-impl Claims {
-    fn iter(&self) -> std::slice::Iter<'_, ObjectKey> {
-        match self {
-            Claims::One(key) => std::slice::from_ref(key).iter(),
-            Claims::Many(keys) => keys.iter(),
-        }
-    }
-}
 
 #[derive(Debug)]
 struct Entry {
@@ -41,7 +26,7 @@ struct Entry {
 /// Claims and classes of addresses.
 #[derive(Debug, Default)]
 pub(crate) struct AddressTable {
-    claims: HashMap<AddrKey, Claims>,
+    claims: Claims,
     entries: BTreeMap<AddrKey, Entry>,
     /// Whose address it is, of the nodes: nearly always one.
     nodes: BTreeMap<AddrKey, BTreeSet<NodeName>>,
@@ -89,42 +74,28 @@ impl AddressTable {
         nodes.flat_map(|node| view.matcher.terms_of_node(node)).collect()
     }
 
-    pub(crate) fn claim(&mut self, addr: AddrKey, pod: &ObjectKey) {
-        let Some(claims) = self.claims.get_mut(&addr) else {
-            self.claims.insert(addr, Claims::One(pod.clone()));
-            return;
-        };
-        if claims.iter().any(|other| other == pod) {
-            return;
-        }
-        let mut keys: Vec<ObjectKey> = claims.iter().cloned().collect();
-        keys.push(pod.clone());
-        *claims = Claims::Many(keys);
+    /// `pod`, which claims nothing, claims `addresses`.
+    pub(crate) fn claim(&mut self, pod: &ObjectKey, addresses: &[AddrKey]) {
+        self.claims.insert(pod, addresses);
     }
 
-    pub(crate) fn disclaim(&mut self, addr: AddrKey, pod: &ObjectKey) {
-        let Some(claims) = self.claims.get_mut(&addr) else { return };
-        let mut keys: Vec<ObjectKey> = claims.iter().filter(|other| *other != pod).cloned().collect();
-        match (keys.pop(), keys.is_empty()) {
-            (None, _) => drop(self.claims.remove(&addr)),
-            (Some(last), true) => *claims = Claims::One(last),
-            (Some(last), false) => {
-                keys.push(last);
-                *claims = Claims::Many(keys);
-            }
-        }
+    /// `pod`, which claims `addresses`, claims nothing.
+    pub(crate) fn disclaim(&mut self, pod: &ObjectKey, addresses: &[AddrKey]) {
+        self.claims.remove(pod, addresses);
     }
 
     /// The pod that counts as having `addr`: one attached here with it, then one that is not terminating, then the least
     /// key.
     fn owner<'a>(&self, snapshot: &'a Snapshot, locals: &Locals, addr: AddrKey) -> Option<&'a Arc<Pod>> {
-        match self.claims.get(&addr)? {
-            Claims::One(key) => snapshot.pods.get(key),
-            Claims::Many(keys) => keys.iter().filter_map(|key| snapshot.pods.get(key)).min_by_key(|pod| {
-                let here = attached_addresses(snapshot, locals.of_pod(&pod.key), pod).any(|own| own == addr);
-                (!here, pod.terminating, pod.key.clone())
-            }),
-        }
+        let pods = self.claims.of(&addr).filter_map(|key| snapshot.pods.get(key));
+        let has_here =
+            |pod: &Pod| attached_addresses(snapshot, locals.of_pod(&pod.key), pod).any(|own| own == addr);
+        let claiming = pods
+            .filter(|pod| pod.is_peer() && (status_addresses(pod).any(|own| own == addr) || has_here(pod)));
+        claiming.min_by(|a, b| {
+            let rank = |pod: &Pod| (!has_here(pod), pod.terminating);
+            rank(a).cmp(&rank(b)).then_with(|| a.key.cmp(&b.key))
+        })
     }
 
     /// Addresses whose own terms hold one of `removed`.
@@ -238,11 +209,15 @@ pub(crate) fn claims_of(snapshot: &Snapshot, attachments: &[AttachmentId], pod: 
     if !pod.is_peer() {
         return Vec::new();
     }
-    let status = pod.addresses.iter().map(|addr| AddrKey { network: pod.network, addr: addr.to_canonical() });
-    let mut claims: Vec<AddrKey> = status.chain(attached_addresses(snapshot, attachments, pod)).collect();
+    let mut claims: Vec<AddrKey> =
+        status_addresses(pod).chain(attached_addresses(snapshot, attachments, pod)).collect();
     claims.sort_unstable();
     claims.dedup();
     claims
+}
+
+fn status_addresses(pod: &Pod) -> impl Iterator<Item = AddrKey> {
+    pod.addresses.iter().map(|addr| AddrKey { network: pod.network, addr: addr.to_canonical() })
 }
 
 fn attached_addresses(

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod blocks;
+mod claims;
 mod classes;
 mod document;
 mod faults;
@@ -174,20 +175,21 @@ impl PolicyTables {
     fn disclaim(&mut self, old: &Snapshot, moved: &BTreeSet<&ObjectKey>, dirty: &mut BTreeSet<AddrKey>) {
         for key in moved {
             let Some(pod) = old.pods.get(*key) else { continue };
-            for addr in claims_of(old, self.locals.of_pod(key), pod) {
-                self.addresses.disclaim(addr, key);
-                dirty.insert(addr);
-            }
+            let addresses = claims_of(old, self.locals.of_pod(key), pod);
+            self.addresses.disclaim(key, &addresses);
+            dirty.extend(addresses);
         }
     }
 
     fn claim(&mut self, next: &Snapshot, moved: &BTreeSet<&ObjectKey>, dirty: &mut BTreeSet<AddrKey>) {
         for key in moved {
             let Some(pod) = next.pods.get(*key) else { continue };
-            for addr in claims_of(next, self.locals.of_pod(key), pod) {
-                self.addresses.claim(addr, key);
-                dirty.insert(addr);
-            }
+            let addresses = claims_of(next, self.locals.of_pod(key), pod);
+            self.addresses.claim(key, &addresses);
+        }
+        // Not in the same pass: what is kept for long and what is not would lie between one another in memory.
+        for pod in moved.iter().filter_map(|key| next.pods.get(*key)) {
+            dirty.extend(claims_of(next, self.locals.of_pod(&pod.key), pod));
         }
     }
 

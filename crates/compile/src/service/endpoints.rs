@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sheetbend_model::plan::Backend;
 use sheetbend_model::state::{Endpoint, EndpointSlice, Service, ServicePort, Snapshot};
-use sheetbend_model::types::{Family, NetworkId, NodeName, Port, Protocol};
+use sheetbend_model::types::{Family, NetworkId, NodeName, Port, Protocol, Uid};
 
 /// Whose clients choose.
 #[derive(Clone, Copy, Debug)]
@@ -273,11 +273,11 @@ impl Question<'_> {
             return Err(Why::PodEnded);
         }
         // Consumers use the first address only (discovery/v1, Endpoint.addresses).
-        let addr = endpoint.addresses.first().ok_or(Why::NoAddress)?.to_canonical();
+        let addr = endpoint.address.ok_or(Why::NoAddress)?.to_canonical();
         if Family::of(addr) != self.family {
             return Err(Why::WrongFamily);
         }
-        let pod_uid = endpoint.pod.as_ref().map_or_else(Arc::default, |(_, uid)| uid.clone());
+        let pod_uid = endpoint.pod.as_ref().map_or_else(Uid::default, |(_, uid)| uid.clone());
         let protocol = self.port.protocol;
         Ok(Backend { network: NetworkId::default(), addr, protocol, port: number, pod_uid })
     }

@@ -79,7 +79,7 @@ fn ready_here<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, node: &NodeNa
     let ready = endpoints.filter(|endpoint| endpoint.ready && endpoint.node.as_ref() == Some(node));
     let ends = ready.map(|endpoint| match &endpoint.pod {
         Some((key, uid)) => (Some((key, uid)), None),
-        None => (None, endpoint.addresses.first()),
+        None => (None, endpoint.address),
     });
     u32::try_from(ends.collect::<std::collections::BTreeSet<_>>().len()).unwrap_or(u32::MAX)
 }

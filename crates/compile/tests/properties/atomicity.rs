@@ -116,7 +116,7 @@ fn is_self(before: &Dataplane, after: &Dataplane, pod: &AttachmentId, question: 
 }
 
 fn questions(state: &Snapshot) -> Vec<Question> {
-    let mut peers: Vec<IpAddr> = state.pods.values().flat_map(|pod| pod.addresses.clone()).collect();
+    let mut peers: Vec<IpAddr> = state.pods.values().flat_map(|pod| pod.addresses.iter()).collect();
     peers.extend(pools::world());
     peers.extend((0..3).map(|slot| pools::pod_address(0, slot, Family::IPv4)));
     peers.sort();
@@ -143,7 +143,7 @@ fn pod(index: u8, labels: &[(&str, &str)]) -> Event {
         labels: Arc::new(labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()),
         node: Some(pools::node()),
         network: NetworkId::default(),
-        addresses: addresses.clone(),
+        addresses: addresses.clone().into(),
         host_network: false,
         phase: PodPhase::Running,
         ready: true,

@@ -100,7 +100,7 @@ fn an_explanation_says_what_the_tables_do_and_why() {
 }
 
 fn addr(endpoint: &Endpoint) -> Option<std::net::IpAddr> {
-    endpoint.addresses.first().map(|addr| addr.to_canonical())
+    endpoint.address.map(|addr| addr.to_canonical())
 }
 
 /// A pod and a Service may have one key.
@@ -150,7 +150,7 @@ fn holds(
             addr(of.endpoint).map(Family::of) != Some(choice.family)
                 || own.all(|family| family != choice.family)
         }
-        Err(Why::NoAddress) => of.endpoint.addresses.is_empty(),
+        Err(Why::NoAddress) => of.endpoint.address.is_none(),
         Err(Why::Duplicate) => all.len() > 1,
     }
 }

@@ -46,7 +46,7 @@ fn address(last: u8, family: Family) -> IpAddr {
 
 fn slice(service: &str, number: u32, family: Family, addresses: Vec<IpAddr>) -> EndpointSlice {
     let endpoint = |addr| Endpoint {
-        addresses: vec![addr],
+        address: Some(addr),
         ready: true,
         serving: true,
         terminating: false,

@@ -77,7 +77,7 @@ fn find<'a>(cluster: &'a Snapshot, end: PacketEnd, family: Family) -> Option<Fou
     let attachment =
         cluster.attachments.values().find(|attachment| attachment.pod.as_ref() == Some(&pod.key));
     let attached = attachment.into_iter().flat_map(|attachment| &attachment.addresses);
-    let addr = pod.addresses.iter().chain(attached).copied().find(|addr| Family::of(*addr) == family)?;
+    let addr = pod.addresses.iter().chain(attached.copied()).find(|addr| Family::of(*addr) == family)?;
     if !pod.is_peer() {
         return find(cluster, PacketEnd::Address(addr), family);
     }
@@ -328,7 +328,7 @@ impl Coverage {
             if without.cluster_policies == cluster.cluster_policies {
                 continue;
             }
-            let own = subject.addresses.first().copied().unwrap_or(question.peer);
+            let own = subject.addresses.iter().next().unwrap_or(question.peer);
             let (from, to) = match question.direction {
                 Direction::Ingress => ((question.peer, peer), (own, Some(&subject.key))),
                 Direction::Egress => ((own, Some(&subject.key)), (question.peer, peer)),

@@ -20,9 +20,9 @@ use sheetbend_model::state::{
     ClusterNetworkPolicy, EndpointSlice, L2Announcement, LabelSelector, LoadBalancerPool, Namespace,
     NetworkPolicy, Node, Operator, Pod, Requirement, Service, Sharing, Snapshot,
 };
-use sheetbend_model::types::{Labels, NodeName, ObjectKey, Protocol};
+use sheetbend_model::types::{Labels, NodeName, ObjectKey, Protocol, Uid};
 
-use crate::file::Object;
+use crate::file::{Kind, Object, ObjectId};
 
 /// The label that names a Namespace (KEP-2161).
 pub(crate) const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -68,6 +68,30 @@ impl Part {
             | Object::ReplicaSet(_)
             | Object::Job(_) => return None,
         })
+    }
+
+    /// What makes it unique.
+    pub(crate) fn id(&self) -> ObjectId {
+        let (kind, key) = match self {
+            Part::Node(node) => (Kind::Node, ObjectKey::cluster_scoped(Arc::clone(&node.name.0))),
+            Part::Namespace(namespace) => {
+                (Kind::Namespace, ObjectKey::cluster_scoped(Arc::clone(&namespace.name)))
+            }
+            Part::Pod(pod) => (Kind::Pod, pod.key.clone()),
+            Part::Service(service) => (Kind::Service, service.key.clone()),
+            Part::EndpointSlice(slice) => (Kind::EndpointSlice, slice.key.clone()),
+            Part::NetworkPolicy(policy) => (Kind::NetworkPolicy, policy.key.clone()),
+            Part::ClusterNetworkPolicy(policy) => {
+                (Kind::ClusterNetworkPolicy, ObjectKey::cluster_scoped(Arc::clone(&policy.name)))
+            }
+            Part::LoadBalancerPool(pool) => {
+                (Kind::LoadBalancerPool, ObjectKey::cluster_scoped(Arc::clone(&pool.name)))
+            }
+            Part::L2Announcement(object) => {
+                (Kind::L2Announcement, ObjectKey::cluster_scoped(Arc::clone(&object.name)))
+            }
+        };
+        ObjectId { kind, namespace: key.namespace, name: key.name }
     }
 
     /// Lets it use what other objects have too, where it is nobody else's yet.
@@ -237,7 +261,7 @@ fn block(text: &str) -> Option<IpNet> {
 fn pod_reference(
     reference: Option<&core::ObjectReference>,
     namespace: &Arc<str>,
-) -> Option<(ObjectKey, Arc<str>)> {
+) -> Option<(ObjectKey, Uid)> {
     let reference = reference.filter(|reference| reference.kind.as_deref() == Some("Pod"))?;
     let namespace = reference.namespace.as_deref().map_or_else(|| Arc::clone(namespace), Arc::from);
     let key = ObjectKey { namespace, name: reference.name.as_deref()?.into() };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use sheetbend_model::state::{ContainerPort, Pod, PodPhase};
-use sheetbend_model::types::{Family, NetworkId, NodeName, ObjectKey, Port};
+use sheetbend_model::types::{NetworkId, NodeName, ObjectKey, PodIps, Port};
 
 use super::protocol_of;
 
@@ -28,7 +28,7 @@ pub(super) fn pod(pod: &core::Pod, key: ObjectKey) -> Pod {
 }
 
 /// What the kubelet says, or before it says anything, what ADD wrote beside the pod.
-fn known_addresses(pod: &core::Pod) -> Vec<IpAddr> {
+fn known_addresses(pod: &core::Pod) -> PodIps {
     let addresses = addresses(pod.status.as_ref());
     if !addresses.is_empty() {
         return addresses;
@@ -38,22 +38,15 @@ fn known_addresses(pod: &core::Pod) -> Vec<IpAddr> {
 }
 
 /// `status.podIPs`, or `podIP` where only that is written; the first of each family.
-pub(crate) fn addresses(status: Option<&core::PodStatus>) -> Vec<IpAddr> {
-    let Some(status) = status else { return Vec::new() };
+pub(crate) fn addresses(status: Option<&core::PodStatus>) -> PodIps {
+    let Some(status) = status else { return PodIps::default() };
     let all = status.pod_ips.as_deref().unwrap_or_default();
     let one = status.pod_ip.as_deref().filter(|_| all.is_empty());
     one_per_family(all.iter().map(|address| address.ip.as_str()).chain(one))
 }
 
-fn one_per_family<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<IpAddr> {
-    let mut addresses: Vec<IpAddr> = Vec::with_capacity(2);
-    for text in texts {
-        let Ok(address) = text.parse::<IpAddr>().map(|address| address.to_canonical()) else { continue };
-        if addresses.iter().all(|have| Family::of(*have) != Family::of(address)) {
-            addresses.push(address);
-        }
-    }
-    addresses
+fn one_per_family<'a>(texts: impl Iterator<Item = &'a str>) -> PodIps {
+    texts.filter_map(|text| text.parse().ok()).map(|addr: IpAddr| addr.to_canonical()).collect()
 }
 
 pub(crate) fn phase(status: Option<&core::PodStatus>) -> PodPhase {

@@ -177,7 +177,7 @@ fn endpoint(endpoint: &discovery::Endpoint, namespace: &Arc<str>) -> Endpoint {
     let conditions = endpoint.conditions.as_ref();
     let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
     Endpoint {
-        addresses: endpoint.addresses.iter().filter_map(|text| text.parse().ok()).collect(),
+        address: endpoint.addresses.iter().find_map(|text| text.parse().ok()),
         ready,
         serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(ready),
         terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),

@@ -1,5 +1,7 @@
 //! One directory of objects, read again and again, parsing only what changed.
 
+mod held;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
 use std::hash::{BuildHasher, RandomState};
@@ -17,6 +19,7 @@ use super::error::{ManifestError, Place, Problem};
 use super::object::ObjectId;
 use super::read::{Source, is_manifest, parse, unreadable, whole_file};
 use crate::convert::Part;
+use held::{Content, Held};
 
 /// A file changed less than this before it was read may change again without a later mtime.
 const MTIME_GRAIN: Duration = Duration::from_millis(50);
@@ -48,7 +51,9 @@ struct File {
     /// In [`Directory::names`], once it is one of them.
     number: u32,
     stamp: Stamp,
-    objects: Vec<(ObjectId, Place, Option<Part>)>,
+    /// As messages name it.
+    shown: Arc<Path>,
+    objects: Vec<Held>,
 }
 
 /// A file with the same stamp has the same content.
@@ -130,11 +135,10 @@ impl Directory {
                 };
                 let holder = rival.or_else(known);
                 let own = file.objects.get(index as usize);
-                let (Some((holder, first)), Some((id, place, _))) = (holder, own) else {
+                let (Some((holder, first)), Some(own)) = (holder, own) else {
                     new.insert((hash, number, index));
                     continue;
                 };
-                let (first, place) = (first.clone(), place.clone());
                 let problem = match &claim {
                     Claim::Object(_) => Problem::DuplicateObject { first },
                     Claim::ClusterIp(address) => Problem::AddressClash {
@@ -144,7 +148,11 @@ impl Directory {
                         first,
                     },
                 };
-                errors.push(ManifestError { place, object: id.to_string(), problem });
+                errors.push(ManifestError {
+                    place: own.place(&file.shown),
+                    object: own.id().to_string(),
+                    problem,
+                });
             }
         }
         errors
@@ -159,7 +167,7 @@ impl Directory {
                 self.claims.remove(&(self.hashing.hash_one(&claim), file.number, index));
             }
             self.names.remove(&file.number);
-            old.extend(file.objects.into_iter().filter_map(|(id, _, part)| Some((id, part?))));
+            old.extend(file.objects.into_iter().filter_map(Held::into_part));
         }
         self.differs |= !self.synced;
         for (name, mut file) in changed {
@@ -168,9 +176,9 @@ impl Directory {
             self.names.insert(file.number, Arc::clone(&name));
             let hashed = |(claim, index)| (self.hashing.hash_one(&claim), file.number, index);
             self.claims.extend(claims(&file).map(hashed));
-            for (id, _, part) in &mut file.objects {
-                let Some(part) = part else { continue };
-                match old.remove(id) {
+            for Held { content, .. } in &mut file.objects {
+                let Content::Part(part) = content else { continue };
+                match old.remove(&part.id()) {
                     // The same content keeps the same Arc, so that Snapshots share it.
                     Some(same) if same == *part => *part = same,
                     _ => {
@@ -224,32 +232,10 @@ fn load(
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(vec![whole_file(&shown, unreadable(&error))]),
     };
-    let manifests = parse(&[Source { name: shown, bytes }])?;
+    let manifests = parse(&[Source { name: Arc::clone(&shown), bytes }])?;
     let objects = manifests.objects.into_iter();
-    let objects = objects.map(|(id, manifest)| {
-        let mut part = Part::of(&manifest.object);
-        let id = share(id, part.as_mut(), sharing);
-        (id, manifest.place, part)
-    });
-    Ok(Some(File { number: 0, stamp, objects: objects.collect() }))
-}
-
-/// Lets a part use what other objects have too. Returns the id, whose texts are the part's.
-fn share(id: ObjectId, part: Option<&mut Part>, sharing: &mut Sharing) -> ObjectId {
-    let Some(part) = part else { return id };
-    part.share(sharing);
-    let key = match part {
-        Part::Pod(pod) => &pod.key,
-        Part::Service(service) => &service.key,
-        Part::EndpointSlice(slice) => &slice.key,
-        Part::Node(_)
-        | Part::Namespace(_)
-        | Part::NetworkPolicy(_)
-        | Part::ClusterNetworkPolicy(_)
-        | Part::LoadBalancerPool(_)
-        | Part::L2Announcement(_) => return id,
-    };
-    ObjectId { kind: id.kind, namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) }
+    let objects = objects.map(|(id, manifest)| Held::new(id, &manifest, sharing));
+    Ok(Some(File { number: 0, stamp, shown, objects: objects.collect() }))
 }
 
 /// (file, place in it) of who may have the claim with this hash.
@@ -258,9 +244,9 @@ fn holders(claims: &BTreeSet<(u64, u32, u32)>, hash: u64) -> impl Iterator<Item 
 }
 
 /// The object in this place, if it makes this claim.
-fn object<'a>(file: &'a File, index: u32, claim: &Claim) -> Option<(&'a ObjectId, &'a Place)> {
+fn object(file: &File, index: u32, claim: &Claim) -> Option<(ObjectId, Place)> {
     let object = file.objects.get(index as usize)?;
-    claims_of(object).any(|own| own == *claim).then_some((&object.0, &object.1))
+    claims_of(object).any(|own| own == *claim).then(|| (object.id(), object.place(&file.shown)))
 }
 
 /// What a file's objects claim for themselves, with each one's place.
@@ -268,22 +254,12 @@ fn claims(file: &File) -> impl Iterator<Item = (Claim, u32)> + '_ {
     (0..).zip(&file.objects).flat_map(|(index, object)| claims_of(object).map(move |claim| (claim, index)))
 }
 
-fn claims_of((id, _, part): &(ObjectId, Place, Option<Part>)) -> impl Iterator<Item = Claim> + use<> {
-    let addresses = match part {
-        Some(Part::Service(service)) => service.cluster_ips.clone(),
-        Some(
-            Part::Node(_)
-            | Part::Namespace(_)
-            | Part::Pod(_)
-            | Part::EndpointSlice(_)
-            | Part::NetworkPolicy(_)
-            | Part::ClusterNetworkPolicy(_)
-            | Part::LoadBalancerPool(_)
-            | Part::L2Announcement(_),
-        )
-        | None => Vec::new(),
+fn claims_of(object: &Held) -> impl Iterator<Item = Claim> + use<> {
+    let addresses = match &object.content {
+        Content::Part(Part::Service(service)) => service.cluster_ips.clone(),
+        Content::Part(_) | Content::Other(_) => Vec::new(),
     };
-    std::iter::once(Claim::Object(id.clone())).chain(addresses.into_iter().map(Claim::ClusterIp))
+    std::iter::once(Claim::Object(object.id())).chain(addresses.into_iter().map(Claim::ClusterIp))
 }
 
 impl Stamp {

@@ -133,7 +133,7 @@ fn what_add_published_counts_until_the_kubelet_says_more() {
         trimmed(pod)
     };
     store.take(Change::Put(annotated(json!({"phase": "Pending"}))));
-    let addresses = |store: &Store| store.snapshot().pods[&key("a")].addresses.clone();
+    let addresses = |store: &Store| Vec::from(store.snapshot().pods[&key("a")].addresses);
     assert_eq!(
         addresses(&store),
         ["10.244.1.7".parse().unwrap(), "fd00::7".parse::<std::net::IpAddr>().unwrap()]

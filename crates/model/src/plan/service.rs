@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::state::Algorithm;
-use crate::types::{NetworkId, ObjectKey, Port, Protocol};
+use crate::types::{NetworkId, ObjectKey, Port, Protocol, Uid};
 
 /// Which clients a frontend is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,7 +75,7 @@ pub struct Backend {
     /// The endpoint's port.
     pub port: Port,
     /// The Pod's uid, empty for an endpoint that is no Pod.
-    pub pod_uid: Arc<str>,
+    pub pod_uid: Uid,
 }
 
 impl fmt::Display for Backend {

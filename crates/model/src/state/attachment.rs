@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Mac, NetworkId, ObjectKey};
+use crate::types::{Mac, NetworkId, ObjectKey, Uid};
 
 /// (container, interface): what CNI calls an attachment (CNI 1.1.0, "Attachment").
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct Attachment {
     /// The pod it belongs to (K8S_POD_NAMESPACE/K8S_POD_NAME), or `None` for a container outside Kubernetes.
     pub pod: Option<ObjectKey>,
     /// K8S_POD_UID, when the runtime passed it.
-    pub pod_uid: Option<Arc<str>>,
+    pub pod_uid: Option<Uid>,
     /// CNI_NETNS.
     pub netns: Arc<str>,
     /// The network the pod's addresses belong to.

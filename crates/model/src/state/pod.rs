@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Family, Labels, NetworkId, NodeName, ObjectKey, Port, Protocol};
+use crate::types::{Family, Labels, NetworkId, NodeName, ObjectKey, PodIps, Port, Protocol, Uid};
 
 /// `status.phase` of a Pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,15 +52,15 @@ pub struct Pod {
     /// `namespace/name`.
     pub key: ObjectKey,
     /// `metadata.uid`; empty where a file gave none.
-    pub uid: Arc<str>,
+    pub uid: Uid,
     /// `metadata.labels`.
     pub labels: Arc<Labels>,
     /// `spec.nodeName`.
     pub node: Option<NodeName>,
     /// The network its addresses belong to.
     pub network: NetworkId,
-    /// `status.podIPs`, at most one per family.
-    pub addresses: Vec<IpAddr>,
+    /// `status.podIPs`.
+    pub addresses: PodIps,
     /// `spec.hostNetwork`: the pod is its node, no selector matches it.
     pub host_network: bool,
     /// `status.phase`.
@@ -81,7 +81,7 @@ impl Pod {
 
     /// The pod's address of `family`.
     pub fn address(&self, family: Family) -> Option<IpAddr> {
-        self.addresses.iter().copied().find(|addr| Family::of(*addr) == family)
+        self.addresses.get(family)
     }
 
     /// The numbers that a named port has on this pod, ascending.

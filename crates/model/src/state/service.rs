@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Exposure, Weights};
-use crate::types::{Family, Labels, NodeName, ObjectKey, Port, Protocol};
+use crate::types::{Family, Labels, NodeName, ObjectKey, Port, Protocol, Uid};
 
 /// `spec.type` of a Service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,8 +195,9 @@ pub struct EndpointPort {
 /// One endpoint of an EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// Its addresses, all of the slice's family. Consumers use the first (discovery/v1).
-    pub addresses: Vec<IpAddr>,
+    /// The first of its `addresses`, which are all of the slice's family: consumers use the first (discovery/v1). `None`
+    /// where none is an address.
+    pub address: Option<IpAddr>,
     /// `conditions.ready`, true where absent. Always true with publishNotReadyAddresses.
     pub ready: bool,
     /// `conditions.serving`, the value of ready where absent.
@@ -208,7 +209,7 @@ pub struct Endpoint {
     /// `nodeName`.
     pub node: Option<NodeName>,
     /// `targetRef` to a Pod: its key and uid.
-    pub pod: Option<(ObjectKey, Arc<str>)>,
+    pub pod: Option<(ObjectKey, Uid)>,
     /// `hints`: whose clients it is meant for; `None` = everybody's.
     pub hints: Option<Arc<Hints>>,
 }

@@ -35,7 +35,6 @@ impl Sharing {
             Some(known) => pod.ports = Arc::clone(known),
             None => drop(self.ports.insert(Arc::clone(&pod.ports))),
         }
-        pod.addresses.shrink_to_fit();
     }
 
     /// Lets `service` use what others have too: namespace, port names, selector.
@@ -64,7 +63,6 @@ impl Sharing {
                     None => drop(self.hints.insert(Arc::clone(hints))),
                 }
             }
-            endpoint.addresses.shrink_to_fit();
         }
         slice.ports.shrink_to_fit();
         slice.endpoints.shrink_to_fit();
@@ -124,7 +122,7 @@ mod tests {
             labels: Arc::new(BTreeMap::from([("app".into(), app.into())])),
             node: Some(NodeName::new("a")),
             network: NetworkId::default(),
-            addresses: vec!["10.0.0.1".parse().unwrap()],
+            addresses: vec!["10.0.0.1".parse().unwrap()].into(),
             host_network: false,
             phase: PodPhase::Running,
             ready: true,

@@ -37,7 +37,7 @@ impl Weights {
         }
         let by_name = endpoint.pod.as_ref().and_then(|(key, _)| self.given.get(&key.name));
         let by_address = || {
-            let address = endpoint.addresses.first()?.to_canonical().to_string();
+            let address = endpoint.address?.to_canonical().to_string();
             self.given.get(address.as_str())
         };
         by_name.or_else(by_address).copied()
@@ -77,7 +77,7 @@ mod tests {
 
     fn endpoint(pod: Option<&str>, addr: &str) -> Endpoint {
         Endpoint {
-            addresses: vec![addr.parse().expect("an address")],
+            address: Some(addr.parse().expect("an address")),
             ready: true,
             serving: true,
             terminating: false,

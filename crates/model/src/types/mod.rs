@@ -2,8 +2,12 @@
 
 mod addr;
 mod name;
+mod pod_ips;
 mod port;
+mod uid;
 
 pub use addr::{AddrKey, BlockKey, Family, Mac, MacError, NetworkId};
 pub use name::{Labels, NodeName, ObjectKey};
+pub use pod_ips::PodIps;
 pub use port::{Direction, Port, PortError, PortPrefix, PortRange, Protocol};
+pub use uid::Uid;

@@ -125,7 +125,8 @@ pub fn pod(size: &Size, index: usize, generation: usize) -> Pod {
         addresses: vec![
             Ipv4Addr::from(0x0a00_0000 + ((node as u32) << 8) + slot as u32).into(),
             Ipv6Addr::new(0xfd00, 2, node as u16, 0, 0, 0, 0, slot as u16).into(),
-        ],
+        ]
+        .into(),
         host_network: false,
         phase: PodPhase::Running,
         ready: true,
@@ -150,7 +151,7 @@ fn add_pod(snapshot: &mut Snapshot, size: &Size, index: usize) {
             pod_uid: Some(pod.uid.clone()),
             netns: format!("/run/netns/{index}").into(),
             network: NetworkId::default(),
-            addresses: pod.addresses.clone(),
+            addresses: pod.addresses.into(),
             host_ifname: format!("sb{index}").into(),
             host_ifindex: 100 + index as u32,
             host_mac: Mac([0x0a, 0x5b, 0, 0, 0, 1]),
@@ -255,7 +256,7 @@ pub fn endpoint_slice(index: usize, numbers: std::ops::Range<usize>) -> Endpoint
         ports: vec![EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: Some(port(8080)) }],
         endpoints: numbers
             .map(|number| Endpoint {
-                addresses: vec![IpAddr::V4(Ipv4Addr::from(0x0b00_0000 + number as u32))],
+                address: Some(IpAddr::V4(Ipv4Addr::from(0x0b00_0000 + number as u32))),
                 ready: true,
                 serving: true,
                 terminating: false,

@@ -9,7 +9,7 @@ use sheetbend_model::state::{
     ContainerPort, IpBlock, LabelSelector, Namespace, NetworkPolicy, Operator, Peer, Pod, PodPhase,
     PolicyPort, PolicyRule, PortMatch, Requirement,
 };
-use sheetbend_model::types::{Family, Labels, NetworkId, NodeName, Port, Protocol};
+use sheetbend_model::types::{Family, Labels, NetworkId, NodeName, PodIps, Port, Protocol};
 
 use super::pools::{
     LABEL_KEYS, LABEL_VALUES, NAMESPACES, NODE_PORTS, NODES, PODS, PORT_NAMES, PORTS, blocks, excepts,
@@ -146,8 +146,8 @@ pub fn pod(index: u8) -> impl Strategy<Value = RandomPod> {
                 network: NetworkId::default(),
                 addresses: match (host, silent) {
                     (true, _) => families.iter().map(|f| node_address(place, *f)).collect(),
-                    (false, true) => Vec::new(),
-                    (false, false) => own,
+                    (false, true) => PodIps::default(),
+                    (false, false) => own.into(),
                 },
                 host_network: host,
                 phase,

@@ -188,13 +188,13 @@ fn endpoint(service: u8, family: Family) -> impl Strategy<Value = Endpoint> {
     let hostname = prop::option::weighted(0.4, prop::sample::select(&["first", "second"][..]));
     (pod, state, 0..2usize, prop::bool::weighted(0.9), hostname, hints()).prop_map(
         move |(pod, (ready, serving, terminating), place, is_pod, hostname, hints)| Endpoint {
-            addresses: vec![pod_address(place, pod, family)],
+            address: Some(pod_address(place, pod, family)),
             ready,
             serving,
             terminating,
             hostname: hostname.map(text),
             node: Some(NodeName::new(NODES[place])),
-            pod: is_pod.then(|| (pod_key(pod), Arc::from(format!("uid-{pod}")))),
+            pod: is_pod.then(|| (pod_key(pod), format!("uid-{pod}").into())),
             hints: hints.map(Arc::new),
         },
     )

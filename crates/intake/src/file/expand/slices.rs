@@ -72,10 +72,7 @@ fn family_slices(
 ) -> Vec<EndpointSlice> {
     let mut by_ports: BTreeMap<Vec<PortKey>, (Vec<EndpointPort>, Vec<Endpoint>)> = BTreeMap::new();
     for pod in pods {
-        let addresses = convert::pod_addresses(pod.status.as_ref());
-        let Some(address) = addresses.into_iter().find(|address| Family::of(*address) == family) else {
-            continue;
-        };
+        let Some(address) = convert::pod_addresses(pod.status.as_ref()).get(family) else { continue };
         let ports: Vec<EndpointPort> =
             spec.ports.iter().flatten().filter_map(|port| endpoint_port(port, pod)).collect();
         let key = ports
