@@ -6,7 +6,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sheetbend_ebpf_abi as abi;
 use sheetbend_ebpf_abi::{ClassKey, PrefixKey};
 use sheetbend_model::plan::{
-    Backend, Frontend, LocalPod, Overlay, Posture, Reach, Route, RuleKey, Scope, ServiceEntry, Slot,
+    AddressHolder, Backend, Frontend, LocalPod, Overlay, Posture, Reach, Route, RuleKey, Scope, ServiceEntry,
+    Slot,
 };
 use sheetbend_model::state::{Algorithm, NetworkMode};
 use sheetbend_model::types::{AddrKey, BlockKey, Direction, Mac, NetworkId, Port, Protocol};
@@ -102,6 +103,7 @@ pub(super) fn route(route: &Route, mode: NetworkMode) -> abi::RouteEntry {
         Route::Unowned => (abi::ROUTE_UNOWNED, None),
         Route::NodeAddress { other, .. } => (abi::ROUTE_NODE_ADDRESS, other.map(addr)),
         Route::NoMasquerade => (abi::ROUTE_NO_MASQUERADE, None),
+        Route::Service => (abi::ROUTE_SERVICE, None),
     };
     let mut entry = abi::RouteEntry { kind, mac: [0; 6], pad: [0; 2], via: via.unwrap_or(abi::NO_ADDR) };
     entry.mac = route_mac(&entry, mode);
@@ -193,6 +195,14 @@ pub(super) fn service_key_back(key: &abi::ServiceKey) -> Option<Frontend> {
     };
     let network = NetworkId(key.network);
     Some(Frontend { network, addr: addr_back(key.addr), protocol, port, scope })
+}
+
+/// What the row of a Service's address says.
+pub(super) fn address_holder(holder: AddressHolder) -> u32 {
+    match holder {
+        AddressHolder::Us => abi::ADDRESS_OURS,
+        AddressHolder::Others => abi::ADDRESS_ELSEWHERE,
+    }
 }
 
 /// A Service's row; `service` is its number, `first_slot` where its `count` slots begin.

@@ -8,12 +8,14 @@ mod names;
 mod policy;
 mod service;
 mod tiers;
+mod unserved;
 
 pub use expect::{End, Expected, Probe, expect};
 pub use names::{pointers, records};
 pub use policy::{Allowed, Decision, Flow, Judgement, networkpolicy, pod_at};
 pub use service::{At, Candidate, Found, health_check, node_local_dns, service};
 pub use tiers::ByTier;
+pub use unserved::{Unserved, unserved};
 
 use std::fmt;
 

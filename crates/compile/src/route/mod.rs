@@ -39,6 +39,10 @@ pub(crate) fn routes(
     for range in &config.pod_cidrs {
         table.add_if_free(*range, &Route::Unowned);
     }
+    let of_cluster = snapshot.service_cidrs.values().flat_map(|service_cidr| &service_cidr.cidrs);
+    for range in config.service_cidrs.iter().chain(of_cluster) {
+        table.add_if_free(*range, &Route::Service);
+    }
     for range in &config.non_masquerade_cidrs {
         table.add_if_free(*range, &Route::NoMasquerade);
     }
@@ -71,7 +75,13 @@ impl Table {
                 );
                 return self.condition(node, "PodRangeConflict", message);
             }
-            Some(Route::Local | Route::Unowned | Route::NodeAddress { .. } | Route::NoMasquerade) => {
+            Some(
+                Route::Local
+                | Route::Unowned
+                | Route::NodeAddress { .. }
+                | Route::NoMasquerade
+                | Route::Service,
+            ) => {
                 let message = format!(
                     "pod range {range} is also that of this node, which keeps it; give each Node its own range"
                 );

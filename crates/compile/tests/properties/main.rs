@@ -20,6 +20,7 @@ mod names;
 mod sequences;
 mod services;
 mod tiers;
+mod unserved;
 mod verdicts;
 
 use std::hash::{BuildHasher, RandomState};

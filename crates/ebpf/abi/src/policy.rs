@@ -2,7 +2,7 @@
 
 use crate::Addr;
 
-/// Key of hash `LOCAL` (→ `u32` ifindex) and of hash `CLASSES` (→ `u32` class).
+/// Key of hashes `LOCAL` (→ `u32` ifindex), `CLASSES` (→ `u32` class) and `SERVICE_ADDRESSES` (→ `u32`, `ADDRESS_*`).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClassKey {
@@ -114,6 +114,8 @@ pub const ROUTE_UNOWNED: u32 = 3;
 pub const ROUTE_NODE_ADDRESS: u32 = 4;
 /// `RouteEntry::kind`: outside, never masqueraded towards.
 pub const ROUTE_NO_MASQUERADE: u32 = 5;
+/// `RouteEntry::kind`: a range of which Services get their addresses.
+pub const ROUTE_SERVICE: u32 = 6;
 
 /// Value of `ROUTES`. No entry = the world.
 #[repr(C)]

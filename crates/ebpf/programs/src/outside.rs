@@ -25,7 +25,7 @@ use crate::{
     parse::pointer,
     rewrite::{self, End},
     service::{self, any_address},
-    snat, stage,
+    snat, stage, unserved,
     uplink::{check_origin, node_address},
 };
 
@@ -83,6 +83,10 @@ pub fn outside(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
         return Ok(DROP);
     }
     let Some(entry) = entry(ctx, packet) else {
+        if !same(&packet.dst, &node_address(packet, config)) {
+            let kind = route(packet.network, &packet.dst).map_or(0, |route| route.kind);
+            unserved::check(packet.network, &packet.dst, kind)?;
+        }
         return if by_tunnel { hook::without_pod(ctx, packet) } else { Ok(PASS) };
     };
     if !by_tunnel && !check_origin(ctx, packet, config)? {

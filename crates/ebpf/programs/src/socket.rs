@@ -23,6 +23,7 @@ use crate::{
     maps::{CONFIG, SOCKETS},
     packet::{Ip, MAPPED, SCTP, TCP, UDP, put, same, words},
     service::{any_address, backend, choose, find},
+    unserved,
 };
 
 const GO_ON: i32 = 1;
@@ -107,6 +108,20 @@ fn service(ctx: &SockAddrContext, named: &Named) -> Option<&'static ServiceEntry
     let any = any_address(is_v4(&named.ip));
     let entry = find(0, &any, named.port, named.protocol, SCOPE_INSIDE)?;
     is_named(ctx, named, entry).then_some(entry)
+}
+
+/// An address without a frontend. Whether a Service may have it is judged here for processes of the node only: a pod's
+/// packets say it themselves.
+#[inline(always)]
+fn unserved(ctx: &SockAddrContext, named: &Named) -> i32 {
+    if !is_node(ctx) {
+        return GO_ON;
+    }
+    let kind = route(0, &named.ip).map_or(0, |route| route.kind);
+    match unserved::check(0, &named.ip, kind) {
+        Ok(()) => GO_ON,
+        Err(reason) => refuse(reason),
+    }
 }
 
 /// Whether the address is one of this node, or of another where the Service means the same there.
@@ -201,7 +216,7 @@ pub fn release(ctx: &SockContext) -> i32 {
 #[inline(always)]
 pub fn connect(ctx: &SockAddrContext, v6: bool) -> i32 {
     let named = named(ctx, v6);
-    let Some(entry) = service(ctx, &named) else { return GO_ON };
+    let Some(entry) = service(ctx, &named) else { return unserved(ctx, &named) };
     match choose_for(ctx, &named, entry) {
         Ok((number, chosen)) => {
             let (ip, port) = (words(&chosen.addr), chosen.port);
@@ -217,7 +232,7 @@ pub fn connect(ctx: &SockAddrContext, v6: bool) -> i32 {
 #[inline(always)]
 pub fn send(ctx: &SockAddrContext, v6: bool) -> i32 {
     let named = named(ctx, v6);
-    let Some(entry) = service(ctx, &named) else { return GO_ON };
+    let Some(entry) = service(ctx, &named) else { return unserved(ctx, &named) };
     let key = key(cookie(ctx), &named.ip, named.port, named.protocol, SOCKET_FRONTEND);
     // SAFETY: copied at once; a racing writer writes whole words.
     let kept = unsafe { SOCKETS.get(&key) }.filter(|kept| kept.service == entry.service);
@@ -253,7 +268,7 @@ pub fn peer(ctx: &SockAddrContext, v6: bool) -> i32 {
 
 #[inline(always)]
 fn refuse(reason: Reason) -> i32 {
-    if matches!(reason, Reason::NoEndpoints) {
+    if matches!(reason, Reason::NoEndpoints | Reason::NoServicePort) {
         // SAFETY: a plain value. Without it the process sees EPERM, as for a packet that a firewall drops.
         let _ = unsafe { bpf_set_retval(-CONNECTION_REFUSED) };
     }

@@ -245,6 +245,7 @@ fn share(id: ObjectId, part: Option<&mut Part>, sharing: &mut Sharing) -> Object
         Part::Node(_)
         | Part::Namespace(_)
         | Part::NetworkPolicy(_)
+        | Part::ServiceCidr(_)
         | Part::ClusterNetworkPolicy(_)
         | Part::LoadBalancerPool(_)
         | Part::L2Announcement(_) => return id,
@@ -277,6 +278,7 @@ fn claims_of((id, _, part): &(ObjectId, Place, Option<Part>)) -> impl Iterator<I
             | Part::Pod(_)
             | Part::EndpointSlice(_)
             | Part::NetworkPolicy(_)
+            | Part::ServiceCidr(_)
             | Part::ClusterNetworkPolicy(_)
             | Part::LoadBalancerPool(_)
             | Part::L2Announcement(_),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Class, Frontend, PolicySet, ServiceEntry};
+use super::{AddressHolder, Class, Frontend, PolicySet, ServiceEntry};
 use crate::state::{AttachmentId, NetworkMode};
 use crate::types::{AddrKey, BlockKey, Direction, NodeName, ObjectKey, PortPrefix, Protocol};
 
@@ -26,6 +26,8 @@ pub struct Dataplane {
     pub rules: BTreeMap<RuleKey, Ruling>,
     /// Frontend → Service.
     pub services: BTreeMap<Frontend, ServiceEntry>,
+    /// Address of a Service inside the cluster → whose matter it is where no frontend takes a packet.
+    pub service_addresses: BTreeMap<AddrKey, AddressHolder>,
     /// Pod range → where it is, and other ranges the node must tell apart.
     pub routes: BTreeMap<BlockKey, Route>,
     /// This node's own part in the overlay or the routed network.
@@ -163,6 +165,8 @@ pub enum Route {
     },
     /// Outside the cluster, but sees pod addresses unchanged (`network.nonMasqueradeCIDRs`).
     NoMasquerade,
+    /// A range of which Services get their addresses: what no frontend takes goes nowhere.
+    Service,
 }
 
 /// This node's own part.

@@ -19,7 +19,7 @@ pub use dataplane::{Condition, Dataplane, LocalPod, Origin, Overlay, Posture, Ro
 pub use diff::{Entry, EntryKey, Plan, Step, diff};
 pub use maglev::{Preference, table_size};
 pub use policy_set::{PolicyRef, PolicySet, TierRef};
-pub use service::{Backend, Frontend, HealthCheck, Reach, Scope, ServiceEntry};
+pub use service::{AddressHolder, Backend, Frontend, HealthCheck, Reach, Scope, ServiceEntry};
 pub use slots::{MOST_SLOTS, Slot};
 pub use wanted::{Place, Wanted};
 pub use zone::{Record, Zone, ZoneKey, dashed};

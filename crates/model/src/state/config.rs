@@ -77,6 +77,8 @@ pub struct NetworkConfig {
     pub pod_cidrs: Vec<IpNet>,
     /// Destinations outside the cluster that see pod addresses unchanged.
     pub non_masquerade_cidrs: Vec<IpNet>,
+    /// Ranges of which Services get their addresses, on top of the cluster's ServiceCIDRs.
+    pub service_cidrs: Vec<IpNet>,
     /// Where the clients of a node find its own DNS server.
     pub node_local_dns: NodeLocalDns,
 }

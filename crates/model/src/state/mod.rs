@@ -29,8 +29,8 @@ pub use pod::{ContainerPort, Pod, PodPhase};
 pub use policy::{IpBlock, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortMatch};
 pub use selector::{LabelSelector, Operator, Requirement};
 pub use service::{
-    Algorithm, Endpoint, EndpointPort, EndpointSlice, Hints, Service, ServicePort, ServiceType, TargetPort,
-    TrafficPolicy,
+    Algorithm, Endpoint, EndpointPort, EndpointSlice, Hints, Service, ServiceCidr, ServicePort, ServiceType,
+    TargetPort, TrafficPolicy,
 };
 pub use sharing::Sharing;
 pub use snapshot::Snapshot;

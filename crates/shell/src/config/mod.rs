@@ -42,6 +42,11 @@ pub const KEYS: &[Key] = &[
         default: "[]",
         help: "Destinations outside the cluster that see pod addresses unchanged.",
     },
+    Key {
+        name: "network.serviceCIDRs",
+        default: "[]",
+        help: "Ranges of cluster addresses, on top of the cluster's ServiceCIDRs: what no Service has there is dropped.",
+    },
     Key { name: "node.name", default: "the host name", help: "Name of this machine's Node object." },
     Key {
         name: "node.instance",
@@ -275,6 +280,7 @@ impl Config {
                 mode: sources.text("network.mode", str::parse::<NetworkMode>).unwrap_or_default(),
                 pod_cidrs,
                 non_masquerade_cidrs: sources.list("network.nonMasqueradeCIDRs", parse_cidr),
+                service_cidrs: sources.list("network.serviceCIDRs", parse_cidr),
                 node_local_dns: node_local::load(&mut sources, &pods),
             },
             node: NodeConfig {

@@ -13,6 +13,7 @@ mod published;
 mod services;
 mod sockets;
 mod tunnel;
+mod unserved;
 
 use anyhow::Result;
 
@@ -32,6 +33,7 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         published::CASES,
         sockets::CASES,
         tunnel::CASES,
+        unserved::CASES,
     ]
     .concat()
 }

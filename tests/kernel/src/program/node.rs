@@ -218,7 +218,11 @@ impl Node {
         self.tables.pod(ifindex, PodEntry { network: 0, set, flags, mtu: 1450, ipv4, ipv6, mac, pad: [0; 2] })
     }
 
-    fn route(
+    /// Enters a route of each family.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn route(
         &mut self,
         v4: &str,
         bits4: u32,

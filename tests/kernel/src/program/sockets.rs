@@ -9,10 +9,10 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use sheetbend_ebpf_abi::{
-    ALGORITHM_LEAST_CONNECTIONS, ALGORITHM_MAGLEV, NodeConfig, SCOPE_INSIDE, SERVICE_OUTSIDE, SERVICE_SILENT,
-    SERVICE_THIS_NODE, names,
+    ADDRESS_OURS, ALGORITHM_LEAST_CONNECTIONS, ALGORITHM_MAGLEV, NodeConfig, SCOPE_INSIDE, SERVICE_OUTSIDE,
+    SERVICE_SILENT, SERVICE_THIS_NODE, names,
 };
 
 use super::Case;
@@ -23,6 +23,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("datagrams_to_a_service_are_answered_by_its_name", datagrams),
     ("datagrams_of_one_socket_keep_their_backend", sticky),
     ("a_process_is_told_that_nobody_serves", refused),
+    ("a_process_of_the_node_is_told_of_addresses_that_nobody_serves", unserved),
     ("a_process_reaches_node_ports_by_the_nodes_addresses", node_ports),
     ("a_process_keeps_its_backend_by_affinity", affinity),
     ("a_process_counts_as_a_flow_until_it_closes", counted),
@@ -247,6 +248,39 @@ fn node_ports(node: &mut Node) -> Result<()> {
     asked.set_read_timeout(Some(Duration::from_millis(300)))?;
     ensure!(ask(&asked, to(other)).is_err(), "another node's port is that node's");
     Ok(())
+}
+
+fn unserved(node: &mut Node) -> Result<()> {
+    let _cgroup = attach(node)?;
+    node.service_range()?;
+    let held = node.family.service()?;
+    node.tables.service_address(super::node::addr(held), ADDRESS_OURS)?;
+    let free = node.family.of("10.96.0.99", "fd00:96::99")?;
+    let tcp = |to| TcpStream::connect_timeout(&to, Duration::from_millis(200)).map(drop);
+    let connected = |to| client(to)?.connect(to).with_context(|| format!("to {to}"));
+    let sent = |to| client(to)?.send_to(b"who", to).map(drop).with_context(|| format!("to {to}"));
+    let kind = |error: anyhow::Error| error.downcast_ref().map(std::io::Error::kind);
+    // Nobody here has a route to most addresses: that is said of a call which the programs let pass.
+    let is_let = |to| match connected(to).map_err(kind) {
+        Ok(()) | Err(Some(ErrorKind::NetworkUnreachable)) => Ok(()),
+        Err(other) => Err(anyhow!("to {to}: {other:?}")),
+    };
+    // In a pod's namespace the packets are judged, not the calls.
+    for to in [SocketAddr::new(held, 81), SocketAddr::new(free, 81)] {
+        is_let(to)?;
+    }
+    let any = client(SocketAddr::new(held, 81))?;
+    node.tables.config(NodeConfig { netns: netns_cookie(&any)?.to_ne_bytes(), ..config() })?;
+    for (addr, expected) in [(held, ErrorKind::ConnectionRefused), (free, ErrorKind::PermissionDenied)] {
+        for to in spellings(SocketAddr::new(addr, 81)) {
+            ensure!(tcp(to).map_err(|error| error.kind()) == Err(expected), "TCP to {to}: {:?}", tcp(to));
+            ensure!(connected(to).map_err(kind) == Err(Some(expected)), "UDP to {to}: {:?}", connected(to));
+            ensure!(sent(to).map_err(kind) == Err(Some(expected)), "a datagram to {to}: {:?}", sent(to));
+        }
+    }
+    // Others are left alone.
+    is_let(SocketAddr::new(node.family.world()?, 81))?;
+    is_let(SocketAddr::new(node.family.remote()?, 81))
 }
 
 fn affinity(node: &mut Node) -> Result<()> {

@@ -10,6 +10,7 @@ mod published;
 mod refused;
 mod restart;
 mod tunnel;
+mod unserved;
 mod ways;
 
 use std::process::ExitCode;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
             bandwidth::TESTS,
             errors::TESTS,
             refused::TESTS,
+            unserved::TESTS,
             tunnel,
             around,
             restart::TESTS,
