@@ -236,6 +236,7 @@ impl Kernel {
                 mode: before.mode,
                 node_ipv4: before.node_ipv4,
                 node_ipv6: before.node_ipv6,
+                without_node_ports: before.without_node_ports,
                 netns: before.netns,
                 ..self.config
             };
@@ -251,8 +252,8 @@ impl Kernel {
 
     /// Tells the programs other facts of the node (uplink, MTUs, ports); mode and addresses stay the overlay's.
     pub fn configure(&mut self, node: NodeConfig) -> Result<(), BpfError> {
-        let NodeConfig { mode, node_ipv4, node_ipv6, netns, .. } = self.config;
-        self.config = NodeConfig { mode, node_ipv4, node_ipv6, netns, ..node };
+        let NodeConfig { mode, node_ipv4, node_ipv6, without_node_ports, netns, .. } = self.config;
+        self.config = NodeConfig { mode, node_ipv4, node_ipv6, without_node_ports, netns, ..node };
         self.write_config()
     }
 

@@ -17,6 +17,7 @@ mod explain;
 mod hostile;
 mod kernel;
 mod names;
+mod node_ports;
 mod sequences;
 mod services;
 mod tiers;

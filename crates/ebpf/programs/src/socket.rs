@@ -10,9 +10,10 @@ use aya_ebpf::{
     programs::{SockAddrContext, SockContext},
 };
 use sheetbend_ebpf_abi::{
-    ALGORITHM_LEAST_CONNECTIONS, BackendEntry, NO_ADDR, ROUTE_LOCAL, ROUTE_NODE_ADDRESS, Reason,
-    SCOPE_INSIDE, SERVICE_RANGES, SERVICE_THIS_NODE, SOCKET_BACKEND, SOCKET_COUNTED, SOCKET_FRONTEND,
-    ServiceEntry, SocketKey, SocketValue,
+    ALGORITHM_LEAST_CONNECTIONS, BackendEntry, NO_ADDR, ROUTE_LOCAL, ROUTE_NODE_ADDRESS,
+    ROUTE_WITHOUT_NODE_PORTS, Reason, SCOPE_INSIDE, SERVICE_RANGES, SERVICE_THIS_NODE, SOCKET_BACKEND,
+    SOCKET_COUNTED, SOCKET_FRONTEND, ServiceEntry, SocketKey, SocketValue, WITHOUT_LOOPBACK, WITHOUT_NODE,
+    WITHOUT_ROUTER,
 };
 
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
     deliver,
     forward::route,
     maps::{CONFIG, SOCKETS},
+    outside,
     packet::{Ip, MAPPED, SCTP, TCP, UDP, put, same, words},
     service::{any_address, backend, choose, find},
     unserved,
@@ -127,17 +129,22 @@ fn unserved(ctx: &SockAddrContext, named: &Named) -> i32 {
 /// Whether the address is one of this node, or of another where the Service means the same there.
 #[inline(always)]
 fn is_named(ctx: &SockAddrContext, named: &Named, entry: &ServiceEntry) -> bool {
-    if is_loopback(&named.ip) {
-        return is_node(ctx);
-    }
     let Some(config) = CONFIG.get(0) else { return false };
-    if same(&named.ip, &words(&config.node_ipv4)) || same(&named.ip, &words(&config.node_ipv6)) {
-        return true;
+    let without = outside::without_node_ports(config, entry) >> !is_v4(&named.ip) as u16;
+    if is_loopback(&named.ip) {
+        return without & WITHOUT_LOOPBACK == 0 && is_node(ctx);
     }
-    match route(0, &named.ip).map_or(0, |route| route.kind) {
-        ROUTE_NODE_ADDRESS => entry.flags & SERVICE_THIS_NODE == 0,
+    if same(&named.ip, &words(&config.node_ipv4)) || same(&named.ip, &words(&config.node_ipv6)) {
+        return without & WITHOUT_NODE == 0;
+    }
+    match route(0, &named.ip) {
+        Some(route) if route.kind == ROUTE_NODE_ADDRESS => {
+            entry.flags & SERVICE_THIS_NODE == 0 && route.flags & ROUTE_WITHOUT_NODE_PORTS == 0
+        }
         // The node's router address, as long as no pod has it.
-        ROUTE_LOCAL => is_node(ctx) && deliver::local(0, &named.ip).is_none(),
+        Some(route) if route.kind == ROUTE_LOCAL => {
+            without & WITHOUT_ROUTER == 0 && is_node(ctx) && deliver::local(0, &named.ip).is_none()
+        }
         _ => false,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -162,6 +162,8 @@ pub enum Route {
         node: NodeName,
         /// The node's address of the other family: its VTEP where the tunnel is not of this one.
         other: Option<IpAddr>,
+        /// Whether it leads to node ports (`services.nodePortAddresses`).
+        node_ports: bool,
     },
     /// Outside the cluster, but sees pod addresses unchanged (`network.nonMasqueradeCIDRs`).
     NoMasquerade,
@@ -180,7 +182,12 @@ pub struct Overlay {
     pub router_addresses: Vec<IpAddr>,
     /// This node's pod ranges.
     pub pod_cidrs: Vec<IpNet>,
+    /// Which of its node and router addresses and of [`LOOPBACK`] do not lead to node ports.
+    pub without_node_ports: Vec<IpAddr>,
 }
+
+/// Stand for all loopback addresses of their family.
+pub const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// Something wrong with an object of the user's, handled fail-closed and named.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -186,9 +186,10 @@ impl fmt::Display for Entry {
                 Route::Local => write!(f, "route {key} local"),
                 Route::Node { node, via } => write!(f, "route {key} via {via} ({node})"),
                 Route::Unowned => write!(f, "route {key} unreachable"),
-                Route::NodeAddress { node, other: None } => write!(f, "route {key} is node {node}"),
-                Route::NodeAddress { node, other: Some(other) } => {
-                    write!(f, "route {key} is node {node}, also {other}")
+                Route::NodeAddress { node, other, node_ports } => {
+                    write!(f, "route {key} is node {node}")?;
+                    other.iter().try_for_each(|other| write!(f, ", also {other}"))?;
+                    if *node_ports { Ok(()) } else { f.write_str(", without node ports") }
                 }
                 Route::NoMasquerade => write!(f, "route {key} no masquerade"),
                 Route::Service => write!(f, "route {key} is of Services"),

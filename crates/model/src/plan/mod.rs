@@ -15,7 +15,9 @@ mod wanted;
 mod zone;
 
 pub use class::{Class, Term};
-pub use dataplane::{Condition, Dataplane, LocalPod, Origin, Overlay, Posture, Route, RuleKey, Ruling};
+pub use dataplane::{
+    Condition, Dataplane, LOOPBACK, LocalPod, Origin, Overlay, Posture, Route, RuleKey, Ruling,
+};
 pub use diff::{Entry, EntryKey, Plan, Step, diff};
 pub use maglev::{Preference, table_size};
 pub use policy_set::{PolicyRef, PolicySet, TierRef};

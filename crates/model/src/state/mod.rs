@@ -20,7 +20,7 @@ pub use attachment::{Attachment, AttachmentId, Bandwidth, Rate};
 pub use cluster_policy::{
     Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodsByLabels, Priority, Tier,
 };
-pub use config::{NetworkConfig, NetworkMode, NetworkModeError, NodeLocalDns};
+pub use config::{NetworkConfig, NetworkMode, NetworkModeError, NodeLocalDns, NodePortAddresses};
 pub use load_balancer::{
     AddressRange, AddressRangeError, Exposure, L2Announcement, LOAD_BALANCER_CLASS, LoadBalancerPool,
 };

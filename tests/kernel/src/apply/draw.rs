@@ -9,8 +9,8 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use sheetbend_model::plan::{
-    AddressHolder, Backend, Class, Dataplane, Frontend, LocalPod, Origin, Overlay, PolicyRef, PolicySet,
-    Posture, Reach, Route, RuleKey, Ruling, Scope, ServiceEntry, Term,
+    AddressHolder, Backend, Class, Dataplane, Frontend, LOOPBACK, LocalPod, Origin, Overlay, PolicyRef,
+    PolicySet, Posture, Reach, Route, RuleKey, Ruling, Scope, ServiceEntry, Term,
 };
 use sheetbend_model::state::{Algorithm, AttachmentId, NetworkMode};
 use sheetbend_model::types::{
@@ -89,8 +89,13 @@ fn route() -> impl Strategy<Value = Route> {
         Just(Route::Unowned),
         Just(Route::NoMasquerade),
         Just(Route::Service),
-        select(vec![None, Some("192.0.2.2"), Some("192.0.2.3")])
-            .prop_map(|other| Route::NodeAddress { node: NodeName::new("b"), other: other.map(addr) }),
+        (select(vec![None, Some("192.0.2.2"), Some("192.0.2.3")]), any::<bool>()).prop_map(
+            |(other, node_ports)| Route::NodeAddress {
+                node: NodeName::new("b"),
+                other: other.map(addr),
+                node_ports
+            }
+        ),
         select(vec!["192.0.2.2", "192.0.2.3"])
             .prop_map(|via| Route::Node { node: NodeName::new("b"), via: addr(via) }),
     ]
@@ -174,9 +179,12 @@ fn pods() -> impl Strategy<Value = Vec<(AttachmentId, LocalPod)>> {
 
 fn overlay() -> impl Strategy<Value = Overlay> {
     let addresses: Vec<IpAddr> = ["192.0.2.1", "2001:db8:f::1"].map(addr).to_vec();
-    (any::<bool>(), subsequence(addresses, 0..=2)).prop_map(|(routed, node_addresses)| Overlay {
+    let without = addresses.iter().chain(&LOOPBACK).copied().collect::<Vec<_>>();
+    let drawn = (any::<bool>(), subsequence(addresses, 0..=2), subsequence(without, 0..=4));
+    drawn.prop_map(|(routed, node_addresses, without_node_ports)| Overlay {
         mode: if routed { NetworkMode::HostGw } else { NetworkMode::Vxlan },
         node_addresses,
+        without_node_ports,
         ..Overlay::default()
     })
 }

@@ -8,6 +8,7 @@ pub mod tables;
 mod balance;
 mod flows;
 mod growth;
+mod node_ports;
 mod outside;
 mod published;
 mod services;
@@ -29,6 +30,7 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         flows::CASES,
         growth::CASES,
         services::CASES,
+        node_ports::CASES,
         outside::CASES,
         published::CASES,
         sockets::CASES,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use sheetbend_ebpf_abi::{
     ADDRESS_OURS, ALGORITHM_LEAST_CONNECTIONS, ALGORITHM_MAGLEV, NodeConfig, SCOPE_INSIDE, SERVICE_OUTSIDE,
-    SERVICE_SILENT, SERVICE_THIS_NODE, names,
+    SERVICE_SILENT, SERVICE_THIS_NODE, WITHOUT_LOOPBACK, WITHOUT_NODE, names,
 };
 
 use super::Case;
@@ -25,6 +25,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("a_process_is_told_that_nobody_serves", refused),
     ("a_process_of_the_node_is_told_of_addresses_that_nobody_serves", unserved),
     ("a_process_reaches_node_ports_by_the_nodes_addresses", node_ports),
+    ("a_process_reaches_node_ports_at_chosen_addresses_only", chosen_addresses),
     ("a_process_keeps_its_backend_by_affinity", affinity),
     ("a_process_counts_as_a_flow_until_it_closes", counted),
     ("what_is_no_service_is_left_alone", untouched),
@@ -248,6 +249,40 @@ fn node_ports(node: &mut Node) -> Result<()> {
     asked.set_read_timeout(Some(Duration::from_millis(300)))?;
     ensure!(ask(&asked, to(other)).is_err(), "another node's port is that node's");
     Ok(())
+}
+
+fn chosen_addresses(node: &mut Node) -> Result<()> {
+    let _cgroup = attach(node)?;
+    let own = loopback(node.family)?;
+    let port = udp_server(own)?;
+    let any = node.family.of("0.0.0.0", "::")?;
+    let other = node.family.of("192.0.2.2", "2001:db8:1::2")?;
+    let named = [own, node.family.node()?, other];
+    node.frontend((any, PORT, 17, SCOPE_INSIDE, SERVICE_OUTSIDE), &[(1, own, port)])?;
+    let netns = netns_cookie(&client(SocketAddr::new(own, PORT))?)?;
+    let answers = |to| -> Result<bool> {
+        let asked = client(to)?;
+        asked.set_read_timeout(Some(Duration::from_millis(300)))?;
+        Ok(ask(&asked, to).is_ok())
+    };
+    let expect = |node: &mut Node, bits, served: [bool; 3]| -> Result<()> {
+        node.without_node_ports(bits, netns)?;
+        for (ip, served) in named.into_iter().zip(served) {
+            for to in spellings(SocketAddr::new(ip, PORT)) {
+                ensure!(answers(to)? == served, "{to} without {bits}: it should be {served}");
+            }
+        }
+        Ok(())
+    };
+    expect(node, 0, [true; 3])?;
+    expect(node, WITHOUT_LOOPBACK, [false, true, true])?;
+    expect(node, WITHOUT_NODE, [true, false, true])?;
+    node.address_without_node_ports(other)?;
+    expect(node, 0, [true, true, false])?;
+    // A host port chooses its addresses itself.
+    let flags = SERVICE_OUTSIDE | SERVICE_THIS_NODE;
+    node.frontend((any, PORT, 17, SCOPE_INSIDE, flags), &[(1, own, port)])?;
+    expect(node, WITHOUT_LOOPBACK | WITHOUT_NODE, [true, true, false])
 }
 
 fn unserved(node: &mut Node) -> Result<()> {
