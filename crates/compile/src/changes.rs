@@ -6,7 +6,7 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use sheetbend_model::state::{
     Attachment, AttachmentId, ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod,
-    Service, Snapshot,
+    Service, ServiceCidr, Snapshot,
 };
 use sheetbend_model::types::{NodeName, ObjectKey};
 
@@ -25,6 +25,7 @@ pub(crate) struct Changes<'a> {
     pub(crate) namespaces: Vec<Change<'a, Arc<str>, Namespace>>,
     pub(crate) pods: Vec<Change<'a, ObjectKey, Pod>>,
     pub(crate) services: Vec<Change<'a, ObjectKey, Service>>,
+    pub(crate) service_cidrs: Vec<Change<'a, Arc<str>, ServiceCidr>>,
     pub(crate) endpoint_slices: Vec<Change<'a, ObjectKey, EndpointSlice>>,
     pub(crate) policies: Vec<Change<'a, ObjectKey, NetworkPolicy>>,
     pub(crate) cluster_policies: Vec<Change<'a, Arc<str>, ClusterNetworkPolicy>>,
@@ -38,6 +39,7 @@ impl<'a> Changes<'a> {
             namespaces: changed(&old.namespaces, &new.namespaces),
             pods: changed(&old.pods, &new.pods),
             services: changed(&old.services, &new.services),
+            service_cidrs: changed(&old.service_cidrs, &new.service_cidrs),
             endpoint_slices: changed(&old.endpoint_slices, &new.endpoint_slices),
             policies: changed(&old.policies, &new.policies),
             cluster_policies: changed(&old.cluster_policies, &new.cluster_policies),
@@ -52,6 +54,7 @@ impl<'a> Changes<'a> {
             namespaces: Vec::new(),
             pods: Vec::new(),
             services: all(&new.services),
+            service_cidrs: Vec::new(),
             endpoint_slices: all(&new.endpoint_slices),
             policies: Vec::new(),
             cluster_policies: Vec::new(),

@@ -147,7 +147,7 @@ impl Compiler {
             routes: None,
             overlay: false,
         };
-        if first || !changes.nodes.is_empty() {
+        if first || !changes.nodes.is_empty() || !changes.service_cidrs.is_empty() {
             self.counters.routes += 1;
             let (routes, conditions) = route::routes(next, &self.node, &self.config);
             delta.routes = Some(std::mem::replace(&mut self.routes, routes));

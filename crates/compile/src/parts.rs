@@ -35,10 +35,8 @@ impl Wanted for Compiler {
             }
             Place::Services(after) => {
                 let mut entries = Vec::new();
-                let last =
-                    self.services.part(self.snapshot(), after.as_ref(), SERVICES, &mut |frontend, entry| {
-                        entries.push(Entry::Service(frontend, entry));
-                    });
+                let mut each = |entry| entries.push(entry);
+                let last = self.services.part(self.snapshot(), after.as_ref(), SERVICES, &mut each);
                 let next = last.map_or(Place::Pods, |last| Place::Services(Some(last)));
                 (entries, Some(next))
             }
@@ -67,5 +65,9 @@ impl Wanted for Compiler {
 
     fn has_service(&self, key: &Frontend) -> bool {
         self.services.has(self.snapshot(), key)
+    }
+
+    fn has_service_address(&self, key: &AddrKey) -> bool {
+        self.services.has_address(key)
     }
 }

@@ -308,3 +308,28 @@ async fn a_resource_that_may_not_be_read_holds_nobody_up() {
     server.set_forbidden("clusternetworkpolicies", false);
     until(&mut watched, |reading| !is_guarded(reading)).await;
 }
+
+#[tokio::test]
+async fn ranges_of_services_follow_and_a_cluster_may_lack_them() {
+    let server = cluster();
+    server.set_served("servicecidrs", false);
+    let mut watched = watched(&server, Waiting::default()).await;
+    let reading = until(&mut watched, |reading| reading.as_ref().is_some_and(|reading| reading.fresh)).await;
+    assert!(reading.snapshot.service_cidrs.is_empty(), "Kubernetes before 1.33");
+    server.set_served("servicecidrs", true);
+    let range = |cidrs: Value| json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs}});
+    server.put("servicecidrs", range(json!(["10.96.0.0/16", "fd00:96::/112"])));
+    let ranges = |reading: &Option<Reading>| {
+        reading.as_ref().and_then(|reading| reading.snapshot.service_cidrs.get("kubernetes").cloned())
+    };
+    let reading = until(&mut watched, |reading| ranges(reading).is_some()).await;
+    let cidrs = reading.snapshot.service_cidrs["kubernetes"].cidrs.clone();
+    assert_eq!(cidrs, ["10.96.0.0/16", "fd00:96::/112"].map(|text| text.parse().unwrap()));
+    // Half a range counts as none.
+    server.put("servicecidrs", range(json!(["10.96.0.0/16", "somewhere"])));
+    until(&mut watched, |reading| ranges(reading).is_none()).await;
+    server.put("servicecidrs", range(json!(["10.96.0.0/16"])));
+    until(&mut watched, |reading| ranges(reading).is_some()).await;
+    server.delete("servicecidrs", "", "kubernetes");
+    until(&mut watched, |reading| ranges(reading).is_none()).await;
+}

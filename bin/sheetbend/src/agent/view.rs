@@ -143,13 +143,19 @@ pub(crate) fn is_place(step: &Step) -> bool {
     match step {
         Step::Put(Entry::Overlay(_) | Entry::Route(..)) | Step::Delete(EntryKey::Route(_)) => true,
         Step::Put(
-            Entry::Rule(..) | Entry::Block(..) | Entry::Class(..) | Entry::Service(..) | Entry::Pod(..),
+            Entry::Rule(..)
+            | Entry::Block(..)
+            | Entry::Class(..)
+            | Entry::Service(..)
+            | Entry::ServiceAddress(..)
+            | Entry::Pod(..),
         )
         | Step::Delete(
             EntryKey::Rule(_)
             | EntryKey::Block(_)
             | EntryKey::Class(_)
             | EntryKey::Service(_)
+            | EntryKey::ServiceAddress(_)
             | EntryKey::Pod(_),
         ) => false,
     }

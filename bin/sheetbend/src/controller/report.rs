@@ -71,6 +71,7 @@ fn effect(kind: Kind) -> &'static str {
              rule denies everything"
         }
         Kind::Service | Kind::EndpointSlice => "Until it is put right, it is treated as absent",
+        Kind::ServiceCIDR => "Until it is put right, no packet is dropped on its account",
         Kind::LoadBalancerPool => "Until it is put right, it gives out no addresses; those given stay",
         Kind::L2Announcement => "Until it is put right, it announces nothing",
         Kind::Namespace

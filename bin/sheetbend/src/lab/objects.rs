@@ -7,9 +7,10 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, NodeAddress, Pod};
+use k8s_openapi::api::networking::v1::{ServiceCIDR, ServiceCIDRSpec};
 pub(crate) use sheetbend_intake::file::Manifests;
 use sheetbend_intake::file::{
-    self, Assigned, Expanded, ManifestError, Notice, Object, ObjectId, build_endpoint_slices, expand,
+    self, Assigned, Expanded, Kind, ManifestError, Notice, Object, ObjectId, build_endpoint_slices, expand,
 };
 use sheetbend_model::plan::Condition;
 use sheetbend_model::state::NetworkConfig;
@@ -81,6 +82,9 @@ pub(crate) fn build(manifests: &Manifests, dir: &LabDir, request: &LabRequest) -
     };
     let expanded = expand(manifests, &cluster, &assigned).map_err(|errors| refuse(&errors))?;
     let mut cluster = split(expanded, request);
+    if !cluster.others.iter().any(|object| object.kind() == Kind::ServiceCIDR) {
+        cluster.others.push(service_cidr());
+    }
     cluster.notices.extend(super::balancer::give(&mut cluster.others, served()));
     Ok(cluster)
 }
@@ -109,6 +113,7 @@ fn split(expanded: Expanded, request: &LabRequest) -> Cluster {
             | Object::Service(_)
             | Object::EndpointSlice(_)
             | Object::NetworkPolicy(_)
+            | Object::ServiceCIDR(_)
             | Object::ClusterNetworkPolicy(_)
             | Object::LoadBalancerPool(_)
             | Object::L2Announcement(_) => {}
@@ -116,6 +121,15 @@ fn split(expanded: Expanded, request: &LabRequest) -> Cluster {
         cluster.others.push(object);
     }
     cluster
+}
+
+/// What the API server makes of its own ranges (KEP-1880).
+fn service_cidr() -> Object {
+    let mut object = ServiceCIDR::default();
+    object.metadata.name = Some("kubernetes".to_owned());
+    let cidrs = layout::service_cidrs().iter().map(ToString::to_string).collect();
+    object.spec = Some(ServiceCIDRSpec { cidrs: Some(cidrs) });
+    object.into()
 }
 
 /// What the kubelet and the node controller write.

@@ -61,6 +61,7 @@ pub(super) struct Tables {
     pub(super) rules: Table<Lpm<abi::RuleKey>, abi::RuleValue>,
     pub(super) routes: Table<Lpm<PrefixKey>, abi::RouteEntry>,
     pub(super) services: Table<abi::ServiceKey, abi::ServiceEntry>,
+    pub(super) service_addresses: Table<abi::ClassKey, u32>,
     pub(super) sources: Table<Lpm<abi::SourceKey>, u32>,
     pub(super) slots: Table<u32, u32>,
     pub(super) backends: Table<u32, abi::BackendEntry>,
@@ -235,6 +236,7 @@ impl Kernel {
                 mode: before.mode,
                 node_ipv4: before.node_ipv4,
                 node_ipv6: before.node_ipv6,
+                without_node_ports: before.without_node_ports,
                 netns: before.netns,
                 ..self.config
             };
@@ -250,8 +252,8 @@ impl Kernel {
 
     /// Tells the programs other facts of the node (uplink, MTUs, ports); mode and addresses stay the overlay's.
     pub fn configure(&mut self, node: NodeConfig) -> Result<(), BpfError> {
-        let NodeConfig { mode, node_ipv4, node_ipv6, netns, .. } = self.config;
-        self.config = NodeConfig { mode, node_ipv4, node_ipv6, netns, ..node };
+        let NodeConfig { mode, node_ipv4, node_ipv6, without_node_ports, netns, .. } = self.config;
+        self.config = NodeConfig { mode, node_ipv4, node_ipv6, without_node_ports, netns, ..node };
         self.write_config()
     }
 
@@ -440,6 +442,7 @@ impl OpenMaps<'_> {
             rules: self.table(map::RULES)?,
             routes: self.table(map::ROUTES)?,
             services: self.table(map::SERVICES)?,
+            service_addresses: self.table(map::SERVICE_ADDRESSES)?,
             sources: self.table(map::SOURCES)?,
             slots: self.table(map::SLOTS)?,
             backends: self.table(map::BACKENDS)?,
@@ -463,7 +466,7 @@ impl OpenMaps<'_> {
 
 impl Tables {
     /// (name, writes, deletions) of every table since the last call.
-    pub(super) fn take_counts(&self) -> [(&'static str, u64, u64); 12] {
+    pub(super) fn take_counts(&self) -> [(&'static str, u64, u64); 13] {
         [
             self.config.take_counts(),
             self.epoch.take_counts(),
@@ -474,6 +477,7 @@ impl Tables {
             self.rules.take_counts(),
             self.routes.take_counts(),
             self.services.take_counts(),
+            self.service_addresses.take_counts(),
             self.sources.take_counts(),
             self.slots.take_counts(),
             self.backends.take_counts(),

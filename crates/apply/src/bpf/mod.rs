@@ -21,6 +21,7 @@ mod pods;
 mod policy;
 mod routes;
 mod rows;
+mod service_addresses;
 mod services;
 mod shut;
 mod slots;

@@ -18,7 +18,7 @@ struct Aligned<T: ?Sized>(T);
 static EMBEDDED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../ebpf/object/sheetbend.o"));
 
 /// Maps that are pinned once per layout version: (name, what its entries come from).
-pub(super) const PINNED: [(&str, &str); 25] = [
+pub(super) const PINNED: [(&str, &str); 26] = [
     (names::CONFIG, "the node"),
     (names::POLICY_EPOCH, "the node"),
     (names::PODS, "pods of this node"),
@@ -28,6 +28,7 @@ pub(super) const PINNED: [(&str, &str); 25] = [
     (names::RULES, "rules of policies of this node"),
     (names::ROUTES, "pod ranges and addresses of nodes"),
     (names::SERVICES, "Service ports"),
+    (names::SERVICE_ADDRESSES, "addresses of Services"),
     (names::SOURCES, "loadBalancerSourceRanges of Services"),
     (names::SLOTS, "ready endpoints of Services"),
     (names::BACKENDS, "endpoints of Services"),
@@ -124,6 +125,7 @@ mod tests {
         assert_eq!(sizes(abi::names::PODS), (4, size_of::<abi::PodEntry>()));
         assert_eq!(sizes(abi::names::LOCAL), (size_of::<abi::ClassKey>(), 4));
         assert_eq!(sizes(abi::names::CLASSES), (size_of::<abi::ClassKey>(), 4));
+        assert_eq!(sizes(abi::names::SERVICE_ADDRESSES), (size_of::<abi::ClassKey>(), 4));
         assert_eq!(sizes(abi::names::BLOCKS), (size_of::<Lpm<abi::PrefixKey>>(), 4));
         assert_eq!(
             sizes(abi::names::ROUTES),

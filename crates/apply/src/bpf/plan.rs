@@ -216,6 +216,7 @@ impl Run<'_> {
             Entry::Block(key, class) => kernel.put_block(key, class),
             Entry::Class(key, class) => kernel.put_class(key, class),
             Entry::Service(key, entry) => kernel.put_service(key, entry),
+            Entry::ServiceAddress(key, holder) => kernel.put_service_address(key, *holder),
             Entry::Pod(id, pod) => kernel.put_pod(id, pod, (self.links)(id)),
         }
     }
@@ -226,6 +227,7 @@ impl Run<'_> {
             Step::Put(entry) => self.put(entry),
             Step::Delete(EntryKey::Pod(id)) => kernel.delete_pod(id),
             Step::Delete(EntryKey::Service(key)) => kernel.delete_service(key),
+            Step::Delete(EntryKey::ServiceAddress(key)) => kernel.delete_service_address(key),
             Step::Delete(EntryKey::Class(key)) => kernel.delete_class(key),
             Step::Delete(EntryKey::Block(key)) => kernel.delete_block(key),
             Step::Delete(EntryKey::Rule(key)) => kernel.delete_rule(key),
@@ -259,6 +261,7 @@ impl Kernel {
         })?;
         services.iter().try_for_each(|frontend| self.delete_service(frontend))?;
         strays.iter().try_for_each(|key| self.tables.services.delete(key).map(drop))?;
+        self.remove_unwanted_service_addresses(want)?;
         let mut classes = Vec::new();
         self.tables.classes.for_each(|key, _| {
             let key = rows::class_key_back(&key);
@@ -321,6 +324,7 @@ fn key_of(step: &Step) -> Option<EntryKey> {
         Step::Put(Entry::Block(key, _)) => Some(EntryKey::Block(*key)),
         Step::Put(Entry::Class(key, _)) => Some(EntryKey::Class(*key)),
         Step::Put(Entry::Service(key, _)) => Some(EntryKey::Service(*key)),
+        Step::Put(Entry::ServiceAddress(key, _)) => Some(EntryKey::ServiceAddress(*key)),
         Step::Put(Entry::Pod(id, _)) => Some(EntryKey::Pod(id.clone())),
         Step::Delete(key) => Some(key.clone()),
     }

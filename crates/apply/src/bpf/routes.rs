@@ -10,7 +10,7 @@ use super::policy::{ipv4_guard, surrounds};
 use super::rows;
 
 /// A row that says what no row says: the world.
-const WORLD: abi::RouteEntry = abi::RouteEntry { kind: 0, mac: [0; 6], pad: [0; 2], via: abi::NO_ADDR };
+const WORLD: abi::RouteEntry = abi::RouteEntry { kind: 0, mac: [0; 6], flags: 0, via: abi::NO_ADDR };
 
 impl Kernel {
     /// Mode and addresses of the node shall be these. Another mode changes every route to a node.

@@ -6,7 +6,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sheetbend_ebpf_abi as abi;
 use sheetbend_ebpf_abi::{ClassKey, PrefixKey};
 use sheetbend_model::plan::{
-    Backend, Frontend, LocalPod, Overlay, Posture, Reach, Route, RuleKey, Scope, ServiceEntry, Slot,
+    AddressHolder, Backend, Frontend, LOOPBACK, LocalPod, Overlay, Posture, Reach, Route, RuleKey, Scope,
+    ServiceEntry, Slot,
 };
 use sheetbend_model::state::{Algorithm, NetworkMode};
 use sheetbend_model::types::{AddrKey, BlockKey, Direction, Mac, NetworkId, Port, Protocol};
@@ -102,8 +103,18 @@ pub(super) fn route(route: &Route, mode: NetworkMode) -> abi::RouteEntry {
         Route::Unowned => (abi::ROUTE_UNOWNED, None),
         Route::NodeAddress { other, .. } => (abi::ROUTE_NODE_ADDRESS, other.map(addr)),
         Route::NoMasquerade => (abi::ROUTE_NO_MASQUERADE, None),
+        Route::Service => (abi::ROUTE_SERVICE, None),
     };
-    let mut entry = abi::RouteEntry { kind, mac: [0; 6], pad: [0; 2], via: via.unwrap_or(abi::NO_ADDR) };
+    let flags = match route {
+        Route::NodeAddress { node_ports: false, .. } => abi::ROUTE_WITHOUT_NODE_PORTS,
+        Route::Local
+        | Route::Node { .. }
+        | Route::Unowned
+        | Route::NodeAddress { .. }
+        | Route::NoMasquerade
+        | Route::Service => 0,
+    };
+    let mut entry = abi::RouteEntry { kind, mac: [0; 6], flags, via: via.unwrap_or(abi::NO_ADDR) };
     entry.mac = route_mac(&entry, mode);
     entry
 }
@@ -132,8 +143,19 @@ pub(super) fn config(config: &abi::NodeConfig, overlay: &Overlay) -> abi::NodeCo
         },
         node_ipv4: of_family(true),
         node_ipv6: of_family(false),
+        without_node_ports: without_node_ports(overlay),
         ..*config
     }
+}
+
+/// `NodeConfig::without_node_ports`.
+fn without_node_ports(overlay: &Overlay) -> u16 {
+    let own = overlay.node_addresses.iter().map(|addr| (abi::WITHOUT_NODE, *addr));
+    let routers = overlay.router_addresses.iter().map(|addr| (abi::WITHOUT_ROUTER, *addr));
+    let loopback = LOOPBACK.iter().map(|addr| (abi::WITHOUT_LOOPBACK, *addr));
+    let without = own.chain(routers).chain(loopback);
+    let without = without.filter(|(_, addr)| overlay.without_node_ports.contains(addr));
+    without.fold(0, |bits, (bit, addr)| bits | bit << u16::from(addr.is_ipv6()))
 }
 
 /// `RuleValue::verdict` of a row that allows, or denies.
@@ -193,6 +215,14 @@ pub(super) fn service_key_back(key: &abi::ServiceKey) -> Option<Frontend> {
     };
     let network = NetworkId(key.network);
     Some(Frontend { network, addr: addr_back(key.addr), protocol, port, scope })
+}
+
+/// What the row of a Service's address says.
+pub(super) fn address_holder(holder: AddressHolder) -> u32 {
+    match holder {
+        AddressHolder::Us => abi::ADDRESS_OURS,
+        AddressHolder::Others => abi::ADDRESS_ELSEWHERE,
+    }
 }
 
 /// A Service's row; `service` is its number, `first_slot` where its `count` slots begin.

@@ -154,6 +154,10 @@ impl Kernel {
                 held.insert((names::SLOTS, slot.to_string()), backend.to_string());
             }
         }
+        self.tables.service_addresses.for_each(|key, holder| {
+            let key = rows::class_key_back(&key).to_string();
+            held.insert((names::SERVICE_ADDRESSES, key), holder.to_string());
+        })?;
         self.tables.backends.for_each(|number, row| {
             let is_held = self.numbers.is_held(SymbolKind::Backend, number);
             if is_held || !retiring.contains(&Retired::Backend(number)) {
@@ -218,6 +222,10 @@ fn wanted_services(want: &Dataplane, rows: &mut Rows) {
         for backend in entry.backends.iter() {
             active.insert(symbols::backend(backend), rows::backend(backend));
         }
+    }
+    for (key, holder) in &want.service_addresses {
+        let value = rows::address_holder(*holder).to_string();
+        rows.insert((names::SERVICE_ADDRESSES, key.to_string()), value);
     }
     let draining = want.services.values().flat_map(|entry| entry.draining.iter());
     for backend in draining {

@@ -7,7 +7,7 @@ use sheetbend_model::state::{Pod, Service, Snapshot, TrafficPolicy};
 use sheetbend_model::types::{Direction, Family, NodeName, ObjectKey};
 
 use crate::service::{At, Candidate, Found};
-use crate::{ByTier, Decision, Flow, L4, networkpolicy, pod_at, service};
+use crate::{ByTier, Decision, Flow, L4, Unserved, networkpolicy, pod_at, service, unserved};
 
 /// Somebody who sends or answers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,9 +57,10 @@ pub enum Expected {
         /// Whose policy denies.
         direction: Direction,
     },
-    /// No answer, and a drop that is not of a policy: a traffic policy Local leaves no endpoint.
+    /// No answer, and a drop that is not of a policy: a traffic policy Local leaves no endpoint, or no Service has the
+    /// address.
     Drop,
-    /// RST or ICMP: nobody listens, the Service has no endpoints, or no pod has the address.
+    /// RST or ICMP: nobody listens, the Service has no endpoints or no such port, or no pod has the address.
     Refuse,
     /// A Service whose backends differ: each flow sees one of these, by the backend chosen.
     OneOf(Vec<Expected>),
@@ -216,6 +217,13 @@ fn direct(
                 | Decision::Allowed(_)
                 | Decision::Accepted(_) => {}
             }
+        }
+    }
+    if pod.is_none() {
+        match unserved(snapshot, &[], addr) {
+            Some(Unserved::Dropped) => return Expected::Drop,
+            Some(Unserved::Refused) => return Expected::Refuse,
+            None => {}
         }
     }
     let by: Vec<End> = receivers(snapshot, pod.map(AsRef::as_ref), addr)

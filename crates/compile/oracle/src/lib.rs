@@ -5,15 +5,19 @@
 
 mod expect;
 mod names;
+mod node_ports;
 mod policy;
 mod service;
 mod tiers;
+mod unserved;
 
 pub use expect::{End, Expected, Probe, expect};
 pub use names::{pointers, records};
+pub use node_ports::serves_node_ports;
 pub use policy::{Allowed, Decision, Flow, Judgement, networkpolicy, pod_at};
 pub use service::{At, Candidate, Found, health_check, node_local_dns, service};
 pub use tiers::ByTier;
+pub use unserved::{Unserved, unserved};
 
 use std::fmt;
 

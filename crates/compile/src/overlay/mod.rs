@@ -3,23 +3,27 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use sheetbend_model::plan::Overlay;
+use sheetbend_model::plan::{LOOPBACK, Overlay};
 use sheetbend_model::state::{NetworkConfig, Snapshot};
 use sheetbend_model::types::{Family, NodeName};
+
+use crate::route::serves_node_ports;
 
 /// What `node` is in the network. A node that is not in the Snapshot has no addresses yet.
 pub(crate) fn overlay(snapshot: &Snapshot, node: &NodeName, config: &NetworkConfig) -> Overlay {
     let mode = config.mode;
     let Some(own) = snapshot.nodes.get(node) else { return Overlay { mode, ..Overlay::default() } };
     let first = |family| own.pod_cidrs.iter().find(|range| Family::of(range.addr()) == family);
+    let node_addresses: Vec<IpAddr> = Family::ALL.iter().filter_map(|family| own.address(*family)).collect();
+    let routers = Family::ALL.iter().filter_map(|family| first(*family));
+    let router_addresses: Vec<IpAddr> = routers.filter_map(router_address).collect();
+    let serves = |addr: IpAddr| serves_node_ports(&config.node_port_addresses, own, addr.to_canonical());
+    let addresses = node_addresses.iter().chain(&router_addresses).chain(&LOOPBACK).copied();
     Overlay {
         mode,
-        node_addresses: Family::ALL.iter().filter_map(|family| own.address(*family)).collect(),
-        router_addresses: Family::ALL
-            .iter()
-            .filter_map(|family| first(*family))
-            .filter_map(router_address)
-            .collect(),
+        without_node_ports: addresses.filter(|addr| !serves(*addr)).collect(),
+        node_addresses,
+        router_addresses,
         pod_cidrs: own.pod_cidrs.iter().map(IpNet::trunc).collect(),
     }
 }

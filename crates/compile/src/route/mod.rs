@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv6Net};
 use sheetbend_model::plan::{Condition, Route};
-use sheetbend_model::state::{NetworkConfig, NetworkMode, Node, Snapshot};
+use sheetbend_model::state::{NetworkConfig, NetworkMode, Node, NodePortAddresses, Snapshot};
 use sheetbend_model::types::{BlockKey, Family, NodeName, ObjectKey};
 
 /// The routes of `node`, and what is wrong with the ranges.
@@ -32,6 +32,7 @@ pub(crate) fn routes(
             let route = Route::NodeAddress {
                 node: other.name.clone(),
                 other: others.find(|other| other.is_ipv4() != addr.is_ipv4()),
+                node_ports: serves_node_ports(&config.node_port_addresses, other, addr),
             };
             table.add_if_free(IpNet::from(addr), &route);
         }
@@ -39,10 +40,27 @@ pub(crate) fn routes(
     for range in &config.pod_cidrs {
         table.add_if_free(*range, &Route::Unowned);
     }
+    let of_cluster = snapshot.service_cidrs.values().flat_map(|service_cidr| &service_cidr.cidrs);
+    for range in config.service_cidrs.iter().chain(of_cluster) {
+        table.add_if_free(*range, &Route::Service);
+    }
     for range in &config.non_masquerade_cidrs {
         table.add_if_free(*range, &Route::NoMasquerade);
     }
     (table.routes, table.conditions)
+}
+
+/// Whether `addr` of `node`, or of its stack, leads to node ports.
+pub(crate) fn serves_node_ports(addresses: &NodePortAddresses, node: &Node, addr: IpAddr) -> bool {
+    let family = Family::of(addr);
+    match addresses {
+        NodePortAddresses::All => true,
+        NodePortAddresses::Primary => node.address(family).map(|own| own.to_canonical()) == Some(addr),
+        NodePortAddresses::Within(blocks) => {
+            let mut of_family = blocks.iter().filter(|block| Family::of(block.addr()) == family).peekable();
+            of_family.peek().is_none() || of_family.any(|block| block.contains(&addr))
+        }
+    }
 }
 
 struct Table {
@@ -71,7 +89,13 @@ impl Table {
                 );
                 return self.condition(node, "PodRangeConflict", message);
             }
-            Some(Route::Local | Route::Unowned | Route::NodeAddress { .. } | Route::NoMasquerade) => {
+            Some(
+                Route::Local
+                | Route::Unowned
+                | Route::NodeAddress { .. }
+                | Route::NoMasquerade
+                | Route::Service,
+            ) => {
                 let message = format!(
                     "pod range {range} is also that of this node, which keeps it; give each Node its own range"
                 );

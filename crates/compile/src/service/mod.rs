@@ -1,6 +1,8 @@
 //! Services: frontends and the backends behind them.
 
+mod addresses;
 mod claims;
+mod delta;
 mod endpoints;
 pub mod explain;
 mod frontends;
@@ -14,16 +16,16 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use sheetbend_model::plan::{
-    self, Condition, Dataplane, EntryKey, Frontend, HealthCheck, Scope, ServiceEntry, Step,
-};
+use sheetbend_model::plan::{self, Condition, Dataplane, Frontend, HealthCheck, Scope, ServiceEntry};
 use sheetbend_model::state::{Algorithm, NodeLocalDns, Service, ServicePort, Snapshot, TrafficPolicy};
-use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, Protocol};
+use sheetbend_model::types::{AddrKey, Family, NodeName, ObjectKey, Port, Protocol};
 
 use crate::changes::{Changes, in_namespace};
 use crate::compiler::Counters;
 use crate::slices::{Slices, service_of};
+use addresses::Addresses;
 use claims::Claims;
+pub(crate) use delta::Delta;
 use endpoints::{Choice, Own, Question, Viewpoint};
 use frontends::Meaning;
 use health::HealthChecks;
@@ -38,29 +40,11 @@ pub(crate) struct ServiceTables {
     slices: Slices,
     /// Frontend → Services that claim it, sorted; the first has it, but a node-local address is the DNS Service's.
     claims: HashMap<Frontend, Claims>,
+    addresses: Addresses,
     node_local: NodeLocal,
     host_ports: HostPorts,
     health: HealthChecks,
     conditions: BTreeMap<ObjectKey, Vec<Condition>>,
-}
-
-/// What an update did to frontends.
-#[derive(Debug, Default)]
-pub(crate) struct Delta {
-    old: BTreeMap<Frontend, ServiceEntry>,
-    new: BTreeMap<Frontend, ServiceEntry>,
-}
-
-impl Delta {
-    /// The writes of the swap phase, and the deletes.
-    pub(crate) fn steps(&self) -> (Vec<Step>, Vec<Step>) {
-        let put = self.new.iter().filter(|(frontend, entry)| self.old.get(*frontend) != Some(*entry));
-        let gone = self.old.keys().filter(|frontend| !self.new.contains_key(*frontend));
-        (
-            put.map(|(frontend, entry)| Step::Put(plan::Entry::Service(*frontend, entry.clone()))).collect(),
-            gone.map(|frontend| Step::Delete(EntryKey::Service(*frontend))).collect(),
-        )
-    }
 }
 
 impl ServiceTables {
@@ -72,6 +56,7 @@ impl ServiceTables {
             node_local: NodeLocal::new(dns),
             slices: Slices::default(),
             claims: HashMap::new(),
+            addresses: Addresses::default(),
             health: HealthChecks::default(),
             conditions: BTreeMap::new(),
         }
@@ -109,6 +94,10 @@ impl ServiceTables {
                 delta.old.insert(*frontend, entry);
             }
         }
+        let touched = self.addresses.update((old, next), &dirty);
+        if tells {
+            delta.addresses = touched;
+        }
         self.index(old, next, changes, &dirty, node_local);
         self.host_ports.update(changes);
         for frontend in frontends.iter().filter(|_| tells) {
@@ -138,12 +127,9 @@ impl ServiceTables {
         delta
     }
 
-    /// Writes the table out whole.
+    /// Writes the tables out whole.
     pub(crate) fn write(&self, snapshot: &Snapshot, dataplane: &mut Dataplane) {
-        let all = usize::MAX;
-        self.part(snapshot, None, all, &mut |frontend, entry| {
-            drop(dataplane.services.insert(frontend, entry))
-        });
+        self.part(snapshot, None, usize::MAX, &mut |entry| dataplane.put(entry));
     }
 
     /// Gives `each` the rows of at most `most` Services behind `after`, and with the last Services those of host ports.
@@ -153,7 +139,7 @@ impl ServiceTables {
         snapshot: &Snapshot,
         after: Option<&ObjectKey>,
         most: usize,
-        each: &mut dyn FnMut(Frontend, ServiceEntry),
+        each: &mut dyn FnMut(plan::Entry),
     ) -> Option<ObjectKey> {
         let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
         let mut last = None;
@@ -163,9 +149,12 @@ impl ServiceTables {
                 if self.owner(&frontend) == Some(key)
                     && let Some(entry) = self.entry(snapshot, &frontend)
                 {
-                    each(frontend, entry);
+                    each(plan::Entry::Service(frontend, entry));
                 }
             }
+            self.addresses
+                .of(service)
+                .for_each(|(key, holder)| each(plan::Entry::ServiceAddress(key, holder)));
             (seen, last) = (seen + 1, Some(key));
         }
         if seen == most {
@@ -173,7 +162,7 @@ impl ServiceTables {
         }
         for frontend in self.host_ports.frontends() {
             if let Some(entry) = self.entry(snapshot, frontend) {
-                each(*frontend, entry);
+                each(plan::Entry::Service(*frontend, entry));
             }
         }
         None
@@ -188,6 +177,11 @@ impl ServiceTables {
             }
             None => self.host_ports.entry(snapshot, frontend).is_some(),
         }
+    }
+
+    /// Whether [`ServiceTables::part`] has a row for the address.
+    pub(crate) fn has_address(&self, key: &AddrKey) -> bool {
+        self.addresses.holder(key).is_some()
     }
 
     pub(crate) fn conditions(&self) -> impl Iterator<Item = Condition> {

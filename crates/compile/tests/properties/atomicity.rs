@@ -84,7 +84,9 @@ fn check(before: &Dataplane, after: &Dataplane, plan: &Plan, state: &Snapshot) -
 /// Whether a step writes a row that the verdict of this question reads; most do not, and asking all takes a minute.
 fn concerns(step: &Step, tables: &Dataplane, (pod, question): &(AttachmentId, Question)) -> bool {
     let key = match step {
-        Step::Put(Entry::Service(..) | Entry::Route(..) | Entry::Overlay(_)) => return false,
+        Step::Put(Entry::Service(..) | Entry::ServiceAddress(..) | Entry::Route(..) | Entry::Overlay(_)) => {
+            return false;
+        }
         Step::Put(Entry::Pod(id, _)) => &EntryKey::Pod(id.clone()),
         Step::Put(Entry::Class(addr, _)) => &EntryKey::Class(*addr),
         Step::Put(Entry::Block(block, _)) => &EntryKey::Block(*block),
@@ -103,7 +105,7 @@ fn concerns(step: &Step, tables: &Dataplane, (pod, question): &(AttachmentId, Qu
             rule.direction == question.direction
                 && matches!(posture, Some(Posture::Judged(set)) if *set == rule.set)
         }
-        EntryKey::Service(_) | EntryKey::Route(_) => false,
+        EntryKey::Service(_) | EntryKey::ServiceAddress(_) | EntryKey::Route(_) => false,
     }
 }
 

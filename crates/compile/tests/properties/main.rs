@@ -17,9 +17,11 @@ mod explain;
 mod hostile;
 mod kernel;
 mod names;
+mod node_ports;
 mod sequences;
 mod services;
 mod tiers;
+mod unserved;
 mod verdicts;
 
 use std::hash::{BuildHasher, RandomState};

@@ -58,6 +58,7 @@ fn in_parts(compiler: &Compiler) -> Result<Dataplane, TestCaseError> {
                 Entry::Block(key, _) => compiler.has_block(key),
                 Entry::Class(key, _) => compiler.has_class(key),
                 Entry::Service(key, _) => compiler.has_service(key),
+                Entry::ServiceAddress(key, _) => compiler.has_service_address(key),
                 Entry::Pod(key, _) => Wanted::pods(compiler).any(|(id, _)| id == key),
                 Entry::Overlay(_) | Entry::Rule(..) => true,
             };
@@ -77,6 +78,7 @@ fn same(found: &Dataplane, wanted: &Dataplane, what: &str) -> Result<(), TestCas
     prop_assert_eq!(&found.blocks, &wanted.blocks, "{}", what);
     prop_assert_eq!(&found.rules, &wanted.rules, "{}", what);
     prop_assert_eq!(&found.services, &wanted.services, "{}", what);
+    prop_assert_eq!(&found.service_addresses, &wanted.service_addresses, "{}", what);
     prop_assert_eq!(&found.routes, &wanted.routes, "{}", what);
     prop_assert_eq!(&found.overlay, &wanted.overlay, "{}", what);
     prop_assert_eq!(&found.conditions, &wanted.conditions, "{}", what);

@@ -34,6 +34,13 @@ pub const HAIRPIN_IPV4: Addr = mapped([169, 254, 42, 1]);
 /// The same for IPv6 (RFC 4193).
 pub const HAIRPIN_IPV6: Addr = [0xfd, 0x5b, 0x68, 0x61, 0x69, 0x72, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
+/// `NodeConfig::without_node_ports`: `NodeConfig::node_ipv4`; shifted by one, `node_ipv6`.
+pub const WITHOUT_NODE: u16 = 1;
+/// The same of the node's router addresses.
+pub const WITHOUT_ROUTER: u16 = 4;
+/// The same of 127.0.0.0/8 and ::1.
+pub const WITHOUT_LOOPBACK: u16 = 16;
+
 /// The one value of map `CONFIG`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,8 +61,8 @@ pub struct NodeConfig {
     pub nat_port_count: u16,
     /// UDP port of the tunnel.
     pub tunnel_port: u16,
-    /// Zero.
-    pub pad: [u8; 2],
+    /// `WITHOUT_*`: which of this node's own addresses do not lead to node ports. Host ports are not concerned.
+    pub without_node_ports: u16,
     /// This node's IPv4 address on the uplink, or [`crate::NO_ADDR`].
     pub node_ipv4: Addr,
     /// This node's IPv6 address on the uplink, or [`crate::NO_ADDR`].

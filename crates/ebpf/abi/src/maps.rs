@@ -23,6 +23,8 @@ pub mod names {
     pub const ROUTES: &str = "ROUTES";
     /// Hash: [`crate::ServiceKey`] → [`crate::ServiceEntry`].
     pub const SERVICES: &str = "SERVICES";
+    /// Hash: [`crate::ClassKey`] → `u32`, [`crate::ADDRESS_OURS`] or [`crate::ADDRESS_ELSEWHERE`].
+    pub const SERVICE_ADDRESSES: &str = "SERVICE_ADDRESSES";
     /// LPM: [`crate::SourceKey`] → `u32`, always 1.
     pub const SOURCES: &str = "SOURCES";
     /// Hash: `u32` slot → `u32` backend and weight ([`crate::SLOT_BACKEND`]).
@@ -105,6 +107,8 @@ pub mod limits {
     pub const ROUTES: u32 = 65_536;
     /// Frontends.
     pub const SERVICES: u32 = 262_144;
+    /// Addresses of Services inside the cluster.
+    pub const SERVICE_ADDRESSES: u32 = 262_144;
     /// Ranges of clients that Services admit.
     pub const SOURCES: u32 = 65_536;
     /// Slots, old and new ranges together.

@@ -2,7 +2,7 @@
 
 use crate::Addr;
 
-/// Key of hash `LOCAL` (→ `u32` ifindex) and of hash `CLASSES` (→ `u32` class).
+/// Key of hashes `LOCAL` (→ `u32` ifindex), `CLASSES` (→ `u32` class) and `SERVICE_ADDRESSES` (→ `u32`, `ADDRESS_*`).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClassKey {
@@ -114,6 +114,11 @@ pub const ROUTE_UNOWNED: u32 = 3;
 pub const ROUTE_NODE_ADDRESS: u32 = 4;
 /// `RouteEntry::kind`: outside, never masqueraded towards.
 pub const ROUTE_NO_MASQUERADE: u32 = 5;
+/// `RouteEntry::kind`: a range of which Services get their addresses.
+pub const ROUTE_SERVICE: u32 = 6;
+
+/// `RouteEntry::flags` of a node's own address: it does not lead to node ports.
+pub const ROUTE_WITHOUT_NODE_PORTS: u16 = 1;
 
 /// Value of `ROUTES`. No entry = the world.
 #[repr(C)]
@@ -123,8 +128,8 @@ pub struct RouteEntry {
     pub kind: u32,
     /// Ethernet address of the tunnel device there ([`crate::vtep_mac`]); zero in host-gw mode.
     pub mac: [u8; 6],
-    /// Zero.
-    pub pad: [u8; 2],
+    /// `ROUTE_WITHOUT_*`.
+    pub flags: u16,
     /// Underlay address: VTEP or next hop; of a node's own address: the node's address of the other family.
     pub via: Addr,
 }

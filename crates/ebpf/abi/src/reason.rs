@@ -71,5 +71,7 @@ reasons! {
     NoLocalEndpoints = 32, Drop, "no_local_endpoints", "The Service wants endpoints of this node, and all are on others.";
     TooBig = 33, Drop, "too_big", "It came to a node port and does not fit the way to the endpoint's node.";
     SourceRange = 34, Drop, "source_range", "The client is in none of the ranges that the Service admits.";
+    NoSuchService = 35, Drop, "no_such_service", "The address is in a range of Services, but no Service has it.";
+    NoServicePort = 36, Refuse, "no_service_port", "The Service at this address has no such port for this client.";
     MapFull = 31, Drop, "map_full", "A table of the kernel is full; see sheetbend status.";
 }

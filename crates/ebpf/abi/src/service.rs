@@ -35,6 +35,11 @@ pub const SERVICE_SILENT: u8 = 8;
 /// `ServiceEntry::flags`: new flows only from clients in `SOURCES`.
 pub const SERVICE_RANGES: u8 = 16;
 
+/// Value of `SERVICE_ADDRESSES`: the frontends in `SERVICES` are all that the address has.
+pub const ADDRESS_OURS: u32 = 1;
+/// Value of `SERVICE_ADDRESSES`: somebody else serves the address.
+pub const ADDRESS_ELSEWHERE: u32 = 2;
+
 /// Key of LPM `SOURCES`: clients that a Service admits. The value says nothing.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use sheetbend_ebpf_abi::{
     CT_SERVICE, MODE_VXLAN, NodeConfig, PodEntry, ROUTE_LOCAL, ROUTE_NO_MASQUERADE, ROUTE_NODE,
-    ROUTE_NODE_ADDRESS, ROUTE_UNOWNED, Reason, RouteEntry,
+    ROUTE_NODE_ADDRESS, ROUTE_SERVICE, ROUTE_UNOWNED, Reason, RouteEntry,
 };
 
 use crate::{
@@ -13,10 +13,11 @@ use crate::{
     maps::{CONFIG, ROUTES},
     next_hop, node, outside,
     packet::{
-        DROP, FIRST_FRAGMENT, Ip, LATER_FRAGMENT, NEW, OUTSIDE, Packet, SYN_OR_END, TCP, UDP, is_hairpin,
+        DROP, FIRST_FRAGMENT, Ip, LATER_FRAGMENT, NEW, OUTSIDE, Packet, REPLY, SYN_OR_END, TCP, UDP,
+        is_hairpin,
     },
     policy::PrefixWords,
-    stage, tunnel,
+    stage, tunnel, unserved,
 };
 
 /// What the whole node shares.
@@ -140,6 +141,11 @@ pub fn forward(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
             Ok(to_stack(ctx))
         }
         _ => {
+            // An established flow to the world is not asked again.
+            if !packet.has(REPLY) && (kind == ROUTE_SERVICE || packet.has(NEW)) {
+                unserved::check(packet.network, &packet.dst, kind)
+                    .inspect_err(|_| conntrack::forget(packet))?;
+            }
             event::forwarded(packet, Reason::ToWorld);
             Ok(to_stack(ctx))
         }

@@ -28,6 +28,7 @@ mod snat;
 mod socket;
 mod stage;
 mod tunnel;
+mod unserved;
 mod uplink;
 
 use aya_ebpf::{

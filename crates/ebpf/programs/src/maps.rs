@@ -40,6 +40,9 @@ pub static ROUTES: LpmTrie<PrefixKey, RouteEntry> = LpmTrie::pinned(limits::ROUT
 #[map]
 pub static SERVICES: HashMap<ServiceKey, ServiceEntry> = HashMap::pinned(limits::SERVICES, BPF_F_NO_PREALLOC);
 #[map]
+pub static SERVICE_ADDRESSES: HashMap<ClassKey, u32> =
+    HashMap::pinned(limits::SERVICE_ADDRESSES, BPF_F_NO_PREALLOC);
+#[map]
 pub static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::pinned(limits::SOURCES, BPF_F_NO_PREALLOC);
 #[map]
 pub static SLOTS: HashMap<u32, u32> = HashMap::pinned(limits::SLOTS, BPF_F_NO_PREALLOC);

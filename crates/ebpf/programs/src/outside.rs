@@ -7,7 +7,8 @@
 use aya_ebpf::{helpers::generated::bpf_redirect_neigh, programs::TcContext};
 use sheetbend_ebpf_abi::{
     Addr, CT_OUTSIDE, CtEntry, Hook, MARK_OURS, NodeConfig, ROUTE_LOCAL, ROUTE_NODE, ROUTE_NODE_ADDRESS,
-    Reason, RouteEntry, SCOPE_INSIDE, SCOPE_OUTSIDE, SERVICE_APART, SERVICE_OUTSIDE, ServiceEntry, vtep_mac,
+    Reason, RouteEntry, SCOPE_INSIDE, SCOPE_OUTSIDE, SERVICE_APART, SERVICE_OUTSIDE, SERVICE_THIS_NODE,
+    ServiceEntry, WITHOUT_NODE, WITHOUT_ROUTER, vtep_mac,
 };
 
 use crate::{
@@ -25,15 +26,43 @@ use crate::{
     parse::pointer,
     rewrite::{self, End},
     service::{self, any_address},
-    snat, stage,
+    snat, stage, unserved,
     uplink::{check_origin, node_address},
 };
 
 /// Whether the destination is this node itself: its address on the uplink, or its router address.
 #[inline(always)]
 pub fn is_own(ctx: &TcContext, packet: &Packet) -> bool {
+    is_own_with(ctx, packet, 0)
+}
+
+/// Whether the destination is this node itself, at an address that leads to `entry`, which is one of every address.
+#[inline(always)]
+pub fn serves(ctx: &TcContext, packet: &Packet, entry: &ServiceEntry) -> bool {
+    let without = CONFIG.get(0).map_or(0, |config| without_node_ports(config, entry));
+    is_own_with(ctx, packet, without)
+}
+
+/// Which of this node's addresses do not lead to `entry` (`WITHOUT_*`). A host port chooses its addresses itself.
+#[inline(always)]
+pub fn without_node_ports(config: &NodeConfig, entry: &ServiceEntry) -> u16 {
+    if is_host_port(entry) { 0 } else { config.without_node_ports }
+}
+
+#[inline(always)]
+fn is_host_port(entry: &ServiceEntry) -> bool {
+    entry.flags & (SERVICE_THIS_NODE | SERVICE_APART) == SERVICE_THIS_NODE
+}
+
+/// As [`is_own`], `without` some of the addresses.
+#[inline(always)]
+fn is_own_with(ctx: &TcContext, packet: &Packet, without: u16) -> bool {
+    let without = without >> packet.v6;
     if CONFIG.get(0).is_some_and(|config| same(&packet.dst, &node_address(packet, config))) {
-        return true;
+        return without & WITHOUT_NODE == 0;
+    }
+    if without & WITHOUT_ROUTER != 0 {
+        return false;
     }
     // Elsewhere the routing table says the same of its own addresses and of those that it knows no way to.
     let kind = route(packet.network, &packet.dst).map_or(0, |route| route.kind);
@@ -52,7 +81,7 @@ pub fn entry(ctx: &TcContext, packet: &Packet) -> Option<&'static ServiceEntry> 
         Some(inside) => (packet.dst, inside),
         None => (any, service::find(network, &any, port, protocol, SCOPE_INSIDE)?),
     };
-    if inside.flags & SERVICE_OUTSIDE == 0 || same(&addr, &any) && !is_own(ctx, packet) {
+    if inside.flags & SERVICE_OUTSIDE == 0 || same(&addr, &any) && !serves(ctx, packet, inside) {
         return None;
     }
     if inside.flags & SERVICE_APART == 0 {
@@ -83,6 +112,10 @@ pub fn outside(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
         return Ok(DROP);
     }
     let Some(entry) = entry(ctx, packet) else {
+        if !same(&packet.dst, &node_address(packet, config)) {
+            let kind = route(packet.network, &packet.dst).map_or(0, |route| route.kind);
+            unserved::check(packet.network, &packet.dst, kind)?;
+        }
         return if by_tunnel { hook::without_pod(ctx, packet) } else { Ok(PASS) };
     };
     if !by_tunnel && !check_origin(ctx, packet, config)? {
@@ -208,7 +241,7 @@ fn to_node(ctx: &TcContext, packet: &mut Packet, config: &NodeConfig) -> Result<
     event::forwarded(packet, Reason::ToNode);
     let mut via: Addr = [0; 16];
     put(&mut via, &packet.dst);
-    let route = RouteEntry { kind: ROUTE_NODE_ADDRESS, mac: vtep_mac(&via), pad: [0; 2], via };
+    let route = RouteEntry { kind: ROUTE_NODE_ADDRESS, mac: vtep_mac(&via), flags: 0, via };
     node::send(ctx, packet, config, &route)
 }
 

@@ -5,8 +5,8 @@ use aya_ebpf::{
 };
 use sheetbend_ebpf_abi::{
     AffinityKey, AffinityValue, BACKEND_DRAINING, BackendEntry, CT_IDLE_SECONDS, GROWS_SERVICE_FLOWS,
-    NO_ADDR, ROUTE_NODE_ADDRESS, Reason, SCOPE_INSIDE, SERVICE_RANGES, SERVICE_SILENT, SERVICE_THIS_NODE,
-    ServiceEntry, ServiceFlowKey, ServiceFlowValue, ServiceKey, SourceKey,
+    NO_ADDR, ROUTE_NODE_ADDRESS, ROUTE_WITHOUT_NODE_PORTS, Reason, SCOPE_INSIDE, SERVICE_RANGES,
+    SERVICE_SILENT, SERVICE_THIS_NODE, ServiceEntry, ServiceFlowKey, ServiceFlowValue, ServiceKey, SourceKey,
 };
 
 use crate::{
@@ -183,11 +183,13 @@ fn inside(ctx: &TcContext, packet: &Packet) -> Option<&'static ServiceEntry> {
         return Some(entry);
     }
     let entry = find(network, &any_address(!packet.is_v6()), port, protocol, SCOPE_INSIDE)?;
-    let kind = route(network, &packet.dst).map_or(0, |route| route.kind);
-    if kind == ROUTE_NODE_ADDRESS && entry.flags & SERVICE_THIS_NODE == 0 {
-        return Some(entry);
+    if entry.flags & SERVICE_THIS_NODE == 0
+        && let Some(route) = route(network, &packet.dst)
+        && route.kind == ROUTE_NODE_ADDRESS
+    {
+        return (route.flags & ROUTE_WITHOUT_NODE_PORTS == 0).then_some(entry);
     }
-    outside::is_own(ctx, packet).then_some(entry)
+    outside::serves(ctx, packet, entry).then_some(entry)
 }
 
 /// Sends the packet to a backend of `entry`.

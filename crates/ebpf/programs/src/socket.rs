@@ -10,9 +10,10 @@ use aya_ebpf::{
     programs::{SockAddrContext, SockContext},
 };
 use sheetbend_ebpf_abi::{
-    ALGORITHM_LEAST_CONNECTIONS, BackendEntry, NO_ADDR, ROUTE_LOCAL, ROUTE_NODE_ADDRESS, Reason,
-    SCOPE_INSIDE, SERVICE_RANGES, SERVICE_THIS_NODE, SOCKET_BACKEND, SOCKET_COUNTED, SOCKET_FRONTEND,
-    ServiceEntry, SocketKey, SocketValue,
+    ALGORITHM_LEAST_CONNECTIONS, BackendEntry, NO_ADDR, ROUTE_LOCAL, ROUTE_NODE_ADDRESS,
+    ROUTE_WITHOUT_NODE_PORTS, Reason, SCOPE_INSIDE, SERVICE_RANGES, SERVICE_THIS_NODE, SOCKET_BACKEND,
+    SOCKET_COUNTED, SOCKET_FRONTEND, ServiceEntry, SocketKey, SocketValue, WITHOUT_LOOPBACK, WITHOUT_NODE,
+    WITHOUT_ROUTER,
 };
 
 use crate::{
@@ -21,8 +22,10 @@ use crate::{
     deliver,
     forward::route,
     maps::{CONFIG, SOCKETS},
+    outside,
     packet::{Ip, MAPPED, SCTP, TCP, UDP, put, same, words},
     service::{any_address, backend, choose, find},
+    unserved,
 };
 
 const GO_ON: i32 = 1;
@@ -109,20 +112,39 @@ fn service(ctx: &SockAddrContext, named: &Named) -> Option<&'static ServiceEntry
     is_named(ctx, named, entry).then_some(entry)
 }
 
+/// An address without a frontend. Whether a Service may have it is judged here for processes of the node only: a pod's
+/// packets say it themselves.
+#[inline(always)]
+fn unserved(ctx: &SockAddrContext, named: &Named) -> i32 {
+    if !is_node(ctx) {
+        return GO_ON;
+    }
+    let kind = route(0, &named.ip).map_or(0, |route| route.kind);
+    match unserved::check(0, &named.ip, kind) {
+        Ok(()) => GO_ON,
+        Err(reason) => refuse(reason),
+    }
+}
+
 /// Whether the address is one of this node, or of another where the Service means the same there.
 #[inline(always)]
 fn is_named(ctx: &SockAddrContext, named: &Named, entry: &ServiceEntry) -> bool {
-    if is_loopback(&named.ip) {
-        return is_node(ctx);
-    }
     let Some(config) = CONFIG.get(0) else { return false };
-    if same(&named.ip, &words(&config.node_ipv4)) || same(&named.ip, &words(&config.node_ipv6)) {
-        return true;
+    let without = outside::without_node_ports(config, entry) >> !is_v4(&named.ip) as u16;
+    if is_loopback(&named.ip) {
+        return without & WITHOUT_LOOPBACK == 0 && is_node(ctx);
     }
-    match route(0, &named.ip).map_or(0, |route| route.kind) {
-        ROUTE_NODE_ADDRESS => entry.flags & SERVICE_THIS_NODE == 0,
+    if same(&named.ip, &words(&config.node_ipv4)) || same(&named.ip, &words(&config.node_ipv6)) {
+        return without & WITHOUT_NODE == 0;
+    }
+    match route(0, &named.ip) {
+        Some(route) if route.kind == ROUTE_NODE_ADDRESS => {
+            entry.flags & SERVICE_THIS_NODE == 0 && route.flags & ROUTE_WITHOUT_NODE_PORTS == 0
+        }
         // The node's router address, as long as no pod has it.
-        ROUTE_LOCAL => is_node(ctx) && deliver::local(0, &named.ip).is_none(),
+        Some(route) if route.kind == ROUTE_LOCAL => {
+            without & WITHOUT_ROUTER == 0 && is_node(ctx) && deliver::local(0, &named.ip).is_none()
+        }
         _ => false,
     }
 }
@@ -201,7 +223,7 @@ pub fn release(ctx: &SockContext) -> i32 {
 #[inline(always)]
 pub fn connect(ctx: &SockAddrContext, v6: bool) -> i32 {
     let named = named(ctx, v6);
-    let Some(entry) = service(ctx, &named) else { return GO_ON };
+    let Some(entry) = service(ctx, &named) else { return unserved(ctx, &named) };
     match choose_for(ctx, &named, entry) {
         Ok((number, chosen)) => {
             let (ip, port) = (words(&chosen.addr), chosen.port);
@@ -217,7 +239,7 @@ pub fn connect(ctx: &SockAddrContext, v6: bool) -> i32 {
 #[inline(always)]
 pub fn send(ctx: &SockAddrContext, v6: bool) -> i32 {
     let named = named(ctx, v6);
-    let Some(entry) = service(ctx, &named) else { return GO_ON };
+    let Some(entry) = service(ctx, &named) else { return unserved(ctx, &named) };
     let key = key(cookie(ctx), &named.ip, named.port, named.protocol, SOCKET_FRONTEND);
     // SAFETY: copied at once; a racing writer writes whole words.
     let kept = unsafe { SOCKETS.get(&key) }.filter(|kept| kept.service == entry.service);
@@ -253,7 +275,7 @@ pub fn peer(ctx: &SockAddrContext, v6: bool) -> i32 {
 
 #[inline(always)]
 fn refuse(reason: Reason) -> i32 {
-    if matches!(reason, Reason::NoEndpoints) {
+    if matches!(reason, Reason::NoEndpoints | Reason::NoServicePort) {
         // SAFETY: a plain value. Without it the process sees EPERM, as for a packet that a firewall drops.
         let _ = unsafe { bpf_set_retval(-CONNECTION_REFUSED) };
     }

@@ -18,7 +18,7 @@ use crate::{
         words,
     },
     parse::{Frame, parse, pointer},
-    snat, stage,
+    snat, stage, unserved,
 };
 
 /// This node's address on the uplink, of the packet's family.
@@ -63,6 +63,7 @@ pub fn from_uplink(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> 
             None => {
                 let kind = route(packet.network, &packet.dst).map_or(0, |route| route.kind);
                 if kind != ROUTE_LOCAL && outside::entry(ctx, packet).is_none() {
+                    unserved::check(packet.network, &packet.dst, kind)?;
                     return Ok(PASS);
                 }
             }

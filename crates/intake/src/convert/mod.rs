@@ -18,7 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use serde::{Deserialize, Serialize};
 use sheetbend_model::state::{
     ClusterNetworkPolicy, EndpointSlice, L2Announcement, LabelSelector, LoadBalancerPool, Namespace,
-    NetworkPolicy, Node, Operator, Pod, Requirement, Service, Sharing, Snapshot,
+    NetworkPolicy, Node, Operator, Pod, Requirement, Service, ServiceCidr, Sharing, Snapshot,
 };
 use sheetbend_model::types::{Labels, NodeName, ObjectKey, Protocol, Uid};
 
@@ -36,6 +36,7 @@ pub(crate) enum Part {
     Service(Arc<Service>),
     EndpointSlice(Arc<EndpointSlice>),
     NetworkPolicy(Arc<NetworkPolicy>),
+    ServiceCidr(Arc<ServiceCidr>),
     ClusterNetworkPolicy(Arc<ClusterNetworkPolicy>),
     LoadBalancerPool(Arc<LoadBalancerPool>),
     L2Announcement(Arc<L2Announcement>),
@@ -55,6 +56,7 @@ impl Part {
             Object::NetworkPolicy(policy) => {
                 Part::NetworkPolicy(Arc::new(network_policy::network_policy(policy, object.id().key())))
             }
+            Object::ServiceCIDR(object) => Part::ServiceCidr(Arc::new(service::service_cidr(object))),
             Object::ClusterNetworkPolicy(policy) => {
                 Part::ClusterNetworkPolicy(Arc::new(cluster_network_policy::policy(policy)))
             }
@@ -90,6 +92,7 @@ impl Part {
             Part::L2Announcement(object) => {
                 (Kind::L2Announcement, ObjectKey::cluster_scoped(Arc::clone(&object.name)))
             }
+            Part::ServiceCidr(cidr) => (Kind::ServiceCIDR, ObjectKey::cluster_scoped(Arc::clone(&cidr.name))),
         };
         ObjectId { kind, namespace: key.namespace, name: key.name }
     }
@@ -107,6 +110,7 @@ impl Part {
             Part::Node(_)
             | Part::Namespace(_)
             | Part::NetworkPolicy(_)
+            | Part::ServiceCidr(_)
             | Part::ClusterNetworkPolicy(_)
             | Part::LoadBalancerPool(_)
             | Part::L2Announcement(_) => {}
@@ -122,6 +126,7 @@ impl Part {
             Part::Service(service) => snapshot.services.get(&service.key) == Some(service),
             Part::EndpointSlice(slice) => snapshot.endpoint_slices.get(&slice.key) == Some(slice),
             Part::NetworkPolicy(policy) => snapshot.policies.get(&policy.key) == Some(policy),
+            Part::ServiceCidr(object) => snapshot.service_cidrs.get(&object.name) == Some(object),
             Part::ClusterNetworkPolicy(policy) => snapshot.cluster_policies.get(&policy.name) == Some(policy),
             Part::LoadBalancerPool(pool) => snapshot.load_balancer_pools.get(&pool.name) == Some(pool),
             Part::L2Announcement(object) => snapshot.l2_announcements.get(&object.name) == Some(object),
@@ -136,11 +141,12 @@ impl Part {
         let services = snapshot.services.values().cloned().map(Part::Service);
         let slices = snapshot.endpoint_slices.values().cloned().map(Part::EndpointSlice);
         let policies = snapshot.policies.values().cloned().map(Part::NetworkPolicy);
+        let ranges = snapshot.service_cidrs.values().cloned().map(Part::ServiceCidr);
         let tiers = snapshot.cluster_policies.values().cloned().map(Part::ClusterNetworkPolicy);
         let pools = snapshot.load_balancer_pools.values().cloned().map(Part::LoadBalancerPool);
         let announcements = snapshot.l2_announcements.values().cloned().map(Part::L2Announcement);
         let cluster = nodes.chain(namespaces).chain(pods).chain(services).chain(slices).chain(policies);
-        cluster.chain(tiers).chain(pools).chain(announcements)
+        cluster.chain(ranges).chain(tiers).chain(pools).chain(announcements)
     }
 
     /// Puts it into `snapshot`, in the place of what had its name.
@@ -154,6 +160,9 @@ impl Part {
             Part::Service(service) => drop(snapshot.services.insert(service.key.clone(), service)),
             Part::EndpointSlice(slice) => drop(snapshot.endpoint_slices.insert(slice.key.clone(), slice)),
             Part::NetworkPolicy(policy) => drop(snapshot.policies.insert(policy.key.clone(), policy)),
+            Part::ServiceCidr(object) => {
+                drop(snapshot.service_cidrs.insert(Arc::clone(&object.name), object));
+            }
             Part::ClusterNetworkPolicy(policy) => {
                 drop(snapshot.cluster_policies.insert(Arc::clone(&policy.name), policy));
             }
@@ -175,6 +184,7 @@ impl Part {
             Part::Service(service) => drop(snapshot.services.remove(&service.key)),
             Part::EndpointSlice(slice) => drop(snapshot.endpoint_slices.remove(&slice.key)),
             Part::NetworkPolicy(policy) => drop(snapshot.policies.remove(&policy.key)),
+            Part::ServiceCidr(object) => drop(snapshot.service_cidrs.remove(&object.name)),
             Part::ClusterNetworkPolicy(policy) => drop(snapshot.cluster_policies.remove(&policy.name)),
             Part::LoadBalancerPool(pool) => drop(snapshot.load_balancer_pools.remove(&pool.name)),
             Part::L2Announcement(object) => drop(snapshot.l2_announcements.remove(&object.name)),

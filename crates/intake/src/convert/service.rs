@@ -5,15 +5,16 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sheetbend_model::state::{
-    Algorithm, Endpoint, EndpointPort, EndpointSlice, Hints, Service, ServicePort, ServiceType, TargetPort,
-    TrafficPolicy, Weights,
+    Algorithm, Endpoint, EndpointPort, EndpointSlice, Hints, Service, ServiceCidr, ServicePort, ServiceType,
+    TargetPort, TrafficPolicy, Weights,
 };
 use sheetbend_model::types::{Family, NodeName, ObjectKey, Port};
 
-use super::protocol_of;
+use super::{block, protocol_of};
 
 /// Labels of Services that kube-proxy, and so we, leave to somebody else (core/v1, KEP-2447).
 const OTHER_PROXY: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
@@ -185,6 +186,15 @@ fn endpoint(endpoint: &discovery::Endpoint, namespace: &Arc<str>) -> Endpoint {
         node: endpoint.node_name.as_deref().map(NodeName::new),
         pod: super::pod_reference(endpoint.target_ref.as_ref(), namespace),
         hints: endpoint.hints.as_ref().and_then(hints).map(Arc::new),
+    }
+}
+
+/// What cannot be read of it is left out.
+pub(super) fn service_cidr(service_cidr: &networking::ServiceCIDR) -> ServiceCidr {
+    let cidrs = service_cidr.spec.as_ref().and_then(|spec| spec.cidrs.as_deref()).unwrap_or_default();
+    ServiceCidr {
+        name: service_cidr.metadata.name.as_deref().unwrap_or_default().into(),
+        cidrs: cidrs.iter().filter_map(|text| block(text)).collect(),
     }
 }
 

@@ -7,7 +7,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet}
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sheetbend_model::types::ObjectKey;
 
@@ -91,6 +91,7 @@ kinds! {
     Service in "v1", "core/v1.";
     EndpointSlice in "discovery.k8s.io/v1", "discovery.k8s.io/v1.";
     NetworkPolicy in "networking.k8s.io/v1", "networking.k8s.io/v1.";
+    ServiceCIDR in "networking.k8s.io/v1", "networking.k8s.io/v1.";
     ClusterNetworkPolicy in "policy.networking.k8s.io/v1alpha2", "policy.networking.k8s.io/v1alpha2.";
     LoadBalancerPool in "sheetbend.dev/v1alpha1", "sheetbend.dev/v1alpha1.";
     L2Announcement in "sheetbend.dev/v1alpha1", "sheetbend.dev/v1alpha1.";
@@ -108,15 +109,17 @@ impl Kind {
             self,
             Kind::Namespace
                 | Kind::Node
+                | Kind::ServiceCIDR
                 | Kind::ClusterNetworkPolicy
                 | Kind::LoadBalancerPool
                 | Kind::L2Announcement
         )
     }
 
-    /// Whether a cluster has it by a CustomResourceDefinition only, and so may lack it.
+    /// Whether a cluster may lack it: it is a CustomResourceDefinition's, or its version of Kubernetes is older (1.33 for
+    /// ServiceCIDR).
     pub fn is_optional(self) -> bool {
-        self.is_ours() || self == Kind::ClusterNetworkPolicy
+        self.is_ours() || matches!(self, Kind::ClusterNetworkPolicy | Kind::ServiceCIDR)
     }
 
     /// Whether it is a resource of our own.

@@ -16,6 +16,8 @@ pub(super) fn part(object: &Object, problems: &[Problem]) -> Option<Part> {
         Part::NetworkPolicy(policy) => Some(Part::NetworkPolicy(Arc::new(closed(&policy, problems)))),
         // No backend is better than a wrong one.
         Part::Service(_) | Part::EndpointSlice(_) => None,
+        // Nothing is dropped on the word of half an object.
+        Part::ServiceCidr(_) => None,
         // What it gave stays; nothing new on the word of half an object.
         Part::LoadBalancerPool(pool) => Some(Part::LoadBalancerPool(Arc::new(LoadBalancerPool {
             disabled: true,

@@ -17,6 +17,7 @@ pub(super) const KINDS: &[Kind] = &[
     Kind::Service,
     Kind::EndpointSlice,
     Kind::NetworkPolicy,
+    Kind::ServiceCIDR,
     Kind::ClusterNetworkPolicy,
     Kind::L2Announcement,
 ];
@@ -165,6 +166,7 @@ impl Store {
             Kind::Service => drop(snapshot.services.remove(&id.key())),
             Kind::EndpointSlice => drop(snapshot.endpoint_slices.remove(&id.key())),
             Kind::NetworkPolicy => drop(snapshot.policies.remove(&id.key())),
+            Kind::ServiceCIDR => drop(snapshot.service_cidrs.remove(&id.name)),
             Kind::ClusterNetworkPolicy => drop(snapshot.cluster_policies.remove(&id.name)),
             Kind::LoadBalancerPool => drop(snapshot.load_balancer_pools.remove(&id.name)),
             Kind::L2Announcement => drop(snapshot.l2_announcements.remove(&id.name)),
@@ -187,6 +189,7 @@ impl Store {
             Kind::Service => snapshot.services.keys().map(named).collect(),
             Kind::EndpointSlice => snapshot.endpoint_slices.keys().map(named).collect(),
             Kind::NetworkPolicy => snapshot.policies.keys().map(named).collect(),
+            Kind::ServiceCIDR => snapshot.service_cidrs.keys().map(bare).collect(),
             Kind::ClusterNetworkPolicy => snapshot.cluster_policies.keys().map(bare).collect(),
             Kind::LoadBalancerPool => snapshot.load_balancer_pools.keys().map(bare).collect(),
             Kind::L2Announcement => snapshot.l2_announcements.keys().map(bare).collect(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
 use kube::{Api, Client};
 use sheetbend_model::state::Snapshot;
 use sheetbend_model::types::ObjectKey;
@@ -67,6 +67,7 @@ const CONTROLLED: &[Kind] = &[
     Kind::Service,
     Kind::EndpointSlice,
     Kind::NetworkPolicy,
+    Kind::ServiceCIDR,
     Kind::ClusterNetworkPolicy,
     Kind::L2Announcement,
     Kind::LoadBalancerPool,
@@ -203,6 +204,7 @@ fn same(a: &Snapshot, b: &Snapshot) -> bool {
         && a.services.ptr_eq(&b.services)
         && a.endpoint_slices.ptr_eq(&b.endpoint_slices)
         && a.policies.ptr_eq(&b.policies)
+        && a.service_cidrs.ptr_eq(&b.service_cidrs)
         && a.cluster_policies.ptr_eq(&b.cluster_policies)
         && a.load_balancer_pools.ptr_eq(&b.load_balancer_pools)
         && a.l2_announcements.ptr_eq(&b.l2_announcements)
@@ -224,6 +226,7 @@ async fn follow_all(client: Client, kinds: &'static [Kind], changes: mpsc::Sende
         Service,
         EndpointSlice,
         NetworkPolicy,
+        ServiceCIDR,
         ClusterNetworkPolicy,
         L2Announcement,
         LoadBalancerPool

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Class, Frontend, PolicySet, ServiceEntry};
+use super::{AddressHolder, Class, Frontend, PolicySet, ServiceEntry};
 use crate::state::{AttachmentId, NetworkMode};
 use crate::types::{AddrKey, BlockKey, Direction, NodeName, ObjectKey, PortPrefix, Protocol};
 
@@ -26,6 +26,8 @@ pub struct Dataplane {
     pub rules: BTreeMap<RuleKey, Ruling>,
     /// Frontend → Service.
     pub services: BTreeMap<Frontend, ServiceEntry>,
+    /// Address of a Service inside the cluster → whose matter it is where no frontend takes a packet.
+    pub service_addresses: BTreeMap<AddrKey, AddressHolder>,
     /// Pod range → where it is, and other ranges the node must tell apart.
     pub routes: BTreeMap<BlockKey, Route>,
     /// This node's own part in the overlay or the routed network.
@@ -160,9 +162,13 @@ pub enum Route {
         node: NodeName,
         /// The node's address of the other family: its VTEP where the tunnel is not of this one.
         other: Option<IpAddr>,
+        /// Whether it leads to node ports (`services.nodePortAddresses`).
+        node_ports: bool,
     },
     /// Outside the cluster, but sees pod addresses unchanged (`network.nonMasqueradeCIDRs`).
     NoMasquerade,
+    /// A range of which Services get their addresses: what no frontend takes goes nowhere.
+    Service,
 }
 
 /// This node's own part.
@@ -176,7 +182,12 @@ pub struct Overlay {
     pub router_addresses: Vec<IpAddr>,
     /// This node's pod ranges.
     pub pod_cidrs: Vec<IpNet>,
+    /// Which of its node and router addresses and of [`LOOPBACK`] do not lead to node ports.
+    pub without_node_ports: Vec<IpAddr>,
 }
+
+/// Stand for all loopback addresses of their family.
+pub const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// Something wrong with an object of the user's, handled fail-closed and named.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{Class, Dataplane, Frontend, LocalPod, Overlay, Posture, Route, RuleKey, Ruling, ServiceEntry};
+use super::{
+    AddressHolder, Class, Dataplane, Frontend, LocalPod, Overlay, Posture, Route, RuleKey, Ruling,
+    ServiceEntry,
+};
 use crate::state::AttachmentId;
 use crate::types::{AddrKey, BlockKey};
 
@@ -22,6 +25,8 @@ pub enum Entry {
     Class(AddrKey, Class),
     /// A row of `Dataplane::services`.
     Service(Frontend, ServiceEntry),
+    /// A row of `Dataplane::service_addresses`.
+    ServiceAddress(AddrKey, AddressHolder),
     /// A row of `Dataplane::pods`.
     Pod(AttachmentId, LocalPod),
 }
@@ -33,6 +38,8 @@ pub enum EntryKey {
     Pod(AttachmentId),
     /// Of `Dataplane::services`.
     Service(Frontend),
+    /// Of `Dataplane::service_addresses`.
+    ServiceAddress(AddrKey),
     /// Of `Dataplane::classes`.
     Class(AddrKey),
     /// Of `Dataplane::blocks`.
@@ -94,7 +101,8 @@ impl Dataplane {
         }
     }
 
-    fn put(&mut self, entry: Entry) {
+    /// The row shall be this.
+    pub fn put(&mut self, entry: Entry) {
         match entry {
             Entry::Overlay(overlay) => self.overlay = overlay,
             Entry::Route(key, route) => drop(self.routes.insert(key, route)),
@@ -102,6 +110,7 @@ impl Dataplane {
             Entry::Block(key, class) => drop(self.blocks.insert(key, class)),
             Entry::Class(key, class) => drop(self.classes.insert(key, class)),
             Entry::Service(key, service) => drop(self.services.insert(key, service)),
+            Entry::ServiceAddress(key, holder) => drop(self.service_addresses.insert(key, holder)),
             Entry::Pod(key, pod) => drop(self.pods.insert(key, pod)),
         }
     }
@@ -110,6 +119,7 @@ impl Dataplane {
         match key {
             EntryKey::Pod(key) => drop(self.pods.remove(key)),
             EntryKey::Service(key) => drop(self.services.remove(key)),
+            EntryKey::ServiceAddress(key) => drop(self.service_addresses.remove(key)),
             EntryKey::Class(key) => drop(self.classes.remove(key)),
             EntryKey::Block(key) => drop(self.blocks.remove(key)),
             EntryKey::Rule(key) => drop(self.rules.remove(key)),
@@ -130,6 +140,12 @@ pub fn diff(have: &Dataplane, want: &Dataplane) -> Plan {
     let (blocks, gone_blocks) = rows(&have.blocks, &want.blocks, Entry::Block, EntryKey::Block);
     let (classes, gone_classes) = rows(&have.classes, &want.classes, Entry::Class, EntryKey::Class);
     let (services, gone_services) = rows(&have.services, &want.services, Entry::Service, EntryKey::Service);
+    let (addresses, gone_addresses) = rows(
+        &have.service_addresses,
+        &want.service_addresses,
+        Entry::ServiceAddress,
+        EntryKey::ServiceAddress,
+    );
     let (pods, gone_pods) = rows(&have.pods, &want.pods, Entry::Pod, EntryKey::Pod);
     plan.raise_epoch = !(rules.is_empty()
         && gone_rules.is_empty()
@@ -139,10 +155,9 @@ pub fn diff(have: &Dataplane, want: &Dataplane) -> Plan {
         && gone_classes.is_empty())
         || want.pods.iter().any(|(id, pod)| have.pods.get(id).is_some_and(|old| old.posture != pod.posture));
     plan.refine.extend(routes.into_iter().chain(rules).chain(blocks).chain(classes));
-    plan.swap.extend(services.into_iter().chain(pods));
-    plan.retire.extend(
-        gone_pods.into_iter().chain(gone_services).chain(gone_classes).chain(gone_blocks).chain(gone_rules),
-    );
+    plan.swap.extend(services.into_iter().chain(addresses).chain(pods));
+    plan.retire.extend(gone_pods.into_iter().chain(gone_services).chain(gone_addresses));
+    plan.retire.extend(gone_classes.into_iter().chain(gone_blocks).chain(gone_rules));
     plan.retire.extend(gone_routes);
     plan
 }
@@ -171,11 +186,13 @@ impl fmt::Display for Entry {
                 Route::Local => write!(f, "route {key} local"),
                 Route::Node { node, via } => write!(f, "route {key} via {via} ({node})"),
                 Route::Unowned => write!(f, "route {key} unreachable"),
-                Route::NodeAddress { node, other: None } => write!(f, "route {key} is node {node}"),
-                Route::NodeAddress { node, other: Some(other) } => {
-                    write!(f, "route {key} is node {node}, also {other}")
+                Route::NodeAddress { node, other, node_ports } => {
+                    write!(f, "route {key} is node {node}")?;
+                    other.iter().try_for_each(|other| write!(f, ", also {other}"))?;
+                    if *node_ports { Ok(()) } else { f.write_str(", without node ports") }
                 }
                 Route::NoMasquerade => write!(f, "route {key} no masquerade"),
+                Route::Service => write!(f, "route {key} is of Services"),
             },
             Entry::Rule(key, ruling) => write!(f, "rule {key} → {ruling}"),
             Entry::Block(key, class) => write!(f, "block {key} → {class}"),
@@ -191,6 +208,7 @@ impl fmt::Display for Entry {
                 }
                 Ok(())
             }
+            Entry::ServiceAddress(key, holder) => write!(f, "service address {key} {holder}"),
             Entry::Pod(id, pod) => {
                 match &pod.pod {
                     Some(key) => write!(f, "pod {key}")?,
@@ -210,6 +228,7 @@ impl fmt::Display for EntryKey {
         match self {
             EntryKey::Pod(id) => write!(f, "container {}", id.container_id),
             EntryKey::Service(key) => write!(f, "service {key}"),
+            EntryKey::ServiceAddress(key) => write!(f, "service address {key}"),
             EntryKey::Class(key) => write!(f, "class {key}"),
             EntryKey::Block(key) => write!(f, "block {key}"),
             EntryKey::Rule(key) => write!(f, "rule {key}"),

@@ -15,11 +15,13 @@ mod wanted;
 mod zone;
 
 pub use class::{Class, Term};
-pub use dataplane::{Condition, Dataplane, LocalPod, Origin, Overlay, Posture, Route, RuleKey, Ruling};
+pub use dataplane::{
+    Condition, Dataplane, LOOPBACK, LocalPod, Origin, Overlay, Posture, Route, RuleKey, Ruling,
+};
 pub use diff::{Entry, EntryKey, Plan, Step, diff};
 pub use maglev::{Preference, table_size};
 pub use policy_set::{PolicyRef, PolicySet, TierRef};
-pub use service::{Backend, Frontend, HealthCheck, Reach, Scope, ServiceEntry};
+pub use service::{AddressHolder, Backend, Frontend, HealthCheck, Reach, Scope, ServiceEntry};
 pub use slots::{MOST_SLOTS, Slot};
 pub use wanted::{Place, Wanted};
 pub use zone::{Record, Zone, ZoneKey, dashed};

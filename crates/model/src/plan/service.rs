@@ -48,6 +48,24 @@ impl fmt::Display for Frontend {
     }
 }
 
+/// Who serves the address of a Service inside the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AddressHolder {
+    /// We do: where it has no frontend, nobody has.
+    Us,
+    /// Somebody else (label `service.kubernetes.io/service-proxy-name`): its packets go on.
+    Others,
+}
+
+impl fmt::Display for AddressHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AddressHolder::Us => "ours",
+            AddressHolder::Others => "somebody else's",
+        })
+    }
+}
+
 /// From where a frontend is reached, and what it means at another node's address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reach {

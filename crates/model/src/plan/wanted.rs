@@ -33,6 +33,8 @@ pub trait Wanted {
     fn has_class(&self, key: &AddrKey) -> bool;
     /// Whether there is such a row.
     fn has_service(&self, key: &Frontend) -> bool;
+    /// Whether there is such a row.
+    fn has_service_address(&self, key: &AddrKey) -> bool;
 }
 
 impl Wanted for Dataplane {
@@ -44,6 +46,8 @@ impl Wanted for Dataplane {
         entries.extend(self.blocks.iter().map(|(key, class)| Entry::Block(*key, class.clone())));
         entries.extend(self.classes.iter().map(|(key, class)| Entry::Class(*key, class.clone())));
         entries.extend(self.services.iter().map(|(key, entry)| Entry::Service(*key, entry.clone())));
+        let addresses = self.service_addresses.iter();
+        entries.extend(addresses.map(|(key, holder)| Entry::ServiceAddress(*key, *holder)));
         entries.extend(self.pods.iter().map(|(id, pod)| Entry::Pod(id.clone(), pod.clone())));
         (entries, None)
     }
@@ -66,5 +70,8 @@ impl Wanted for Dataplane {
 
     fn has_service(&self, key: &Frontend) -> bool {
         self.services.contains_key(key)
+    }
+    fn has_service_address(&self, key: &AddrKey) -> bool {
+        self.service_addresses.contains_key(key)
     }
 }

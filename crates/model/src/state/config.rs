@@ -77,8 +77,25 @@ pub struct NetworkConfig {
     pub pod_cidrs: Vec<IpNet>,
     /// Destinations outside the cluster that see pod addresses unchanged.
     pub non_masquerade_cidrs: Vec<IpNet>,
+    /// Ranges of which Services get their addresses, on top of the cluster's ServiceCIDRs.
+    pub service_cidrs: Vec<IpNet>,
+    /// Which addresses of nodes lead to node ports.
+    pub node_port_addresses: NodePortAddresses,
     /// Where the clients of a node find its own DNS server.
     pub node_local_dns: NodeLocalDns,
+}
+
+/// Which addresses of nodes lead to node ports (`services.nodePortAddresses`). Host ports choose theirs themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NodePortAddresses {
+    /// All that a node has.
+    #[default]
+    All,
+    /// The Node's first InternalIP of each family.
+    Primary,
+    /// Those in a block; in a family without a block, all.
+    Within(Vec<IpNet>),
 }
 
 /// Addresses at which a node's pods and processes ask its own DNS server, or while it is not ready another node's

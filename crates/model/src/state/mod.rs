@@ -20,7 +20,7 @@ pub use attachment::{Attachment, AttachmentId, Bandwidth, Rate};
 pub use cluster_policy::{
     Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodsByLabels, Priority, Tier,
 };
-pub use config::{NetworkConfig, NetworkMode, NetworkModeError, NodeLocalDns};
+pub use config::{NetworkConfig, NetworkMode, NetworkModeError, NodeLocalDns, NodePortAddresses};
 pub use load_balancer::{
     AddressRange, AddressRangeError, Exposure, L2Announcement, LOAD_BALANCER_CLASS, LoadBalancerPool,
 };
@@ -29,8 +29,8 @@ pub use pod::{ContainerPort, Pod, PodPhase};
 pub use policy::{IpBlock, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortMatch};
 pub use selector::{LabelSelector, Operator, Requirement};
 pub use service::{
-    Algorithm, Endpoint, EndpointPort, EndpointSlice, Hints, Service, ServicePort, ServiceType, TargetPort,
-    TrafficPolicy,
+    Algorithm, Endpoint, EndpointPort, EndpointSlice, Hints, Service, ServiceCidr, ServicePort, ServiceType,
+    TargetPort, TrafficPolicy,
 };
 pub use sharing::Sharing;
 pub use snapshot::Snapshot;

@@ -140,6 +140,15 @@ impl Service {
     }
 }
 
+/// A ServiceCIDR (networking.k8s.io/v1, KEP-1880): ranges of which Services get cluster addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceCidr {
+    /// Its name.
+    pub name: Arc<str>,
+    /// `spec.cidrs`.
+    pub cidrs: Vec<IpNet>,
+}
+
 /// A Service port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {

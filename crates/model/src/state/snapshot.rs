@@ -6,7 +6,7 @@ use imbl::OrdMap;
 
 use super::{
     Attachment, AttachmentId, ClusterNetworkPolicy, EndpointSlice, L2Announcement, LoadBalancerPool,
-    Namespace, NetworkPolicy, Node, Pod, Service,
+    Namespace, NetworkPolicy, Node, Pod, Service, ServiceCidr,
 };
 use crate::types::{NodeName, ObjectKey};
 
@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub pods: OrdMap<ObjectKey, Arc<Pod>>,
     /// Service key → Service.
     pub services: OrdMap<ObjectKey, Arc<Service>>,
+    /// ServiceCIDR name → ServiceCIDR.
+    pub service_cidrs: OrdMap<Arc<str>, Arc<ServiceCidr>>,
     /// EndpointSlice key → EndpointSlice.
     pub endpoint_slices: OrdMap<ObjectKey, Arc<EndpointSlice>>,
     /// NetworkPolicy key → NetworkPolicy.

@@ -7,6 +7,7 @@ mod conntrack;
 mod dns;
 mod kubernetes;
 mod node_local;
+mod node_ports;
 mod source;
 mod yaml;
 
@@ -41,6 +42,11 @@ pub const KEYS: &[Key] = &[
         name: "network.nonMasqueradeCIDRs",
         default: "[]",
         help: "Destinations outside the cluster that see pod addresses unchanged.",
+    },
+    Key {
+        name: "network.serviceCIDRs",
+        default: "[]",
+        help: "Ranges of cluster addresses, on top of the cluster's ServiceCIDRs: what no Service has there is dropped.",
     },
     Key { name: "node.name", default: "the host name", help: "Name of this machine's Node object." },
     Key {
@@ -179,6 +185,11 @@ pub const KEYS: &[Key] = &[
         default: "true",
         help: "Whether Services of type LoadBalancer without a spec.loadBalancerClass get addresses from LoadBalancerPools.",
     },
+    Key {
+        name: "services.nodePortAddresses",
+        default: "[]",
+        help: "Addresses of nodes that lead to node ports: blocks, or primary for each Node's first InternalIPs. A family without a block has all; without any, so have both.",
+    },
     Key { name: "log.level", default: "info", help: "Filter, such as info or sheetbend_apply=debug,info." },
     Key { name: "log.format", default: "text", help: "text or json." },
 ];
@@ -275,6 +286,8 @@ impl Config {
                 mode: sources.text("network.mode", str::parse::<NetworkMode>).unwrap_or_default(),
                 pod_cidrs,
                 non_masquerade_cidrs: sources.list("network.nonMasqueradeCIDRs", parse_cidr),
+                service_cidrs: sources.list("network.serviceCIDRs", parse_cidr),
+                node_port_addresses: node_ports::load(&mut sources),
                 node_local_dns: node_local::load(&mut sources, &pods),
             },
             node: NodeConfig {

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 use sheetbend_model::state::{
     Attachment, AttachmentId, ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Service,
-    Snapshot, ZONE,
+    ServiceCidr, Snapshot, ZONE,
 };
 use sheetbend_model::types::{Family, Mac, NetworkId, NodeName, ObjectKey};
 
@@ -15,7 +15,7 @@ use super::pools::{
     CLUSTER_POLICIES, NAMESPACES, NODES, PODS, POLICIES, SERVICES, ZONES, external_address, node_address,
     pod_key, pod_range, policy_key, service_key, text, tier_name,
 };
-use super::services::{endpoint_slice, service};
+use super::services::{endpoint_slice, service, service_cidr, service_cidr_name};
 use super::tiers::{cluster_policies, cluster_policy};
 
 /// Something that happens to a cluster.
@@ -43,6 +43,10 @@ pub enum Event {
     Service(Service),
     /// A Service goes.
     ServiceGone(u8),
+    /// A ServiceCIDR comes or changes.
+    ServiceCidr(ServiceCidr),
+    /// A ServiceCIDR goes.
+    ServiceCidrGone(u8),
     /// A slice comes or changes.
     Slice(EndpointSlice),
     /// A slice goes.
@@ -76,6 +80,10 @@ impl Event {
                 snapshot.services.insert(service.key.clone(), Arc::new(service.clone()));
             }
             Event::ServiceGone(index) => drop(snapshot.services.remove(&service_key(*index))),
+            Event::ServiceCidr(service_cidr) => {
+                snapshot.service_cidrs.insert(service_cidr.name.clone(), Arc::new(service_cidr.clone()));
+            }
+            Event::ServiceCidrGone(index) => drop(snapshot.service_cidrs.remove(&service_cidr_name(*index))),
             Event::Slice(slice) => {
                 snapshot.endpoint_slices.insert(slice.key.clone(), Arc::new(slice.clone()));
             }
@@ -160,6 +168,8 @@ pub fn event() -> impl Strategy<Value = Event> {
         1 => (0..NAMESPACES.len()).prop_map(Event::NamespaceGone),
         2 => (0..SERVICES).prop_flat_map(service).prop_map(Event::Service),
         1 => (0..SERVICES).prop_map(Event::ServiceGone),
+        1 => (0..2u8).prop_flat_map(service_cidr).prop_map(Event::ServiceCidr),
+        1 => (0..2u8).prop_map(Event::ServiceCidrGone),
         3 => (0..SERVICES, 0..4u8).prop_flat_map(|(index, number)| endpoint_slice(index, number))
             .prop_map(Event::Slice),
         1 => (0..SERVICES, 0..4u8).prop_map(|(index, number)| Event::SliceGone(index, number)),
@@ -192,8 +202,9 @@ fn cluster_with(
         .flat_map(|index| (0..3u8).map(move |number| endpoint_slice(index, number)))
         .collect::<Vec<_>>();
     let known = prop::collection::vec(prop::bool::weighted(0.9), NAMESPACES.len());
-    (nodes, namespaces, known, pods(), policies, tiers, services, slices).prop_map(
-        |(nodes, namespaces, known, pods, policies, tiers, services, slices)| {
+    let ranges = (0..=2u8).prop_flat_map(|count| (0..count).map(service_cidr).collect::<Vec<_>>());
+    (nodes, namespaces, known, pods(), policies, tiers, (services, ranges), slices).prop_map(
+        |(nodes, namespaces, known, pods, policies, tiers, (services, ranges), slices)| {
             let mut snapshot = Snapshot::default();
             let namespaces = namespaces.into_iter().zip(known).filter(|(_, known)| *known);
             let events = nodes
@@ -204,6 +215,7 @@ fn cluster_with(
                 .chain(policies.into_iter().map(Event::Policy))
                 .chain(tiers.into_iter().map(Event::ClusterPolicy))
                 .chain(services.into_iter().map(Event::Service))
+                .chain(ranges.into_iter().map(Event::ServiceCidr))
                 .chain(slices.into_iter().map(Event::Slice));
             for event in events {
                 event.apply(&mut snapshot);

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use proptest::prelude::*;
 use sheetbend_model::state::{
-    Algorithm, Endpoint, EndpointPort, EndpointSlice, Hints, NodeLocalDns, Service, ServicePort, ServiceType,
-    TargetPort, TrafficPolicy, Weights,
+    Algorithm, Endpoint, EndpointPort, EndpointSlice, Hints, NodeLocalDns, Service, ServiceCidr, ServicePort,
+    ServiceType, TargetPort, TrafficPolicy, Weights,
 };
 use sheetbend_model::types::{Family, Labels, NodeName, ObjectKey, Port, Protocol};
 
@@ -22,6 +23,34 @@ pub fn cluster_address(number: u8, family: Family) -> IpAddr {
         Family::IPv4 => IpAddr::from([10, 96, 0, 10 + number]),
         Family::IPv6 => IpAddr::from([0xfd00, 0x96, 0, 0, 0, 0, 0, 10 + u16::from(number)]),
     }
+}
+
+/// An address of Services that none has; the second is in another range than the others.
+pub fn free_address(number: u8, family: Family) -> IpAddr {
+    match family {
+        Family::IPv4 => IpAddr::from([10, 96, number, 200]),
+        Family::IPv6 => IpAddr::from([0xfd00, 0x96, 0, 0, 0, 0, u16::from(number), 200]),
+    }
+}
+
+/// The name of ServiceCIDR number `index`.
+pub fn service_cidr_name(index: u8) -> Arc<str> {
+    format!("range-{index}").into()
+}
+
+/// ServiceCIDR number `index`, of one family or both. The first has all cluster addresses of the pool.
+pub fn service_cidr(index: u8) -> impl Strategy<Value = ServiceCidr> {
+    prop::sample::subsequence(&Family::ALL[..], 1..=2).prop_map(move |families| ServiceCidr {
+        name: service_cidr_name(index),
+        cidrs: families
+            .into_iter()
+            .filter_map(|family| {
+                let length = if family == Family::IPv4 { 24 } else { 112 };
+                IpNet::new(free_address(index, family), length).ok()
+            })
+            .map(|range| range.trunc())
+            .collect(),
+    })
 }
 
 /// The health check node ports of the pool.

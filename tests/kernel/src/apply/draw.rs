@@ -9,8 +9,8 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use sheetbend_model::plan::{
-    Backend, Class, Dataplane, Frontend, LocalPod, Origin, Overlay, PolicyRef, PolicySet, Posture, Reach,
-    Route, RuleKey, Ruling, Scope, ServiceEntry, Term,
+    AddressHolder, Backend, Class, Dataplane, Frontend, LOOPBACK, LocalPod, Origin, Overlay, PolicyRef,
+    PolicySet, Posture, Reach, Route, RuleKey, Ruling, Scope, ServiceEntry, Term,
 };
 use sheetbend_model::state::{Algorithm, AttachmentId, NetworkMode};
 use sheetbend_model::types::{
@@ -88,8 +88,14 @@ fn route() -> impl Strategy<Value = Route> {
         Just(Route::Local),
         Just(Route::Unowned),
         Just(Route::NoMasquerade),
-        select(vec![None, Some("192.0.2.2"), Some("192.0.2.3")])
-            .prop_map(|other| Route::NodeAddress { node: NodeName::new("b"), other: other.map(addr) }),
+        Just(Route::Service),
+        (select(vec![None, Some("192.0.2.2"), Some("192.0.2.3")]), any::<bool>()).prop_map(
+            |(other, node_ports)| Route::NodeAddress {
+                node: NodeName::new("b"),
+                other: other.map(addr),
+                node_ports
+            }
+        ),
         select(vec!["192.0.2.2", "192.0.2.3"])
             .prop_map(|via| Route::Node { node: NodeName::new("b"), via: addr(via) }),
     ]
@@ -173,9 +179,12 @@ fn pods() -> impl Strategy<Value = Vec<(AttachmentId, LocalPod)>> {
 
 fn overlay() -> impl Strategy<Value = Overlay> {
     let addresses: Vec<IpAddr> = ["192.0.2.1", "2001:db8:f::1"].map(addr).to_vec();
-    (any::<bool>(), subsequence(addresses, 0..=2)).prop_map(|(routed, node_addresses)| Overlay {
+    let without = addresses.iter().chain(&LOOPBACK).copied().collect::<Vec<_>>();
+    let drawn = (any::<bool>(), subsequence(addresses, 0..=2), subsequence(without, 0..=4));
+    drawn.prop_map(|(routed, node_addresses, without_node_ports)| Overlay {
         mode: if routed { NetworkMode::HostGw } else { NetworkMode::Vxlan },
         node_addresses,
+        without_node_ports,
         ..Overlay::default()
     })
 }
@@ -187,9 +196,13 @@ pub fn dataplane() -> impl Strategy<Value = Dataplane> {
     let wanted = || class().prop_filter("a block's class is not empty", |class| !class.is_empty());
     let blocks = btree_map(select(BLOCKS.to_vec()).prop_map(block), wanted(), 0..5);
     let routes = btree_map(select(BLOCKS.to_vec()).prop_map(block), route(), 0..5);
-    let tables = (pods(), classes, blocks, vec(rule(), 0..8), vec(service(), 0..4), routes, overlay());
+    let holder = select(vec![AddressHolder::Us, AddressHolder::Others]);
+    let addresses = select(ADDRESSES.to_vec()).prop_map(|text| AddrKey::new(addr(text)));
+    let services = (vec(service(), 0..4), btree_map(addresses, holder, 0..3));
+    let tables = (pods(), classes, blocks, vec(rule(), 0..8), services, routes, overlay());
     let whole = (tables, any::<bool>());
     whole.prop_map(|((pods, classes, mut blocks, rules, services, routes, overlay), is_guarded)| {
+        let (services, service_addresses) = services;
         // compile writes this row beside a block that would match mapped IPv4 addresses; apply must do so itself too.
         if is_guarded && blocks.contains_key(&block("::/0")) {
             blocks.entry(block("0.0.0.0/0")).or_default();
@@ -200,6 +213,7 @@ pub fn dataplane() -> impl Strategy<Value = Dataplane> {
             blocks,
             rules: rules.into_iter().collect(),
             services: services.into_iter().collect(),
+            service_addresses,
             routes,
             overlay,
             conditions: BTreeSet::new(),

@@ -75,7 +75,7 @@ impl Wanted for InParts<'_> {
         let is_its = |entry: &Entry| match entry {
             Entry::Overlay(_) | Entry::Route(..) | Entry::Rule(..) | Entry::Block(..) => *part == Part::Base,
             Entry::Class(..) => matches!(part, Part::Classes(_)),
-            Entry::Service(..) => matches!(part, Part::Services(_)),
+            Entry::Service(..) | Entry::ServiceAddress(..) => matches!(part, Part::Services(_)),
             Entry::Pod(..) => *part == Part::Pods,
         };
         (all.into_iter().filter(is_its).collect(), next)
@@ -99,6 +99,10 @@ impl Wanted for InParts<'_> {
 
     fn has_service(&self, key: &Frontend) -> bool {
         self.0.has_service(key)
+    }
+
+    fn has_service_address(&self, key: &AddrKey) -> bool {
+        self.0.has_service_address(key)
     }
 }
 

@@ -8,11 +8,13 @@ pub mod tables;
 mod balance;
 mod flows;
 mod growth;
+mod node_ports;
 mod outside;
 mod published;
 mod services;
 mod sockets;
 mod tunnel;
+mod unserved;
 
 use anyhow::Result;
 
@@ -28,10 +30,12 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         flows::CASES,
         growth::CASES,
         services::CASES,
+        node_ports::CASES,
         outside::CASES,
         published::CASES,
         sockets::CASES,
         tunnel::CASES,
+        unserved::CASES,
     ]
     .concat()
 }

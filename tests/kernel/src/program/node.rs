@@ -159,6 +159,9 @@ pub fn make_devices() -> Result<()> {
         ip(&[family, "neigh", "add", neighbour, "lladdr", other, "dev", &uplink, "nud", "permanent"])?;
         ip(&[family, "route", "add", pods, "via", neighbour, "dev", &uplink])?;
     }
+    // The node's router addresses.
+    ip(&["addr", "add", "10.1.1.1/32", "dev", &uplink])?;
+    ip(&["addr", "add", "fd00:1::1/128", "dev", &uplink, "nodad"])?;
     ip(&["route", "add", "unreachable", "10.1.1.0/24"])?;
     ip(&["-6", "route", "add", "unreachable", "fd00:1::/64", "dev", "lo"])
 }
@@ -218,7 +221,11 @@ impl Node {
         self.tables.pod(ifindex, PodEntry { network: 0, set, flags, mtu: 1450, ipv4, ipv6, mac, pad: [0; 2] })
     }
 
-    fn route(
+    /// Enters a route of each family.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn route(
         &mut self,
         v4: &str,
         bits4: u32,
@@ -228,7 +235,7 @@ impl Node {
         via: Option<&str>,
     ) -> Result<()> {
         let via = via.map(|via| via.parse().map(addr)).transpose()?.unwrap_or_default();
-        let entry = RouteEntry { kind, mac: vtep_mac(&via), pad: [0; 2], via };
+        let entry = RouteEntry { kind, mac: vtep_mac(&via), flags: 0, via };
         self.tables.route(addr(v4.parse()?), 96 + bits4, entry)?;
         self.tables.route(addr(v6.parse()?), bits6, entry)
     }
@@ -404,7 +411,7 @@ pub fn config() -> NodeConfig {
         nat_port_first: 40_000,
         nat_port_count: 20_000,
         tunnel_port: 4789,
-        pad: [0; 2],
+        without_node_ports: 0,
         node_ipv4: mapped([192, 0, 2, 1]),
         node_ipv6: [0x20, 0x01, 0x0d, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
         netns: [0; 8],

@@ -34,14 +34,14 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("a_packet_that_does_not_fit_the_way_to_the_backend_is_counted", too_big),
 ];
 
-const NODE_PORT: u16 = 30_080;
+pub(super) const NODE_PORT: u16 = 30_080;
 
 fn any(family: Family) -> Result<IpAddr> {
     family.of("0.0.0.0", "::")
 }
 
 impl Node {
-    fn node_port(&mut self, flags: u8, backends: &[(u32, IpAddr, u16)]) -> Result<()> {
+    pub(super) fn node_port(&mut self, flags: u8, backends: &[(u32, IpAddr, u16)]) -> Result<()> {
         let any = any(self.family)?;
         for protocol in [6, 17] {
             self.frontend((any, NODE_PORT, protocol, SCOPE_INSIDE, flags), backends)?;
@@ -50,7 +50,7 @@ impl Node {
     }
 
     /// Somebody sends to this node by the uplink.
-    fn arrives(&mut self, src: IpAddr, dst: IpAddr, body: Body) -> Result<Outcome> {
+    pub(super) fn arrives(&mut self, src: IpAddr, dst: IpAddr, body: Body) -> Result<Outcome> {
         let frame = Frame::new(OTHER_MAC, UPLINK_MAC, src, dst, body);
         self.run(Hook::FromUplink, UPLINK, &frame.bytes())
     }

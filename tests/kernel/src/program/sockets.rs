@@ -9,10 +9,10 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use sheetbend_ebpf_abi::{
-    ALGORITHM_LEAST_CONNECTIONS, ALGORITHM_MAGLEV, NodeConfig, SCOPE_INSIDE, SERVICE_OUTSIDE, SERVICE_SILENT,
-    SERVICE_THIS_NODE, names,
+    ADDRESS_OURS, ALGORITHM_LEAST_CONNECTIONS, ALGORITHM_MAGLEV, NodeConfig, SCOPE_INSIDE, SERVICE_OUTSIDE,
+    SERVICE_SILENT, SERVICE_THIS_NODE, WITHOUT_LOOPBACK, WITHOUT_NODE, names,
 };
 
 use super::Case;
@@ -23,7 +23,9 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("datagrams_to_a_service_are_answered_by_its_name", datagrams),
     ("datagrams_of_one_socket_keep_their_backend", sticky),
     ("a_process_is_told_that_nobody_serves", refused),
+    ("a_process_of_the_node_is_told_of_addresses_that_nobody_serves", unserved),
     ("a_process_reaches_node_ports_by_the_nodes_addresses", node_ports),
+    ("a_process_reaches_node_ports_at_chosen_addresses_only", chosen_addresses),
     ("a_process_keeps_its_backend_by_affinity", affinity),
     ("a_process_counts_as_a_flow_until_it_closes", counted),
     ("what_is_no_service_is_left_alone", untouched),
@@ -247,6 +249,73 @@ fn node_ports(node: &mut Node) -> Result<()> {
     asked.set_read_timeout(Some(Duration::from_millis(300)))?;
     ensure!(ask(&asked, to(other)).is_err(), "another node's port is that node's");
     Ok(())
+}
+
+fn chosen_addresses(node: &mut Node) -> Result<()> {
+    let _cgroup = attach(node)?;
+    let own = loopback(node.family)?;
+    let port = udp_server(own)?;
+    let any = node.family.of("0.0.0.0", "::")?;
+    let other = node.family.of("192.0.2.2", "2001:db8:1::2")?;
+    let named = [own, node.family.node()?, other];
+    node.frontend((any, PORT, 17, SCOPE_INSIDE, SERVICE_OUTSIDE), &[(1, own, port)])?;
+    let netns = netns_cookie(&client(SocketAddr::new(own, PORT))?)?;
+    let answers = |to| -> Result<bool> {
+        let asked = client(to)?;
+        asked.set_read_timeout(Some(Duration::from_millis(300)))?;
+        Ok(ask(&asked, to).is_ok())
+    };
+    let expect = |node: &mut Node, bits, served: [bool; 3]| -> Result<()> {
+        node.without_node_ports(bits, netns)?;
+        for (ip, served) in named.into_iter().zip(served) {
+            for to in spellings(SocketAddr::new(ip, PORT)) {
+                ensure!(answers(to)? == served, "{to} without {bits}: it should be {served}");
+            }
+        }
+        Ok(())
+    };
+    expect(node, 0, [true; 3])?;
+    expect(node, WITHOUT_LOOPBACK, [false, true, true])?;
+    expect(node, WITHOUT_NODE, [true, false, true])?;
+    node.address_without_node_ports(other)?;
+    expect(node, 0, [true, true, false])?;
+    // A host port chooses its addresses itself.
+    let flags = SERVICE_OUTSIDE | SERVICE_THIS_NODE;
+    node.frontend((any, PORT, 17, SCOPE_INSIDE, flags), &[(1, own, port)])?;
+    expect(node, WITHOUT_LOOPBACK | WITHOUT_NODE, [true, true, false])
+}
+
+fn unserved(node: &mut Node) -> Result<()> {
+    let _cgroup = attach(node)?;
+    node.service_range()?;
+    let held = node.family.service()?;
+    node.tables.service_address(super::node::addr(held), ADDRESS_OURS)?;
+    let free = node.family.of("10.96.0.99", "fd00:96::99")?;
+    let tcp = |to| TcpStream::connect_timeout(&to, Duration::from_millis(200)).map(drop);
+    let connected = |to| client(to)?.connect(to).with_context(|| format!("to {to}"));
+    let sent = |to| client(to)?.send_to(b"who", to).map(drop).with_context(|| format!("to {to}"));
+    let kind = |error: anyhow::Error| error.downcast_ref().map(std::io::Error::kind);
+    // Nobody here has a route to most addresses: that is said of a call which the programs let pass.
+    let is_let = |to| match connected(to).map_err(kind) {
+        Ok(()) | Err(Some(ErrorKind::NetworkUnreachable)) => Ok(()),
+        Err(other) => Err(anyhow!("to {to}: {other:?}")),
+    };
+    // In a pod's namespace the packets are judged, not the calls.
+    for to in [SocketAddr::new(held, 81), SocketAddr::new(free, 81)] {
+        is_let(to)?;
+    }
+    let any = client(SocketAddr::new(held, 81))?;
+    node.tables.config(NodeConfig { netns: netns_cookie(&any)?.to_ne_bytes(), ..config() })?;
+    for (addr, expected) in [(held, ErrorKind::ConnectionRefused), (free, ErrorKind::PermissionDenied)] {
+        for to in spellings(SocketAddr::new(addr, 81)) {
+            ensure!(tcp(to).map_err(|error| error.kind()) == Err(expected), "TCP to {to}: {:?}", tcp(to));
+            ensure!(connected(to).map_err(kind) == Err(Some(expected)), "UDP to {to}: {:?}", connected(to));
+            ensure!(sent(to).map_err(kind) == Err(Some(expected)), "a datagram to {to}: {:?}", sent(to));
+        }
+    }
+    // Others are left alone.
+    is_let(SocketAddr::new(node.family.world()?, 81))?;
+    is_let(SocketAddr::new(node.family.remote()?, 81))
 }
 
 fn affinity(node: &mut Node) -> Result<()> {

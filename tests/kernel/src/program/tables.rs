@@ -55,6 +55,7 @@ impl Tables {
             names::RULES,
             names::ROUTES,
             names::SERVICES,
+            names::SERVICE_ADDRESSES,
             names::SLOTS,
             names::BACKENDS,
             names::CONNECTIONS,
@@ -243,6 +244,14 @@ impl Tables {
         self.put(names::PODS, ifindex, pod)
     }
 
+    /// Says who has an address of Services: `ADDRESS_*`.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn service_address(&mut self, addr: Addr, holder: u32) -> Result<()> {
+        self.put(names::SERVICE_ADDRESSES, ClassKey { network: 0, addr }, holder)
+    }
+
     /// Gives an address a class.
     ///
     /// # Errors
@@ -358,6 +367,17 @@ impl Tables {
             packets: sum.packets + value.0.packets,
             bytes: sum.bytes + value.0.bytes,
         }))
+    }
+
+    /// Counts from nothing again.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn clear_counters(&mut self) -> Result<()> {
+        let mut map: PerCpuHashMap<&mut MapData, Plain<CounterKey>, Plain<CounterValue>> =
+            self.map(names::COUNTERS)?;
+        let keys: Vec<_> = map.keys().collect::<Result<_, _>>()?;
+        keys.into_iter().try_for_each(|key| map.remove(&key).context("removing from COUNTERS"))
     }
 
     /// Takes the events that wait.

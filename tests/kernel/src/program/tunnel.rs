@@ -45,7 +45,7 @@ impl Underlay {
     /// The other node's pods are behind this VTEP, and one flow with them, from port 4000 to 80, goes both ways.
     fn establish(&self, node: &mut Node) -> Result<()> {
         let via = addr(self.other);
-        let route = RouteEntry { kind: ROUTE_NODE, mac: vtep_mac(&via), pad: [0; 2], via };
+        let route = RouteEntry { kind: ROUTE_NODE, mac: vtep_mac(&via), flags: 0, via };
         node.tables.route(addr("10.1.2.0".parse()?), 96 + 24, route)?;
         node.tables.route(addr("fd00:2::".parse()?), 64, route)?;
         node.tables.clear_flows()?;

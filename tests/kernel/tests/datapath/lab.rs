@@ -24,6 +24,9 @@ pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 /// Room for flows from the start, so little that tables grow.
 pub(crate) const FLOW_ENTRIES: u64 = 1_024;
 
+/// In the same lab, which addresses lead to node ports: those of node-1.
+const NODE_PORT_ADDRESSES: &str = "172.30.0.11/32,fd00:30::11/128";
+
 /// An address of each family for what is meant by one name: `[IPv4, IPv6]`.
 pub(crate) type Both = [IpAddr; 2];
 
@@ -33,7 +36,7 @@ pub(crate) struct Lab {
     supervisor: u64,
     /// The object whose programs the next agent loads.
     object: NamedTempFile,
-    /// Its tables of flows begin with [`FLOW_ENTRIES`].
+    /// Its tables of flows begin with [`FLOW_ENTRIES`], and few addresses lead to node ports.
     is_small: bool,
 }
 
@@ -75,6 +78,7 @@ impl Lab {
         command.env("SHEETBEND_EBPF_OBJECT", self.object.path());
         if self.is_small {
             command.env("SHEETBEND_CONNTRACK_ENTRIES", FLOW_ENTRIES.to_string());
+            command.env("SHEETBEND_SERVICES_NODE_PORT_ADDRESSES", NODE_PORT_ADDRESSES);
         }
         let output = command.args(arguments).args(["--name", &self.name]).output()?;
         let text = String::from_utf8_lossy(&output.stderr);

@@ -6,10 +6,12 @@ mod bandwidth;
 mod errors;
 mod growth;
 mod lab;
+mod node_ports;
 mod published;
 mod refused;
 mod restart;
 mod tunnel;
+mod unserved;
 mod ways;
 
 use std::process::ExitCode;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
             bandwidth::TESTS,
             errors::TESTS,
             refused::TESTS,
+            unserved::TESTS,
             tunnel,
             around,
             restart::TESTS,
@@ -54,10 +57,11 @@ fn main() -> ExitCode {
         parts.into_iter().flatten()
     };
     for mode in ["vxlan", "host-gw"] {
-        // Where tables begin small, in a lab of its own.
-        for (is_small, tests) in
-            [(false, all(mode).collect::<Vec<_>>()), (true, growth::TESTS.iter().collect())]
-        {
+        // Where tables begin small and few addresses lead to node ports, in a lab of its own.
+        for (is_small, tests) in [
+            (false, all(mode).collect::<Vec<_>>()),
+            (true, node_ports::TESTS.iter().chain(growth::TESTS).collect()),
+        ] {
             let shared = Shared::default();
             for (name, test) in tests {
                 let shared = Arc::clone(&shared);

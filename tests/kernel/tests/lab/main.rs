@@ -53,11 +53,19 @@ fn everything(mode: &str) -> anyhow::Result<()> {
             ensure!(cells.iter().any(|cell| of(&cell)), "no cell of {family} is {verdict}");
         }
     }
-    let named = cells
-        .iter()
-        .filter(|cell| cell["observed"] == "deny")
-        .all(|cell| !cell["decidedBy"]["policy"].is_null());
+    let denied = cells.iter().filter(|cell| cell["observed"] == "deny");
+    // What no Service has is dropped by no policy.
+    let (free, denied): (Vec<_>, Vec<_>) = denied.partition(|cell| cell["reason"] == "no_such_service");
+    let named = denied.iter().all(|cell| !cell["decidedBy"]["policy"].is_null());
     ensure!(named, "a denied cell names no policy");
+    for family in ["IPv4", "IPv6"] {
+        let is_free =
+            |cell: &&serde_json::Value| cell["family"] == family && cell["destination"] == "no Service";
+        ensure!(free.iter().any(is_free), "no {family} address without a Service was asked");
+        let is_closed =
+            |cell: &&serde_json::Value| cell["family"] == family && cell["reason"] == "no_service_port";
+        ensure!(cells.iter().any(|cell| is_closed(&cell)), "no {family} Service was asked at a wrong port");
+    }
     let (out, _) = lab.expect(0, "exec", &["shop/client", "--", "ip", "-o", "addr", "show", "eth0"])?;
     ensure!(out.contains("10.244."), "{out}");
     // The resolver reads the pod's /etc/resolv.conf: search list, and the kube-dns Service on each family.

@@ -49,6 +49,7 @@ fn cluster(number: u8, mode: NetworkMode) -> Result<Cluster> {
         node_addresses: vec![format!("192.0.2.{number}").parse()?, format!("2001:db8::{number}").parse()?],
         router_addresses: vec![format!("10.244.{number}.1").parse()?, format!("fd00:{number}::1").parse()?],
         pod_cidrs: vec![format!("10.244.{number}.0/24").parse()?, format!("fd00:{number}::/64").parse()?],
+        without_node_ports: Vec::new(),
     };
     Ok(Cluster { overlay, routes })
 }

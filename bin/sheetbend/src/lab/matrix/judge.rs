@@ -81,7 +81,10 @@ fn fits(expected: &Expected, cell: &Cell) -> bool {
             let by = (decided.policy.as_str(), decided.rule, decided.direction);
             by == (policy.to_string().as_str(), Some(*rule), *direction)
         }),
-        Expected::Drop => cell.decided_by.is_none() && cell.reason.as_deref() == Some("no_local_endpoints"),
+        Expected::Drop => {
+            let reason = if cell.service.is_some() { "no_local_endpoints" } else { "no_such_service" };
+            cell.decided_by.is_none() && cell.reason.as_deref() == Some(reason)
+        }
         Expected::Refuse | Expected::OneOf(_) | Expected::Unspecified => true,
     }
 }

@@ -1,8 +1,9 @@
 //! Which cells there are, and what the Kubernetes objects say of each.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use sheetbend_model::state::{ServiceType, Snapshot};
+use sheetbend_model::state::{Service, ServiceType, Snapshot};
 use sheetbend_model::types::{Family, ObjectKey, Protocol};
 use sheetbend_oracle::{At, End, Expected, L4, Probe as Question, expect, service as service_of};
 
@@ -105,8 +106,36 @@ fn services(snapshot: &Snapshot, source: &Place, places: &Places, cells: &mut Ve
                 cell.decide(snapshot, source, places);
                 cells.push(cell);
             }
+            // Somebody else's addresses lead where the lab has nobody.
+            if !service.proxied_elsewhere {
+                let name = service.key.to_string();
+                let asked = (L4::Tcp, closed_port(service));
+                let mut cell = Planned::new(source, from, (&name, "service"), address, asked);
+                cell.service = Some(name);
+                cell.decide(snapshot, source, places);
+                cells.push(cell);
+            }
         }
     }
+    for (from, address) in pairs(&source.addresses, &free_addresses(snapshot)) {
+        let mut cell = Planned::new(source, from, ("no Service", "service"), address, (L4::Tcp, 80));
+        cell.decide(snapshot, source, places);
+        cells.push(cell);
+    }
+}
+
+/// The greatest port below the node ports that the Service does not have.
+fn closed_port(service: &Service) -> u16 {
+    let has = |port: &u16| service.ports.iter().any(|own| own.port.get() == *port);
+    (1..=19_999).rev().find(|port| !has(port)).unwrap_or(19_999)
+}
+
+/// An address of each range of Services that no Service has.
+fn free_addresses(snapshot: &Snapshot) -> Vec<IpAddr> {
+    let held: BTreeSet<IpAddr> =
+        snapshot.services.values().flat_map(|service| service.cluster_ips.iter().copied()).collect();
+    let ranges = snapshot.service_cidrs.values().flat_map(|service_cidr| &service_cidr.cidrs);
+    ranges.filter_map(|range| range.hosts().skip(1).find(|addr| !held.contains(addr))).collect()
 }
 
 /// Every Service's node ports at every node's addresses: the pods and the world ask them.

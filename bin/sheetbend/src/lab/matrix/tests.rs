@@ -99,6 +99,19 @@ fn silence_matches_nothing() {
     }
 }
 
+/// What no policy decides is told by its reason, which differs between a Service and an address that none has.
+#[test]
+fn a_drop_that_no_policy_decides_names_its_reason() {
+    let judged = |service: Option<&str>, reason: &str| {
+        let planned = Planned { service: service.map(ToOwned::to_owned), ..plan(Expected::Drop) };
+        let event = PacketEvent { reason: reason.into(), decided_by: None, ..drop_by("shop/deny") };
+        judge(&planned, Some(Observation { seen: Seen::Nothing, event: Some(event) })).matches
+    };
+    assert!(judged(Some("shop/web"), "no_local_endpoints") && judged(None, "no_such_service"));
+    assert!(!judged(Some("shop/web"), "no_such_service") && !judged(None, "no_local_endpoints"));
+    assert!(!judged(None, "unreachable"));
+}
+
 #[test]
 fn a_service_with_differing_endpoints_matches_each_of_them() {
     let mixed = || Expected::OneOf(vec![allowed(), denied()]);

@@ -128,6 +128,7 @@ pub(super) fn grace_period(object: &Object) -> Duration {
         | Object::Service(_)
         | Object::EndpointSlice(_)
         | Object::NetworkPolicy(_)
+        | Object::ServiceCIDR(_)
         | Object::ClusterNetworkPolicy(_)
         | Object::LoadBalancerPool(_)
         | Object::L2Announcement(_) => None,

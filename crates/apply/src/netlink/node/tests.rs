@@ -24,6 +24,7 @@ fn overlay(mode: NetworkMode, node_addresses: &[&str]) -> Overlay {
         node_addresses: node_addresses.iter().map(|addr| ip(addr)).collect(),
         router_addresses: vec![ip("10.244.1.1"), ip("fd00:1::1")],
         pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
+        without_node_ports: Vec::new(),
     }
 }
 
@@ -38,7 +39,10 @@ fn cluster(via4: &str, via6: &str) -> BTreeMap<BlockKey, Route> {
         (block("10.244.2.0/24"), to_b(via4)),
         (block("fd00:2::/64"), to_b(via6)),
         (block("10.244.0.0/16"), Route::Unowned),
-        (block("192.0.2.2/32"), Route::NodeAddress { node: NodeName::new("b"), other: None }),
+        (
+            block("192.0.2.2/32"),
+            Route::NodeAddress { node: NodeName::new("b"), other: None, node_ports: true },
+        ),
         (block("172.16.0.0/12"), Route::NoMasquerade),
     ])
 }

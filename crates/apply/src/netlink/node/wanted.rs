@@ -86,7 +86,7 @@ impl Wanted {
                 (Route::Node { via, .. }, None) => {
                     StackRoute { source: router(&block), ..StackRoute::via(block, uplink, *via) }
                 }
-                (Route::NodeAddress { .. } | Route::NoMasquerade, _) => continue,
+                (Route::NodeAddress { .. } | Route::NoMasquerade | Route::Service, _) => continue,
             };
             wanted.routes.insert(block, route);
         }

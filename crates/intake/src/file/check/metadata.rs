@@ -48,6 +48,7 @@ fn name_form(kind: Kind) -> fn(&str) -> Result<(), names::Why> {
         | Kind::Job
         | Kind::EndpointSlice
         | Kind::NetworkPolicy
+        | Kind::ServiceCIDR
         | Kind::ClusterNetworkPolicy
         | Kind::LoadBalancerPool
         | Kind::L2Announcement => names::dns_subdomain,

@@ -9,6 +9,7 @@ mod node;
 mod pod;
 mod selector;
 mod service;
+mod service_cidr;
 mod slice;
 mod workload;
 
@@ -57,6 +58,7 @@ pub(super) fn object(check: &mut Check<'_>, object: &Object) {
         Object::Service(service) => service::check(check, service),
         Object::EndpointSlice(endpoint_slice) => slice::check(check, endpoint_slice),
         Object::NetworkPolicy(policy) => network_policy::check(check, policy),
+        Object::ServiceCIDR(service_cidr) => service_cidr::check(check, service_cidr),
         Object::ClusterNetworkPolicy(policy) => cluster_network_policy::check(check, policy),
         Object::LoadBalancerPool(pool) => load_balancer::pool(check, pool),
         Object::L2Announcement(object) => load_balancer::announcement(check, object),
@@ -73,6 +75,7 @@ pub(crate) fn problems(object: &Object) -> Vec<Problem> {
         Object::Service(service) => service::check(&mut check, service),
         Object::EndpointSlice(slice) => slice::check(&mut check, slice),
         Object::NetworkPolicy(policy) => network_policy::check(&mut check, policy),
+        Object::ServiceCIDR(service_cidr) => service_cidr::check(&mut check, service_cidr),
         Object::ClusterNetworkPolicy(policy) => cluster_network_policy::check(&mut check, policy),
         Object::LoadBalancerPool(pool) => load_balancer::pool(&mut check, pool),
         Object::L2Announcement(object) => load_balancer::announcement(&mut check, object),

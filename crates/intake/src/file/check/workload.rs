@@ -54,6 +54,7 @@ pub(super) fn check(check: &mut Check<'_>, object: &Object) {
         | Object::Service(_)
         | Object::EndpointSlice(_)
         | Object::NetworkPolicy(_)
+        | Object::ServiceCIDR(_)
         | Object::ClusterNetworkPolicy(_)
         | Object::LoadBalancerPool(_)
         | Object::L2Announcement(_) => {}

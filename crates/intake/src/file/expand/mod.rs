@@ -102,6 +102,7 @@ pub fn expand(
             Object::Namespace(_)
             | Object::EndpointSlice(_)
             | Object::NetworkPolicy(_)
+            | Object::ServiceCIDR(_)
             | Object::ClusterNetworkPolicy(_)
             | Object::LoadBalancerPool(_)
             | Object::L2Announcement(_) => {

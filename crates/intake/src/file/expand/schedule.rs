@@ -38,6 +38,7 @@ pub(super) fn nodes(manifests: &Manifests, cluster: &Cluster) -> Nodes {
             | Object::Job(_)
             | Object::EndpointSlice(_)
             | Object::NetworkPolicy(_)
+            | Object::ServiceCIDR(_)
             | Object::ClusterNetworkPolicy(_)
             | Object::LoadBalancerPool(_)
             | Object::L2Announcement(_) => {}

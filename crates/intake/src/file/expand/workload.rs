@@ -83,6 +83,7 @@ fn template<'a>(
         | Object::Service(_)
         | Object::EndpointSlice(_)
         | Object::NetworkPolicy(_)
+        | Object::ServiceCIDR(_)
         | Object::ClusterNetworkPolicy(_)
         | Object::LoadBalancerPool(_)
         | Object::L2Announcement(_) => None,
