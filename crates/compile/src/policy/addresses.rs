@@ -62,6 +62,11 @@ impl AddressTable {
         self.entries.contains_key(addr)
     }
 
+    /// The class of an address that has one of its own.
+    pub(crate) fn class(&self, addr: &AddrKey) -> Option<&Arc<ClassNode>> {
+        self.entries.get(addr).map(|entry| &entry.class)
+    }
+
     /// Follows the nodes.
     pub(crate) fn update_nodes(&mut self, changes: &[crate::changes::Change<'_, NodeName, Node>]) {
         for change in changes {
@@ -117,7 +122,12 @@ impl AddressTable {
 
     /// The pod that counts as having `addr`: one attached here with it, then one that is not terminating, then the least
     /// key.
-    fn owner<'a>(&self, snapshot: &'a Snapshot, locals: &Locals, addr: AddrKey) -> Option<&'a Arc<Pod>> {
+    pub(crate) fn owner<'a>(
+        &self,
+        snapshot: &'a Snapshot,
+        locals: &Locals,
+        addr: AddrKey,
+    ) -> Option<&'a Arc<Pod>> {
         match self.claims.get(&addr)? {
             Claims::One(key) => snapshot.pods.get(key),
             Claims::Many(keys) => keys.iter().filter_map(|key| snapshot.pods.get(key)).min_by_key(|pod| {

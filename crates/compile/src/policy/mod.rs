@@ -6,12 +6,14 @@ mod classes;
 mod document;
 mod faults;
 mod flat;
+mod judge;
 mod locals;
 mod matcher;
 mod set;
 mod terms;
 mod tier;
 mod transition;
+pub mod why;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;

@@ -21,6 +21,7 @@ mod sequences;
 mod services;
 mod tiers;
 mod verdicts;
+mod why;
 
 use std::hash::{BuildHasher, RandomState};
 
