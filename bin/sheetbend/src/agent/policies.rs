@@ -1,7 +1,8 @@
-//! What `sheetbend policy` is told: the document `/policy/why`.
+//! What `sheetbend policy` is told: the documents `/policy/why` and `/policy/lint`.
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::Value;
 use sheetbend_shell::admin::DocumentFn;
 use sheetbend_shell::exit;
@@ -9,23 +10,31 @@ use tokio::sync::watch;
 
 use super::view::View;
 use crate::ask::Answer;
+use crate::policy::lint::Findings;
 use crate::policy::why::{Destination, Reply, Target, explain, protocol_of};
 
-/// `/policy/why` with `source=`, `destination=`, `port=` and `protocol=`. What it takes is spent on a thread of its own:
-/// neither the core nor other requests wait for it.
-pub(super) fn documents(views: watch::Receiver<Arc<View>>) -> [(&'static str, DocumentFn); 1] {
-    let why: DocumentFn = Arc::new(move |query| {
-        let view = Arc::clone(&views.borrow());
-        Box::pin(async move {
-            let made = tokio::task::spawn_blocking(move || why(&view, &query));
-            made.await.unwrap_or_else(|error| value(&Answer::Error(error.to_string())))
+/// `/policy/why` with `source=`, `destination=`, `port=` and `protocol=`, and `/policy/lint`. What they take is spent on a
+/// thread of its own: neither the core nor other requests wait for it.
+pub(super) fn documents(views: watch::Receiver<Arc<View>>) -> [(&'static str, DocumentFn); 2] {
+    let document = |make: fn(&View, &str) -> Value| -> DocumentFn {
+        let views = views.clone();
+        Arc::new(move |query| {
+            let view = Arc::clone(&views.borrow());
+            Box::pin(async move {
+                let made = tokio::task::spawn_blocking(move || make(&view, &query));
+                made.await.unwrap_or_else(|error| value(&Answer::<()>::Error(error.to_string())))
+            })
         })
-    });
-    [("/policy/why", why)]
+    };
+    [("/policy/why", document(why)), ("/policy/lint", document(lint))]
 }
 
-fn value(answer: &Answer<Reply>) -> Value {
+fn value(answer: &Answer<impl Serialize>) -> Value {
     serde_json::to_value(answer).unwrap_or(Value::Null)
+}
+
+fn lint(view: &View, _query: &str) -> Value {
+    value(&Answer::Found(Findings::of(&view.snapshot)))
 }
 
 fn why(view: &View, query: &str) -> Value {

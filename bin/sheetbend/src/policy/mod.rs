@@ -1,5 +1,6 @@
 //! `sheetbend policy`: what policies do, and what is wrong with them.
 
+pub(crate) mod lint;
 mod offline;
 mod text;
 pub(crate) mod why;
@@ -26,12 +27,23 @@ pub(crate) enum Command {
 Ends with 0 when it is explained, whatever the verdict; with 1 if it is not the one of --expect; with 4 if somebody
 named does not exist.")]
     Why(why::Args),
+    /// Look for what policies say in vain or cannot mean, and end with 1 if something is found.
+    ///
+    /// Only what is certain is told: policies that select nothing, rules that can never decide, port names that no pod
+    /// has, blocks of pod addresses, priorities that clash, pods that cannot ask for names, and what the API takes and
+    /// nobody can follow. Each code has a section in docs/user/policy-lint.md.
+    #[command(after_help = "Examples:
+  sheetbend policy lint -f examples/shop
+  sheetbend policy lint --level info                 what the agent of this node knows
+  sheetbend policy lint -f . -o json | jq -r '.findings[] | .code + \" \" + .policy'")]
+    Lint(lint::Args),
 }
 
 /// Runs a subcommand.
 pub(crate) fn run(command: &Command) -> ExitCode {
     let (name, done) = match command {
         Command::Why(args) => ("why", why::run(args)),
+        Command::Lint(args) => ("lint", lint::run(args)),
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeSpec, Pod, PodCondition, PodIP, PodStatus};
 use sheetbend_intake::file::{
-    self, Assigned, Cluster, Expanded, ManifestError, Manifests, Object, ObjectId, build_endpoint_slices,
-    expand,
+    self, Assigned, Cluster, Expanded, Kind, ManifestError, Manifests, Object, ObjectId,
+    build_endpoint_slices, expand,
 };
 use sheetbend_model::state::Snapshot;
-use sheetbend_model::types::NodeName;
+use sheetbend_model::types::{NodeName, ObjectKey};
 use sheetbend_shell::exit;
 
 use crate::ask::Failure;
@@ -24,7 +24,11 @@ const NODES: u8 = 2;
 pub(super) struct Offline {
     pub(super) snapshot: Snapshot,
     pub(super) notes: Vec<String>,
+    pub(super) places: Places,
 }
+
+/// Policy → file and line.
+pub(super) type Places = BTreeMap<ObjectKey, String>;
 
 /// Reads manifests and does what controllers, the scheduler and CNI would: workloads become pods on nodes, pods get
 /// addresses and are ready. Addresses that a dump names are kept.
@@ -48,7 +52,13 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Offline, Failure> {
         ));
     }
     let snapshot = file::snapshot(&objects);
-    Ok(Offline { snapshot, notes })
+    let policies = manifests.objects.iter().filter(|(id, _)| is_policy(id));
+    let places = policies.map(|(id, manifest)| (id.key(), manifest.place.to_string())).collect();
+    Ok(Offline { snapshot, notes, places })
+}
+
+fn is_policy(id: &ObjectId) -> bool {
+    matches!(id.kind, Kind::NetworkPolicy | Kind::ClusterNetworkPolicy)
 }
 
 fn refuse(errors: &[ManifestError]) -> Failure {

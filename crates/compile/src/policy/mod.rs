@@ -7,6 +7,7 @@ mod document;
 mod faults;
 mod flat;
 mod judge;
+pub mod lint;
 mod locals;
 mod matcher;
 mod set;

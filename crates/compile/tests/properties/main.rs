@@ -16,6 +16,7 @@ mod counters;
 mod explain;
 mod hostile;
 mod kernel;
+mod lint;
 mod names;
 mod sequences;
 mod services;

@@ -20,6 +20,7 @@ use super::judge::Question;
 use crate::changes::Changes;
 use crate::compiler::Counters;
 pub use miss::{Miss, Whose};
+pub(crate) use walk::rules_of;
 use walk::{Asked, Walk};
 
 /// The first packet of a flow, behind Service translation and before SNAT.
