@@ -4,8 +4,10 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use sheetbend_compile::lint::{Code, Finding, lint};
-use sheetbend_model::state::Snapshot;
+use sheetbend_compile::lint::{Code, Finding, Level, lint};
+use sheetbend_model::state::{
+    Action, ClusterNetworkPolicy, ClusterRule, PodsByLabels, Priority, Snapshot, Tier,
+};
 use sheetbend_model::types::Direction;
 use sheetbend_oracle::{Allowed, Decision, Flow, L4, networkpolicy};
 use sheetbend_testkit::generators::cluster::{cluster, tiered_cluster};
@@ -56,6 +58,34 @@ fn what_is_said_to_do_nothing_does_nothing() {
     let counts = (shadowed.get(), redundant.get(), idle.get());
     eprintln!("{counts:?} findings, {} packets", decisions.get());
     assert!(counts.0 >= 50 && counts.1 >= 50 && counts.2 >= 50, "{counts:?}");
+}
+
+#[test]
+fn what_fails_closed_is_an_error() {
+    let (rule, whole) = ("a peer of an unknown kind", "an unknown tier");
+    let rule = ClusterRule {
+        name: "".into(),
+        action: Action::Deny,
+        peers: None,
+        ports: Vec::new(),
+        fault: Some(rule.into()),
+    };
+    let policy = ClusterNetworkPolicy {
+        name: "odd".into(),
+        tier: Tier::Admin,
+        priority: Priority::default(),
+        subject: PodsByLabels::default(),
+        ingress: Vec::new(),
+        egress: vec![rule],
+        fault: Some(whole.into()),
+    };
+    let mut cluster = Snapshot::default();
+    cluster.cluster_policies.insert(policy.name.clone(), policy.into());
+    let found = lint(&cluster);
+    let found: Vec<_> = found.iter().filter(|of| of.code.level() == Level::Error).collect();
+    let texts: Vec<&str> = found.iter().map(|of| of.message.as_str()).collect();
+    assert_eq!(texts, [whole, "the rule fails closed: a peer of an unknown kind"]);
+    assert!(found.iter().all(|of| of.code == Code::FailsClosed));
 }
 
 fn does_nothing(code: Code) -> bool {

@@ -7,7 +7,7 @@ use super::print::{heading, rule_line};
 use super::wire::{Path, Side, Why};
 
 /// So many characters a line has before it goes on in the next.
-const WIDTH: usize = 76;
+const WIDTH: usize = 96;
 /// Width of a character and height of a line, pixels, at this size of a monospaced font.
 const FONT: (f64, f64, u32) = (7.3, 16.0, 12);
 const MARGIN: f64 = 12.0;

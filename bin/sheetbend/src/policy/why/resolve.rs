@@ -330,7 +330,14 @@ fn backends(source: &Party, explanation: &Explanation<'_>, choice: usize, resolv
 }
 
 fn unknown<'a>(kind: &str, key: &ObjectKey, known: impl Iterator<Item = &'a ObjectKey>) -> Failure {
-    let near = near(known, key);
-    let hint = if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(", ")) };
+    let known: Vec<&ObjectKey> = known.collect();
+    let near = near(known.iter().copied(), key);
+    let beside = known.iter().filter(|own| own.namespace == key.namespace).take(5);
+    let beside: Vec<String> = beside.map(ToString::to_string).collect();
+    let hint = match (near.as_slice(), beside.as_slice()) {
+        ([], []) => String::new(),
+        ([], beside) => format!("; there is {}", beside.join(", ")),
+        (near, _) => format!("; did you mean {}?", near.join(", ")),
+    };
     (exit::NO_OBJECT, format!("there is no {kind} {key}{hint}"))
 }

@@ -50,10 +50,15 @@ pub(super) fn unreachable(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
         entry.0 += pods.len();
     }
     for (policy, (count, example, what)) in found {
-        let others = if count > 1 { format!(" and {} other pods", count - 1) } else { String::new() };
+        let others = match count {
+            1 => String::new(),
+            2 => " and 1 other pod".to_owned(),
+            count => format!(" and {} other pods", count - 1),
+        };
+        let port = servers.first().map_or(53, |server| server.port.get());
         let text = format!(
-            "{example}{others} may send, but reach {what}, so that names do not resolve; allow egress to the cluster \
-             DNS, UDP and TCP port 53"
+            "{example}{others} may send, but to {what}, so that names do not resolve; allow egress to the cluster's DNS, \
+             UDP and TCP port {port}"
         );
         findings.push(finding(&policy, Code::NoDns, None, text));
     }

@@ -20,9 +20,13 @@ pub(super) fn shadowed(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
                 for (index, rule) in (0u32..).zip(policy.rules(direction)) {
                     let before = before(&policies, policy, direction, index);
                     let Some(by) = covering(&before, rule) else { continue };
+                    let does = if by.len() == 1 {
+                        "matches all that it matches, and comes"
+                    } else {
+                        "match all that it matches, and come"
+                    };
                     let text = format!(
-                        "never decides: {} match all that it matches, and come before it in tier {tier}; remove it, or \
-                         move it up",
+                        "never decides: {} {does} before it in tier {tier}; remove it, or move it up",
                         by.join(" and ")
                     );
                     let key = ObjectKey::cluster_scoped(policy.name.clone());
