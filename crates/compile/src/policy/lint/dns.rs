@@ -10,14 +10,14 @@ use sheetbend_model::types::{Direction, Family, Labels, ObjectKey, Port, Protoco
 use super::{Code, Finding, finding};
 use crate::changes::in_namespace;
 use crate::policy::tier;
-use crate::policy::why::{End, Explainer, Flow, rules_of};
+use crate::policy::why::{End, Explainer, Flow, Outcome, rules_of};
 use crate::service::explain;
 
 /// Where clusters have their DNS, by custom.
 const SERVICE: (&str, &str) = ("kube-system", "kube-dns");
 
-/// Pods whose egress allows something, while no endpoint of the cluster's DNS can be asked by UDP. Where the DNS is not
-/// known, only pods that may send no UDP at all. A pod that may send nothing needs no names.
+/// Pods that may send something, while no endpoint of the cluster's DNS can be asked by UDP. Where the DNS is not known,
+/// only pods that may send no UDP at all. A pod that may send nothing needs no names.
 pub(super) fn unreachable(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
     let servers = servers(snapshot);
     // Pods with equal labels have equal policies.
@@ -25,77 +25,72 @@ pub(super) fn unreachable(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
     for pod in snapshot.pods.values().filter(|pod| pod.is_peer()) {
         alike.entry((&pod.key.namespace, &*pod.labels)).or_default().push(pod);
     }
-    let first: Vec<&Arc<Pod>> = alike.values().filter_map(|pods| pods.first().copied()).collect();
-    let asking = first.iter().filter(|pod| Isolation::of(snapshot, pod).is_some());
-    let explainer = (!servers.is_empty()).then(|| Explainer::new(snapshot, asking.map(|pod| &pod.key)));
-    let mut found: BTreeMap<ObjectKey, (usize, ObjectKey, String)> = BTreeMap::new();
+    alike.retain(|_, pods| pods.first().is_some_and(|pod| Egress::of(snapshot, pod).may_be_denied_names()));
+    let first = alike.values().filter_map(|pods| pods.first()).map(|pod| &pod.key);
+    let explainer = (!servers.is_empty()).then(|| Explainer::new(snapshot, first));
+    let mut found: BTreeMap<ObjectKey, (usize, ObjectKey)> = BTreeMap::new();
     for pods in alike.values() {
         let Some(pod) = pods.first() else { continue };
-        let Some(isolation) = Isolation::of(snapshot, pod) else { continue };
-        if !isolation.allows_something {
-            continue;
-        }
-        let what = match &explainer {
-            Some(explainer) => {
-                if servers.iter().any(|server| can_ask(explainer, pod, server)) {
-                    continue;
-                }
-                let (namespace, name) = SERVICE;
-                format!("none of the endpoints of Service {namespace}/{name} by UDP")
-            }
-            None if isolation.allows_udp || isolation.has_tiers => continue,
-            None => "nobody by UDP".to_owned(),
+        let egress = Egress::of(snapshot, pod);
+        let by = match &explainer {
+            Some(explainer) => denied_by(explainer, pod, &servers),
+            None if egress.allows_udp || egress.has_tiers => None,
+            None => Some(None),
         };
-        let entry = found.entry(isolation.policy).or_insert_with(|| (0, pod.key.clone(), what));
-        entry.0 += pods.len();
+        let Some(policy) = by.and_then(|rule| rule.or(egress.isolated_by)) else { continue };
+        found.entry(policy).or_insert_with(|| (0, pod.key.clone())).0 += pods.len();
     }
-    for (policy, (count, example, what)) in found {
+    let (namespace, name) = SERVICE;
+    let (whom, port) = match servers.first() {
+        Some(server) => (format!("none of the endpoints of Service {namespace}/{name}"), server.port.get()),
+        None => ("nobody".to_owned(), 53),
+    };
+    for (policy, (count, example)) in found {
         let others = match count {
             1 => String::new(),
             2 => " and 1 other pod".to_owned(),
             count => format!(" and {} other pods", count - 1),
         };
-        let port = servers.first().map_or(53, |server| server.port.get());
         let text = format!(
-            "{example}{others} may send, but to {what}, so that names do not resolve; allow egress to the cluster's DNS, \
-             UDP and TCP port {port}"
+            "{example}{others} may send, but to {whom} by UDP, so that names do not resolve; allow egress to the \
+             cluster's DNS, UDP and TCP port {port}"
         );
         findings.push(finding(&policy, Code::NoDns, None, text));
     }
 }
 
-/// What NetworkPolicies say of a pod's egress.
-struct Isolation {
-    /// The first that isolates it.
-    policy: ObjectKey,
+/// What policies say of a pod's egress, whoever the peer.
+#[derive(Default)]
+struct Egress {
+    /// The first NetworkPolicy that isolates it.
+    isolated_by: Option<ObjectKey>,
+    /// A rule of these allows something.
     allows_something: bool,
+    /// A rule of these allows some UDP.
     allows_udp: bool,
-    /// ClusterNetworkPolicies have a say too.
+    /// ClusterNetworkPolicies have a say.
     has_tiers: bool,
 }
 
-impl Isolation {
-    fn of(snapshot: &Snapshot, pod: &Pod) -> Option<Self> {
+impl Egress {
+    fn of(snapshot: &Snapshot, pod: &Pod) -> Self {
+        let selecting = tier::selecting(snapshot, pod);
+        let mut tiers = selecting.iter().filter_map(|name| snapshot.cluster_policies.get(name));
+        let mut egress = Self { has_tiers: tiers.any(|policy| !policy.egress.is_empty()), ..Self::default() };
         let policies = in_namespace(&snapshot.policies, &pod.key.namespace);
-        let selecting = policies.filter(|(_, policy)| policy.pod_selector.matches(&pod.labels));
-        let mut isolation: Option<Self> = None;
-        for (key, policy) in selecting {
+        for (key, policy) in policies.filter(|(_, policy)| policy.pod_selector.matches(&pod.labels)) {
             let Some(rules) = rules_of(policy, Direction::Egress) else { continue };
-            let isolation = isolation.get_or_insert_with(|| Self {
-                policy: key.clone(),
-                allows_something: false,
-                allows_udp: false,
-                has_tiers: tier::selecting(snapshot, pod)
-                    .iter()
-                    .filter_map(|name| snapshot.cluster_policies.get(name))
-                    .any(|policy| !policy.egress.is_empty()),
-            });
-            isolation.allows_something |= !rules.is_empty();
+            egress.isolated_by.get_or_insert_with(|| key.clone());
+            egress.allows_something |= !rules.is_empty();
             let udp = |port: &PolicyPort| port.protocol == Protocol::Udp;
-            isolation.allows_udp |=
-                rules.iter().any(|rule| rule.ports.is_empty() || rule.ports.iter().any(udp));
+            egress.allows_udp |= rules.iter().any(|rule| rule.ports.is_empty() || rule.ports.iter().any(udp));
         }
-        isolation
+        egress
+    }
+
+    /// Whether it may send something, and some policy could be in the way of names.
+    fn may_be_denied_names(&self) -> bool {
+        if self.isolated_by.is_some() { self.allows_something } else { self.has_tiers }
     }
 }
 
@@ -127,14 +122,24 @@ fn servers(snapshot: &Snapshot) -> Vec<Server> {
         .collect()
 }
 
-/// Whether the pod's egress lets it ask; a pod without an address of the family cannot, and is not told of.
-fn can_ask(explainer: &Explainer, pod: &Pod, server: &Server) -> bool {
-    let Some(addr) = pod.address(Family::of(server.addr)) else { return pod.addresses.is_empty() };
-    let flow = Flow {
-        source: End { addr, pod: Some(&pod.key), node: None },
-        destination: End { addr: server.addr, pod: server.pod.as_ref(), node: None },
-        protocol: Some(Protocol::Udp),
-        port: server.port.get(),
-    };
-    explainer.explain(&flow).egress.outcome.allows()
+/// Whether the pod's egress lets it ask none of `servers`: then the ClusterNetworkPolicy that denies the first, if one
+/// does. A server of a family that the pod does not have counts as one that it cannot ask.
+fn denied_by(explainer: &Explainer, pod: &Pod, servers: &[Server]) -> Option<Option<ObjectKey>> {
+    let mut first: Option<Option<ObjectKey>> = None;
+    for server in servers {
+        let Some(addr) = pod.address(Family::of(server.addr)) else { continue };
+        let flow = Flow {
+            source: End { addr, pod: Some(&pod.key), node: None },
+            destination: End { addr: server.addr, pod: server.pod.as_ref(), node: None },
+            protocol: Some(Protocol::Udp),
+            port: server.port.get(),
+        };
+        let outcome = explainer.explain(&flow).egress.outcome;
+        if outcome.allows() {
+            return None;
+        }
+        let Outcome::Ruled(ruling) = outcome else { return None };
+        first.get_or_insert(ruling.origin.map(|origin| origin.policy));
+    }
+    first
 }
