@@ -86,14 +86,13 @@ fn node_names(manifests: &Manifests) -> Vec<NodeName> {
 /// Gives nodes the ranges and addresses of their manifests, else those of a lab's nodes. Returns the ranges.
 fn fill_nodes(manifests: &Manifests, expanded: &mut Expanded) -> BTreeMap<String, Vec<IpNet>> {
     let mut ranges = BTreeMap::new();
-    let nodes = expanded.objects.values_mut().filter_map(|object| match object {
-        Object::Node(node) => Some(node),
-        _ => None,
-    });
-    for (index, node) in (1usize..).zip(nodes) {
-        let given = manifests.objects.values().find_map(|manifest| match &*manifest.object {
-            Object::Node(given) if given.metadata.name == node.metadata.name => Some(given),
-            _ => None,
+    let mut index = 0usize;
+    for object in expanded.objects.values_mut() {
+        let Object::Node(node) = object else { continue };
+        index += 1;
+        let given = manifests.objects.values().find_map(|manifest| {
+            let Object::Node(given) = &*manifest.object else { return None };
+            (given.metadata.name == node.metadata.name).then_some(given)
         });
         let cidrs = fill_node(node, given.map(AsRef::as_ref), u8::try_from(index).ok());
         ranges.insert(node.metadata.name.clone().unwrap_or_default(), cidrs);

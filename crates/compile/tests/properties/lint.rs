@@ -106,10 +106,11 @@ fn check(
             }
             Decision::Allowed(rules) => {
                 let own: Vec<&Allowed> = rules.iter().filter(|of| of.policy == finding.policy).collect();
-                match finding.code {
+                if finding.code == Code::RedundantRule {
                     // The first of a policy's rules that allow it cannot be one that those before it cover.
-                    Code::RedundantRule => own.first().is_some_and(|first| is_its(first.rule)),
-                    _ => own.iter().any(|of| is_its(of.rule)),
+                    own.first().is_some_and(|first| is_its(first.rule))
+                } else {
+                    own.iter().any(|of| is_its(of.rule))
                 }
             }
             Decision::Denied(isolating) => {

@@ -156,7 +156,7 @@ fn as_verdict(judgement: &Judgement<'_>) -> Verdict {
 fn origin(judgement: &Judgement<'_>) -> Option<Origin> {
     match &judgement.outcome {
         Outcome::Ruled(ruling) => ruling.origin.clone(),
-        _ => None,
+        Outcome::NotJudged | Outcome::Itself | Outcome::OwnNode | Outcome::NotReady => None,
     }
 }
 
@@ -235,11 +235,12 @@ fn check_rules(
         }
     }
     prop_assert_eq!(deciding, origin(judgement).into_iter().collect::<Vec<_>>());
-    match decision {
-        Decision::Allowed(rules) if judgement.outcome != Outcome::NotReady => {
-            prop_assert_eq!(matching, rules.iter().cloned().collect());
-        }
-        _ => prop_assert!(matching.is_empty()),
+    if let Decision::Allowed(rules) = decision
+        && judgement.outcome != Outcome::NotReady
+    {
+        prop_assert_eq!(matching, rules.iter().cloned().collect());
+    } else {
+        prop_assert!(matching.is_empty());
     }
     if matches!(decision, Decision::Denied(_)) && judgement.outcome != Outcome::NotReady {
         prop_assert_eq!(judgement.nearest.is_some(), accepting);

@@ -71,9 +71,13 @@ fn same_rule(cell: &Value, why: &Value) -> anyhow::Result<()> {
         .context("no paths")?
         .iter()
         .map(|path| if path["egress"]["verdict"] == "deny" { &path["egress"] } else { &path["ingress"] });
-    let same = |side: &Value| match &named["rule"] {
-        Value::Null => side["decidedBy"].is_null() && side["selectedBy"] == named["selectedBy"],
-        rule => side["decidedBy"]["policy"] == named["policy"] && side["decidedBy"]["rule"] == *rule,
+    let same = |side: &Value| {
+        let by = &side["decidedBy"];
+        if named["rule"].is_null() {
+            by.is_null() && side["selectedBy"] == named["selectedBy"]
+        } else {
+            by["policy"] == named["policy"] && by["rule"] == named["rule"]
+        }
     };
     let mut sides = sides.filter(|side| side["direction"] == named["direction"]);
     ensure!(sides.any(same), "{cell:#} is explained so: {why:#}");

@@ -131,16 +131,13 @@ pub(super) fn dot(why: &Why) -> String {
             let _ = writeln!(out, "  p{number}_{index} [label=\"{text}\" color=\"{}\"];", card.tone.colour());
         }
         let mut open = true;
-        for (index, card) in cards.iter().enumerate().skip(1) {
-            let before = index - 1;
-            open &= cards.get(before).is_none_or(|card| card.passes);
+        for (index, card) in cards.iter().take(cards.len() - 1).enumerate() {
+            open &= card.passes;
             let style = if open { "solid" } else { "dashed" };
-            let colour = if open { Tone::Good } else { Tone::Bad }.colour();
-            let _ = writeln!(
-                out,
-                "  p{number}_{before} -> p{number}_{index} [style={style} color=\"{colour}\"];"
-            );
-            let _ = card;
+            let colour = Tone::of(open).colour();
+            let next = index + 1;
+            let _ =
+                writeln!(out, "  p{number}_{index} -> p{number}_{next} [style={style} color=\"{colour}\"];");
         }
     }
     out.push_str("}\n");
