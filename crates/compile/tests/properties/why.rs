@@ -19,6 +19,8 @@ use crate::runner;
 use crate::verdicts::{Found, carried, family_of, find, origin_of};
 
 const PACKETS: usize = 60;
+/// So many of them are asked of an explainer of their own too.
+const FEW: usize = 6;
 
 #[test]
 fn what_is_explained_is_what_objects_and_tables_say() {
@@ -30,7 +32,7 @@ fn what_is_explained_is_what_objects_and_tables_say() {
                 let tables = compile(&cluster, &pools::node(), &NetworkConfig::default());
                 // Pods of all nodes, as no single node's tables have them.
                 let explainer = Explainer::new(&cluster, cluster.pods.keys());
-                for packet in &packets {
+                for (number, packet) in packets.iter().enumerate() {
                     let Some(family) = family_of(packet) else { continue };
                     let ends =
                         (find(&cluster, packet.source, family), find(&cluster, packet.destination, family));
@@ -39,6 +41,9 @@ fn what_is_explained_is_what_objects_and_tables_say() {
                         continue;
                     }
                     let (protocol, port) = carried(&cluster, packet, destination.pod);
+                    if number < FEW {
+                        check_alone(&cluster, &explainer, (&source, &destination), (protocol, port))?;
+                    }
                     check(&cluster, &tables, &explainer, (&source, &destination), (protocol, port), &seen)?;
                 }
                 Ok(())
@@ -95,6 +100,28 @@ fn oracle_flow<'a>(
     }
 }
 
+fn flow<'a>(ends: (&Found<'a>, &Found<'a>), carries: (Option<Protocol>, u16)) -> Flow<'a> {
+    let end = |found: &Found<'a>| End { addr: found.addr, pod: found.pod, node: None };
+    Flow { source: end(ends.0), destination: end(ends.1), protocol: carries.0, port: carries.1 }
+}
+
+/// An explainer of the two ends alone says what one of all pods says.
+fn check_alone(
+    cluster: &Snapshot,
+    all: &Explainer,
+    ends: (&Found<'_>, &Found<'_>),
+    carries: (Option<Protocol>, u16),
+) -> Result<(), TestCaseError> {
+    let alone = Explainer::new(cluster, [ends.0.pod, ends.1.pod].into_iter().flatten());
+    let flow = flow(ends, carries);
+    let (alone, all) = (alone.explain(&flow), all.explain(&flow));
+    for (one, other) in [(&alone.egress, &all.egress), (&alone.ingress, &all.ingress)] {
+        prop_assert_eq!(&one.outcome, &other.outcome, "{:?}", flow);
+        prop_assert!(one.agrees);
+    }
+    Ok(())
+}
+
 fn check(
     cluster: &Snapshot,
     tables: &Dataplane,
@@ -103,13 +130,7 @@ fn check(
     carries: (Option<Protocol>, u16),
     seen: &Seen,
 ) -> Result<(), TestCaseError> {
-    let end = |found: &Found<'_>| found.addr;
-    let flow = Flow {
-        source: End { addr: end(ends.0), pod: ends.0.pod, node: None },
-        destination: End { addr: end(ends.1), pod: ends.1.pod, node: None },
-        protocol: carries.0,
-        port: carries.1,
-    };
+    let flow = flow(ends, carries);
     let wanted = networkpolicy(cluster, &oracle_flow(ends, carries));
     let found = explainer.explain(&flow);
     let ready = found.egress.outcome != Outcome::NotReady && found.ingress.outcome != Outcome::NotReady;

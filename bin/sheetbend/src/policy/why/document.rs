@@ -38,10 +38,10 @@ pub(crate) fn explain(
     })
 }
 
-/// The pods at either end.
+/// The pods at either end, and whoever else claims their addresses.
 fn subjects(snapshot: &Snapshot, candidates: &[Candidate]) -> BTreeSet<ObjectKey> {
     let ends = || candidates.iter().flat_map(|of| [&of.source, &of.destination]);
-    let addresses: BTreeSet<_> = ends().filter(|end| end.pod.is_none()).map(|end| end.addr).collect();
+    let addresses: BTreeSet<_> = ends().map(|end| end.addr).collect();
     let by_address = snapshot.pods.values().filter(|pod| {
         pod.is_peer() && pod.addresses.iter().any(|addr| addresses.contains(&addr.to_canonical()))
     });

@@ -6,9 +6,11 @@
 mod miss;
 mod walk;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use sheetbend_model::plan::Ruling;
 use sheetbend_model::state::{
     Action, Attachment, AttachmentId, ClusterNetworkPolicy, NetworkPolicy, Pod, Snapshot,
@@ -181,16 +183,33 @@ pub struct Explainer {
 }
 
 impl Explainer {
-    /// For flows from and to `subjects`, on whichever node they are. Attachments that the Snapshot has stay.
+    /// For flows from and to `subjects`, on whichever node they are. Where pods share an address, all of them belong here.
     pub fn new<'a>(snapshot: &Snapshot, subjects: impl IntoIterator<Item = &'a ObjectKey>) -> Self {
+        let subjects: BTreeSet<&ObjectKey> = subjects.into_iter().collect();
         let mut snapshot = snapshot.clone();
-        for key in subjects {
-            let attached = snapshot.attachments.values().any(|own| own.pod.as_ref() == Some(key));
-            if !attached && snapshot.pods.contains_key(key) {
+        let mut attached = BTreeSet::new();
+        let mut attachments = OrdMap::new();
+        for (id, attachment) in &snapshot.attachments {
+            let Some(key) = &attachment.pod else { continue };
+            // Of other pods only the addresses count, and those mostly stand in their status too.
+            let known = snapshot
+                .pods
+                .get(key)
+                .is_some_and(|pod| attachment.addresses.iter().all(|addr| pod.addresses.contains(addr)));
+            if subjects.contains(key) {
+                attached.insert(key.clone());
+            } else if known {
+                continue;
+            }
+            attachments.insert(id.clone(), attachment.clone());
+        }
+        for key in subjects.into_iter().filter(|key| !attached.contains(*key)) {
+            if snapshot.pods.contains_key(key) {
                 let attachment = stand_in(key);
-                snapshot.attachments.insert(attachment.id.clone(), attachment.into());
+                attachments.insert(attachment.id.clone(), attachment.into());
             }
         }
+        snapshot.attachments = attachments;
         let mut tables = PolicyTables::default();
         let before = Snapshot::default();
         let changes = Changes::between(&before, &snapshot);
@@ -263,8 +282,9 @@ impl Explainer {
             protocol: asked.protocol,
             port: asked.port,
         };
-        let id = self.tables.locals.of_pod(&pod.key).first();
-        let Some(ruling) = id.and_then(|id| self.tables.ruling(id, &question)) else {
+        // What is left of an earlier pod of the name is closed.
+        let attachments = self.tables.locals.of_pod(&pod.key);
+        let Some(ruling) = attachments.iter().find_map(|id| self.tables.ruling(id, &question)) else {
             judgement.outcome = Outcome::NotReady;
             return judgement;
         };
