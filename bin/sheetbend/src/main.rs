@@ -1,6 +1,7 @@
 //! `sheetbend`: the daemons of a node and the commands of people, a file each.
 
 mod agent;
+mod ask;
 mod completion;
 mod controller;
 mod daemon;
@@ -9,6 +10,8 @@ mod dns;
 mod install;
 mod lab;
 mod monitor;
+mod near;
+mod policy;
 mod service;
 mod source;
 mod status;
@@ -44,6 +47,9 @@ enum Command {
     /// Services, and why each of their endpoints is chosen or not.
     #[command(subcommand)]
     Service(service::Command),
+    /// Policies: why a packet may pass or not, and what is wrong with them.
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Look for what should not be there.
     #[command(subcommand)]
     Debug(debug::Command),
@@ -65,6 +71,7 @@ fn main() -> ExitCode {
         Command::Monitor(args) => monitor::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Service(command) => service::run(&command),
+        Command::Policy(command) => policy::run(&command),
         Command::Debug(command) => debug::run(&command),
         Command::Agent(args) => agent::run(args),
         Command::Controller(args) => controller::run(&args),

@@ -12,6 +12,7 @@ mod growth;
 mod health_checks;
 mod heap;
 mod leaks;
+mod policies;
 mod prerequisites;
 mod publish;
 mod services;
@@ -132,7 +133,8 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let admin_socket = run_dir.join("admin.sock");
     let leaks = leaks::document(config.node.state_dir.clone(), questions, api_clusters.clone());
     let services = services::documents(own_name.clone(), views.clone(), live);
-    let documents = [("/leaks", leaks)].into_iter().chain(services).collect();
+    let policies = policies::documents(views.clone());
+    let documents = [("/leaks", leaks)].into_iter().chain(services).chain(policies).collect();
     let announcing = announce(announcing, kubernetes.as_ref(), &drain);
     let (duties, keeper) = api_server(config, kubernetes, news, api_clusters, (own_name, pod_cidrs), &ready);
     tokio::select! {

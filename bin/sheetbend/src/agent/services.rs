@@ -11,17 +11,15 @@ use sheetbend_compile::explain::{
     ExplainedChoice, ExplainedEndpoint, ExplainedFrontend, Explainer, Explanation, Why,
 };
 use sheetbend_model::plan::{Reach, Scope};
-use sheetbend_model::state::{Service, ServicePort, ServiceType, Snapshot};
+use sheetbend_model::state::{Service, ServicePort, ServiceType};
 use sheetbend_model::types::{NodeName, ObjectKey};
 use sheetbend_shell::admin::DocumentFn;
-use sheetbend_shell::config::distance;
 use tokio::sync::watch;
 
 use super::view::View;
-use crate::service::wire::{Answer, Choice, Condition, Detail, Endpoint, Frontend, List, Row};
-
-/// So many names are suggested for one that is unknown.
-const NEAR: usize = 5;
+use crate::ask::Answer;
+use crate::near::near;
+use crate::service::wire::{Choice, Condition, Detail, Endpoint, Frontend, List, Row};
 
 /// (address, protocol, port) → live flows.
 type Live = BTreeMap<(IpAddr, u8, u16), u64>;
@@ -89,7 +87,7 @@ fn show(source: &Source<'_>) -> Value {
     let key = ObjectKey::new(namespace, name);
     let explainer = Explainer::new(&source.view.snapshot, source.node.clone());
     let Some(of) = explainer.one(&key) else {
-        return value(&Answer::<()>::Unknown(near(&source.view.snapshot, &key)));
+        return value(&Answer::<()>::Unknown(near(source.view.snapshot.services.keys(), &key)));
     };
     value(&Answer::Found(Detail {
         node: source.node.to_string(),
@@ -293,40 +291,5 @@ fn sentence(why: Why) -> &'static str {
         }
         Why::NoAddress => "it has no address",
         Why::Duplicate => "it was named before; both count as one",
-    }
-}
-
-/// Services with a name like `key`'s: those of the name in other namespaces first.
-fn near(snapshot: &Snapshot, key: &ObjectKey) -> Vec<String> {
-    let mut near: Vec<(usize, &ObjectKey)> = Vec::new();
-    for known in snapshot.services.keys() {
-        let changes = distance(&known.name, &key.name);
-        let elsewhere = usize::from(known.namespace != key.namespace);
-        let most = 1 + key.name.len() / 4;
-        if changes + elsewhere <= most || changes == 0 {
-            near.push((changes + elsewhere, known));
-        }
-    }
-    near.sort();
-    near.into_iter().take(NEAR).map(|(_, key)| key.to_string()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_like_the_unknown_one_are_told() {
-        let mut snapshot = Snapshot::default();
-        for (namespace, name) in [("shop", "web"), ("shop", "cache"), ("data", "cache"), ("data", "other")] {
-            let key = ObjectKey::new(namespace, name);
-            snapshot.services.insert(key.clone(), Service::new(key).into());
-        }
-        let near = |namespace, name| super::near(&snapshot, &ObjectKey::new(namespace, name));
-        assert_eq!(near("shop", "wbe"), Vec::<String>::new(), "two letters of three are another name");
-        assert_eq!(near("shop", "webb"), ["shop/web"]);
-        assert_eq!(near("default", "cache"), ["data/cache", "shop/cache"]);
-        assert_eq!(near("data", "cach"), ["data/cache", "shop/cache"]);
-        assert_eq!(near("data", "zzz"), Vec::<String>::new());
     }
 }

@@ -14,7 +14,7 @@ mod down;
 mod exec;
 mod failure;
 mod launch;
-mod layout;
+pub(crate) mod layout;
 mod matrix;
 mod names;
 mod netns;

@@ -3,16 +3,15 @@
 mod print;
 pub(crate) mod wire;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use sheetbend_model::types::ObjectKey;
-use sheetbend_shell::{admin, exit};
+use sheetbend_shell::exit;
 
-use wire::{Answer, Detail, List};
+use crate::ask::{Answer, Failure, Whom, ask};
+use wire::{Detail, List};
 
 /// `sheetbend service`.
 #[derive(Debug, clap::Subcommand)]
@@ -34,12 +33,8 @@ pub(crate) enum Command {
 /// Whom is asked, and how the answer looks.
 #[derive(Debug, clap::Args)]
 pub(crate) struct From {
-    /// The agent's admin socket.
-    #[arg(long, value_name = "SOCKET", default_value = "/run/sheetbend/admin.sock", conflicts_with = "lab")]
-    socket: PathBuf,
-    /// Every node of this lab instead.
-    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
-    lab: Option<String>,
+    #[command(flatten)]
+    whom: Whom,
     /// Form of the answer.
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -92,9 +87,6 @@ fn key(text: &str) -> Result<ObjectKey, String> {
     Ok(ObjectKey::new(name(namespace)?, name(own)?))
 }
 
-/// Why there is nothing to print: an exit code of `docs/user/exit-codes.md` and a text.
-type Failure = (u8, String);
-
 /// What is printed as JSON and YAML.
 #[derive(Serialize)]
 struct Nodes<'a, T> {
@@ -118,14 +110,15 @@ pub(crate) fn run(command: &Command) -> ExitCode {
 
 fn list(args: &ListArgs) -> Result<(), Failure> {
     let query = args.namespace.as_ref().map(|name| format!("?namespace={name}")).unwrap_or_default();
-    let answers = ask::<List>(&args.from, &format!("/services{query}"))?;
+    let answers = ask::<List>(&args.from.whom, &format!("/services{query}"))?;
     let lists: Vec<List> = answers.into_iter().filter_map(found).collect();
     written(args.from.output, &lists, |out, wide| print::list(out, &lists, wide))
 }
 
 fn show(args: &ShowArgs) -> Result<(), Failure> {
     let ObjectKey { namespace, name } = &args.service;
-    let answers = ask::<Detail>(&args.from, &format!("/services/show?namespace={namespace}&name={name}"))?;
+    let answers =
+        ask::<Detail>(&args.from.whom, &format!("/services/show?namespace={namespace}&name={name}"))?;
     let mut near: Vec<String> = answers
         .iter()
         .flat_map(|answer| match answer {
@@ -178,34 +171,6 @@ fn written<T: Serialize>(
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         printed => printed.map_err(|error| own_fault(&error)),
     }
-}
-
-/// The answers of all agents. One that does not answer is named; when none does, that is a failure.
-fn ask<T: DeserializeOwned>(from: &From, document: &str) -> Result<Vec<Answer<T>>, Failure> {
-    let sockets = match &from.lab {
-        None => vec![from.socket.clone()],
-        Some(name) => crate::lab::admin_sockets((!name.is_empty()).then_some(name.as_str()))
-            .map_err(|error| (exit::NO_LAB, format!("{error:#}")))?,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| (exit::INTERNAL, format!("no runtime: {error}")))?;
-    let mut answers = Vec::new();
-    let mut silent = Vec::new();
-    for socket in sockets {
-        let answer = runtime.block_on(admin::fetch(&socket, document)).map_err(anyhow::Error::from);
-        match answer.and_then(|text| Ok(serde_json::from_str::<Answer<T>>(&text)?)) {
-            Ok(Answer::Error(error)) => silent.push(format!("{}: {error}", socket.display())),
-            Ok(answer) => answers.push(answer),
-            Err(error) => silent.push(format!("no agent answers at {}: {error}", socket.display())),
-        }
-    }
-    if answers.is_empty() {
-        return Err((exit::NO_OBJECT, silent.join("\n")));
-    }
-    silent.iter().for_each(|error| eprintln!("note: {error}"));
-    Ok(answers)
 }
 
 #[cfg(test)]

@@ -142,15 +142,3 @@ pub(crate) struct Condition {
     /// What, why, how to fix.
     pub(crate) message: String,
 }
-
-/// What an agent answers that has no such document.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) enum Answer<T> {
-    /// The document.
-    Found(T),
-    /// There is no such Service; some with names like it.
-    Unknown(Vec<String>),
-    /// Why there is none.
-    Error(String),
-}

@@ -47,6 +47,11 @@ impl AddressTable {
         self.entries.contains_key(addr)
     }
 
+    /// The class of an address that has one of its own.
+    pub(crate) fn class(&self, addr: &AddrKey) -> Option<&Arc<ClassNode>> {
+        self.entries.get(addr).map(|entry| &entry.class)
+    }
+
     /// Follows the nodes.
     pub(crate) fn update_nodes(&mut self, changes: &[crate::changes::Change<'_, NodeName, Node>]) {
         for change in changes {
@@ -86,7 +91,12 @@ impl AddressTable {
 
     /// The pod that counts as having `addr`: one attached here with it, then one that is not terminating, then the least
     /// key.
-    fn owner<'a>(&self, snapshot: &'a Snapshot, locals: &Locals, addr: AddrKey) -> Option<&'a Arc<Pod>> {
+    pub(crate) fn owner<'a>(
+        &self,
+        snapshot: &'a Snapshot,
+        locals: &Locals,
+        addr: AddrKey,
+    ) -> Option<&'a Arc<Pod>> {
         let pods = self.claims.of(&addr).filter_map(|key| snapshot.pods.get(key));
         let has_here =
             |pod: &Pod| attached_addresses(snapshot, locals.of_pod(&pod.key), pod).any(|own| own == addr);

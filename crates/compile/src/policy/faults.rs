@@ -6,6 +6,15 @@ use sheetbend_model::state::{NetworkPolicy, Peer};
 
 use super::blocks::is_usable;
 
+/// Why no address matches a network of a ClusterNetworkPolicy, if none does.
+pub(crate) fn unusable_network(network: &IpNet) -> Option<String> {
+    (!is_usable(network)).then(|| {
+        format!(
+            "network {network} is an IPv4 block written as IPv6, which no address matches; write it as IPv4"
+        )
+    })
+}
+
 /// Blocks of `policy` that the API takes and no address matches.
 pub fn unusable_blocks(policy: &NetworkPolicy) -> Vec<Condition> {
     let rules = policy.ingress.iter().chain(&policy.egress).flatten();

@@ -56,6 +56,14 @@ impl Locals {
         self.rows.iter().map(|(id, local)| (id, &local.row))
     }
 
+    pub(crate) fn row(&self, id: &AttachmentId) -> Option<&LocalPod> {
+        self.rows.get(id).map(|local| &local.row)
+    }
+
+    pub(crate) fn set(&self, symbol: &PolicySet) -> Option<&Arc<SetNode>> {
+        self.sets.get(symbol)
+    }
+
     pub(crate) fn sets(&self) -> impl Iterator<Item = &Arc<SetNode>> {
         self.sets.values()
     }

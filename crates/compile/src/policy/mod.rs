@@ -7,12 +7,15 @@ mod classes;
 mod document;
 mod faults;
 mod flat;
+mod judge;
+pub mod lint;
 mod locals;
 mod matcher;
 mod set;
 mod terms;
 mod tier;
 mod transition;
+pub mod why;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;

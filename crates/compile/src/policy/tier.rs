@@ -10,8 +10,8 @@ use sheetbend_model::state::{
 };
 use sheetbend_model::types::{Direction, ObjectKey};
 
-use super::blocks::is_usable;
 use super::document::{DocumentRule, Uses, canonical_selector, fnv, port_text};
+use super::faults::unusable_network;
 use super::matcher::NamespaceLabels;
 use super::terms::{NamespaceMatch, TermKey, TermTable};
 
@@ -80,11 +80,8 @@ impl TierDocument {
         });
         for peer in rule.peers.iter().flatten() {
             if let ClusterPeer::Network(network) = peer
-                && !is_usable(network)
+                && let Some(text) = unusable_network(network)
             {
-                let text = format!(
-                    "network {network} is an IPv4 block written as IPv6, which no address matches; write it as IPv4"
-                );
                 self.conditions.push(condition(&self.source.name, "UnusableBlock", text));
             }
         }

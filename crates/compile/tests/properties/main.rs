@@ -16,6 +16,7 @@ mod counters;
 mod explain;
 mod hostile;
 mod kernel;
+mod lint;
 mod names;
 mod node_ports;
 mod sequences;
@@ -23,6 +24,7 @@ mod services;
 mod tiers;
 mod unserved;
 mod verdicts;
+mod why;
 
 use std::hash::{BuildHasher, RandomState};
 

@@ -60,13 +60,13 @@ fn check_postures(cluster: &Snapshot, tables: &Dataplane) -> Result<(), TestCase
 
 /// One end, looked up.
 #[derive(Clone, Debug)]
-struct Found<'a> {
-    addr: IpAddr,
-    pod: Option<&'a ObjectKey>,
-    attachment: Option<&'a AttachmentId>,
+pub(crate) struct Found<'a> {
+    pub(crate) addr: IpAddr,
+    pub(crate) pod: Option<&'a ObjectKey>,
+    pub(crate) attachment: Option<&'a AttachmentId>,
 }
 
-fn find<'a>(cluster: &'a Snapshot, end: PacketEnd, family: Family) -> Option<Found<'a>> {
+pub(crate) fn find<'a>(cluster: &'a Snapshot, end: PacketEnd, family: Family) -> Option<Found<'a>> {
     let index = match end {
         PacketEnd::Address(addr) => {
             return Some(Found { addr, pod: pod_with(cluster, addr), attachment: None });
@@ -92,7 +92,7 @@ fn pod_with(cluster: &Snapshot, addr: IpAddr) -> Option<&ObjectKey> {
     Some(&pod.key)
 }
 
-fn family_of(packet: &Packet) -> Option<Family> {
+pub(crate) fn family_of(packet: &Packet) -> Option<Family> {
     match (packet.source, packet.destination) {
         (PacketEnd::Address(a), PacketEnd::Address(b)) if Family::of(a) != Family::of(b) => None,
         (PacketEnd::Address(addr), _) | (_, PacketEnd::Address(addr)) => Some(Family::of(addr)),
@@ -100,7 +100,11 @@ fn family_of(packet: &Packet) -> Option<Family> {
     }
 }
 
-fn carried(cluster: &Snapshot, packet: &Packet, to: Option<&ObjectKey>) -> (Option<Protocol>, u16) {
+pub(crate) fn carried(
+    cluster: &Snapshot,
+    packet: &Packet,
+    to: Option<&ObjectKey>,
+) -> (Option<Protocol>, u16) {
     let ports = to.and_then(|key| cluster.pods.get(key)).map_or(&[][..], |pod| &pod.ports);
     match packet.declared {
         Some(number) if !ports.is_empty() => {
@@ -163,7 +167,7 @@ fn check(
     Ok(())
 }
 
-fn origin_of(by: &ByTier, direction: Direction) -> Origin {
+pub(crate) fn origin_of(by: &ByTier, direction: Direction) -> Origin {
     Origin { policy: ObjectKey::cluster_scoped(by.policy.clone()), direction, rule: by.rule }
 }
 

@@ -31,6 +31,11 @@ impl PodIps {
         self.ipv4.is_none() && self.ipv6.is_none()
     }
 
+    /// Whether `addr` is one of them.
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        self.get(Family::of(addr)) == Some(addr)
+    }
+
     /// All of them, the primary one first.
     pub fn iter(&self) -> impl Iterator<Item = IpAddr> + use<> {
         let (ipv4, ipv6) = (self.ipv4.map(IpAddr::V4), self.ipv6.map(IpAddr::V6));
@@ -97,6 +102,9 @@ mod tests {
             assert_eq!(Vec::from(pod), ips(kept));
             assert_eq!(pod.is_empty(), kept.is_empty());
             assert_eq!(PodIps::from(ips(kept)), pod);
+            for addr in ips(given) {
+                assert_eq!(pod.contains(addr), kept.contains(&&*addr.to_string()), "{addr}");
+            }
             let of = |family| ips(kept).into_iter().find(|addr| Family::of(*addr) == family);
             assert_eq!(Family::ALL.map(|family| pod.get(family)), Family::ALL.map(of));
         }

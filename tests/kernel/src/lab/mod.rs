@@ -48,14 +48,14 @@ impl Lab {
         ended(&format!("lab {command}"), self.run(command, arguments)?, code)
     }
 
-    /// Runs `sheetbend service ARGUMENTS --lab NAME`, which must end with exit code `code`.
+    /// Runs `sheetbend GROUP ARGUMENTS --lab NAME`, which must end with exit code `code`.
     ///
     /// # Errors
     /// It cannot be run, or ends with another one.
-    pub fn service(&self, code: i32, arguments: &[&str]) -> anyhow::Result<(String, String)> {
+    pub fn ask(&self, group: &str, code: i32, arguments: &[&str]) -> anyhow::Result<(String, String)> {
         let mut process = Command::new(&self.program);
-        process.arg("service").args(arguments).args(["--lab", &self.name]);
-        ended(&format!("service {}", arguments.join(" ")), process.output()?, code)
+        process.arg(group).args(arguments).args(["--lab", &self.name]);
+        ended(&format!("{group} {}", arguments.join(" ")), process.output()?, code)
     }
 
     /// Begins `sheetbend lab exec ARGUMENTS --name NAME` and goes on.

@@ -1,6 +1,8 @@
 //! `sheetbend lab` with manifests nobody tuned for: `cargo xtask test kernel`.
 #![allow(clippy::print_stdout, reason = "says which right is missing")]
 
+mod explained;
+
 use anyhow::{Context, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::signal::{Signal, kill};
@@ -18,6 +20,7 @@ const CASES: &[(&str, Case)] = &[
     ("a_killed_supervisor_leaves_nothing", killed_supervisor),
     ("bad_manifests_start_nothing", bad_manifests),
     ("services_are_shown_with_live_connections_and_reasons", shown_services),
+    ("policies_are_explained_as_sockets_see_them", explained::policies),
     ("the_world_reaches_load_balancer_addresses", balanced),
     ("pods_ask_their_own_nodes_name_server_else_another", node_local),
 ];
@@ -218,11 +221,11 @@ fn balanced() -> anyhow::Result<()> {
 fn shown_services() -> anyhow::Result<()> {
     let lab = Lab::new("ks")?;
     lab.expect(0, "up", &["-f", &data("cluster.yaml"), "-f", &data("reasons.yaml")])?;
-    let (text, _) = lab.service(0, &["list", "-n", "shop"])?;
+    let (text, _) = lab.ask("service", 0, &["list", "-n", "shop"])?;
     let line = text.lines().find(|line| line.contains("mixed")).context("no line of mixed")?;
     ensure!(line.contains("node-") && line.contains("ClusterIP") && line.contains("1/3"), "{text}");
     ensure!(!text.contains('\u{1b}'), "colours in a pipe: {text}");
-    let (yaml, _) = lab.service(0, &["list", "-o", "yaml"])?;
+    let (yaml, _) = lab.ask("service", 0, &["list", "-o", "yaml"])?;
     ensure!(yaml.starts_with("nodes:\n") && yaml.contains("name: mixed"), "{yaml}");
 
     // Two connections of one pod, held while we look.
@@ -233,7 +236,7 @@ fn shown_services() -> anyhow::Result<()> {
     let mut said = [0; 5];
     std::io::Read::read_exact(client.stdout.as_mut().context("no pipe")?, &mut said)?;
     let show = |name: &str| -> anyhow::Result<serde_json::Value> {
-        let (out, _) = lab.service(0, &["show", name, "-o", "json"])?;
+        let (out, _) = lab.ask("service", 0, &["show", name, "-o", "json"])?;
         Ok(serde_json::from_str(&out)?)
     };
     let web = show("shop/web")?;
@@ -269,12 +272,12 @@ fn shown_services() -> anyhow::Result<()> {
     let wanted =
         [("chosen", ""), ("draining", "not_ready"), ("draining", "terminating"), ("out", "duplicate")];
     ensure!(told(0) == pairs(&wanted) && told(1) == pairs(&[("out", "no_port"); 4]), "{mixed:#}");
-    let (text, _) = lab.service(0, &["show", "shop/mixed"])?;
+    let (text, _) = lab.ask("service", 0, &["show", "shop/mixed"])?;
     ensure!(text.contains("refused: no endpoint") && text.contains("OUT"), "{text}");
 
-    let (_, error) = lab.service(4, &["show", "shop/mixd"])?;
+    let (_, error) = lab.ask("service", 4, &["show", "shop/mixd"])?;
     ensure!(error.contains("no Service shop/mixd; did you mean shop/mixed?"), "{error}");
-    lab.service(2, &["show", "shop/Mixed"]).map(drop)
+    lab.ask("service", 2, &["show", "shop/Mixed"]).map(drop)
 }
 
 fn bad_manifests() -> anyhow::Result<()> {
