@@ -1,9 +1,10 @@
 //! The agent's heart: one thread that owns the compiler and the kernel. Whatever changes, the newest state is compiled
 //! once and carried out once; callers are answered when their part is true.
 
+mod answers;
 mod comparison;
+mod node;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +13,10 @@ use anyhow::{Context, bail};
 use imbl::OrdMap;
 use sheetbend_apply::bpf::{FlowTableState, Kernel, PodLink};
 use sheetbend_apply::memory;
-use sheetbend_apply::netlink::node::{self, NodeLinks, NodeSpec};
+use sheetbend_apply::netlink::node::NodeLinks;
 use sheetbend_compile::Compiler;
-use sheetbend_ebpf_abi as abi;
-use sheetbend_model::plan::{Place, Plan, Posture};
-use sheetbend_model::state::{Attachment, AttachmentId, NetworkMode, Snapshot};
+use sheetbend_model::plan::{Place, Plan};
+use sheetbend_model::state::{Attachment, AttachmentId, Snapshot};
 use sheetbend_model::types::NodeName;
 use sheetbend_shell::config::PortSpan;
 use sheetbend_shell::ready::ReadyTask;
@@ -31,12 +31,11 @@ use super::settings::SettingsFile;
 use super::sockets;
 use super::view::{Sockets, View};
 use crate::source::Cluster;
+use answers::Waiting;
 
 /// After so many rows written at once, what the work took is worth giving back.
 const MANY: u64 = 10_000;
 
-/// How long ADD waits for the pod's object and its policy.
-const POLICY_WAIT: Duration = Duration::from_secs(8);
 /// Between two sweeps of the flow tables.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Between two tries of what failed.
@@ -77,12 +76,6 @@ pub(crate) struct Outputs {
     pub(crate) attached: Option<mpsc::UnboundedSender<Arc<Attachment>>>,
     /// Where kernel settings are written down before they are lost.
     pub(crate) settings: SettingsFile,
-}
-
-struct Waiting {
-    id: AttachmentId,
-    until: Instant,
-    done: oneshot::Sender<Result<(), String>>,
 }
 
 /// The compiler, the kernel, and who waits for what.
@@ -247,7 +240,7 @@ impl Core {
                 }
                 let id = attachment.id.clone();
                 self.attachments.insert(id.clone(), attachment);
-                self.adding.push(Waiting { id, until: Instant::now() + POLICY_WAIT, done });
+                self.adding.push(Waiting::new(id, done));
             }
             PodChange::Detached { id, done } => {
                 let ifindex = self.attachments.remove(&id).map_or(0, |attachment| attachment.host_ifindex);
@@ -347,115 +340,6 @@ impl Core {
             rows: self.kernel.verify(&self.compiler.dataplane(), &link)?,
             pins: self.kernel.stray_links(&devices)?,
         })
-    }
-
-    fn ensure_node(&mut self) -> anyhow::Result<()> {
-        let ports = self.config.nat_ports;
-        let spec = NodeSpec {
-            overlay: self.compiler.overlay(),
-            routes: self.compiler.routes(),
-            nat_ports: (ports.first, ports.count()),
-            keeps: !self.is_fresh(),
-        };
-        let links = node::ensure(&spec)?;
-        for step in &links.steps {
-            info!("node: {step}");
-        }
-        self.outputs.settings.add(&links.settings);
-        self.kernel.configure(abi::NodeConfig {
-            mode: match self.compiler.overlay().mode {
-                NetworkMode::Vxlan => abi::MODE_VXLAN,
-                NetworkMode::HostGw => abi::MODE_HOST_GW,
-            },
-            uplink_ifindex: links.uplink.ifindex,
-            tunnel_ifindex: links.tunnel_ifindex.unwrap_or(0),
-            uplink_mtu: links.uplink.mtu,
-            pod_mtu: links.pod_mtu,
-            nat_port_first: ports.first,
-            nat_port_count: ports.count(),
-            tunnel_port: abi::TUNNEL_PORT,
-            ..abi::NodeConfig::default()
-        })?;
-        self.links = Some(links);
-        Ok(())
-    }
-
-    /// After the first sync: programs on every device, then the node is ready for ADD.
-    fn attach_all(&mut self) -> anyhow::Result<()> {
-        let Some(links) = &self.links else { return Ok(()) };
-        for attachment in self.attachments.values() {
-            if let Err(error) = self.kernel.attach_pod(attachment.host_ifindex) {
-                warn!(container = %attachment.id.container_id, "its veth has no programs: {error}");
-            }
-        }
-        self.kernel.attach_uplink(links.uplink.ifindex)?;
-        if let Some(tunnel) = links.tunnel_ifindex {
-            self.kernel.attach_tunnel(tunnel)?;
-        }
-        let sockets = match &self.config.cgroup {
-            Some(cgroup) => self.kernel.attach_cgroup(cgroup),
-            None => self.kernel.detach_cgroup(),
-        };
-        // Pods reach Services without it, and theirs must not wait.
-        self.sockets = sockets.err().map(|error| error.to_string());
-        if let Some(error) = &self.sockets {
-            error!("this node's own processes do not reach Services until the agent starts anew: {error}");
-        }
-        let facts = NodeFacts {
-            uplink: links.uplink.name.clone(),
-            pod_mtu: links.pod_mtu,
-            router_addresses: self.compiler.overlay().router_addresses.clone(),
-            programs: self.kernel.pod_programs(),
-        };
-        self.outputs.facts.send_replace(Some(facts));
-        self.outputs.ready.done();
-        info!(node = %self.config.node, uplink = links.uplink.name, mtu = links.pod_mtu, "ready");
-        Ok(())
-    }
-
-    /// Answers everybody whose part is true, or who has waited long enough.
-    fn answer(&mut self) {
-        let now = Instant::now();
-        let synced = self.attached && !self.stale;
-        let adding: BTreeSet<&AttachmentId> = self.adding.iter().map(|add| &add.id).collect();
-        let judged: BTreeSet<AttachmentId> = self
-            .compiler
-            .pods()
-            .filter(|(id, pod)| pod.posture != Posture::Closed && adding.contains(id))
-            .map(|(id, _)| id.clone())
-            .collect();
-        let mut waiting = Vec::new();
-        for add in std::mem::take(&mut self.adding) {
-            // A caller that has gone needs no answer.
-            if synced && judged.contains(&add.id) {
-                let _ = add.done.send(Ok(()));
-            } else if now >= add.until {
-                let seconds = POLICY_WAIT.as_secs();
-                let _ = add
-                    .done
-                    .send(Err(format!("its Pod object or its policy was not there within {seconds} s")));
-            } else {
-                waiting.push(add);
-            }
-        }
-        self.adding = waiting;
-        for (ifindex, done) in std::mem::take(&mut self.removed) {
-            self.kernel.forget_pod(ifindex);
-            let _ = done.send(());
-        }
-    }
-
-    fn applied(&mut self, generation: Option<&str>) {
-        if self.stale || generation.is_none() || self.applied.as_deref() == generation {
-            return;
-        }
-        self.applied = generation.map(ToOwned::to_owned);
-        let (path, fresh) = (self.config.run_dir.join("applied"), self.config.run_dir.join(".applied"));
-        let written = std::fs::write(&fresh, generation.unwrap_or_default())
-            .and_then(|()| std::fs::rename(&fresh, &path));
-        if let Err(error) = written {
-            warn!(path = %path.display(), "cannot say what is applied: {error}");
-        }
     }
 
     /// Ends when the next step from filters to links may be taken; never while there is none to take.
