@@ -38,9 +38,9 @@ fn lint(view: &View, _query: &str) -> Value {
 }
 
 fn why(view: &View, query: &str) -> Value {
-    let explained = asked(query)
-        .map_err(|text| (exit::USAGE, text))
-        .and_then(|(source, destination)| explain(&view.snapshot, &source, &destination));
+    let explained = asked(query).map_err(|text| (exit::USAGE, text)).and_then(|(source, destination)| {
+        explain(&view.snapshot, &view.service_ranges, &source, &destination)
+    });
     let reply = match explained {
         Ok(mut why) => {
             if !view.synced {

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use sheetbend_apply::bpf::{Kernel, Names};
 use sheetbend_compile::Compiler;
-use sheetbend_model::plan::{Condition, Entry, EntryKey, HealthCheck, LocalPod, Overlay, Posture, Step};
+use sheetbend_model::plan::{
+    Condition, Entry, EntryKey, HealthCheck, LocalPod, Overlay, Posture, Route, Step,
+};
 use sheetbend_model::state::Snapshot;
 use sheetbend_model::types::{AddrKey, Port};
 
@@ -25,6 +28,8 @@ pub(crate) struct Sockets {
 pub(crate) struct View {
     /// The cluster that is compiled.
     pub(crate) snapshot: Snapshot,
+    /// Ranges of cluster addresses.
+    pub(crate) service_ranges: Vec<IpNet>,
     /// What the numbers in events mean.
     pub(crate) names: Arc<Names>,
     /// Whether the kernel holds all that is wanted.
@@ -44,6 +49,7 @@ impl View {
     pub(crate) fn new(compiler: &Compiler, kernel: &Kernel, synced: bool, sockets: Sockets) -> Self {
         Self {
             snapshot: compiler.snapshot().clone(),
+            service_ranges: service_ranges(compiler),
             names: kernel.names(),
             synced,
             version: kernel.version().to_owned(),
@@ -93,6 +99,11 @@ impl View {
             "counters": drops,
         })
     }
+}
+
+fn service_ranges(compiler: &Compiler) -> Vec<IpNet> {
+    let ranges = compiler.routes().iter().filter(|(_, route)| matches!(route, Route::Service));
+    ranges.map(|(key, _)| key.block).collect()
 }
 
 fn owners(snapshot: &Snapshot) -> HashMap<AddrKey, Arc<str>> {

@@ -31,9 +31,14 @@ pub(crate) fn policies() -> anyhow::Result<()> {
         let verdict = why["verdict"].as_str().context("no verdict")?;
         let denied = word("observed") == "deny";
         ensure!(verdict == "mixed" || denied == (verdict == "deny"), "{cell:#} is explained so: {why:#}");
-        if verdict == "deny" {
+        // What policies let go to addresses that no Service has is dropped all the same.
+        if verdict == "deny" && word("reason") != "no_such_service" {
             same_rule(cell, &why)?;
         }
+        ensure!(
+            word("reason") != "no_service_port" || verdict == "refuse",
+            "{cell:#} is explained so: {why:#}"
+        );
         *seen.entry((word("family"), verdict.to_owned())).or_default() += 1;
     }
     for family in ["IPv4", "IPv6"] {

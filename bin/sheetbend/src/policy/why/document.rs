@@ -2,30 +2,33 @@
 
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
 use sheetbend_compile::why::{self, Consulted, Effect, Explainer, Flow, Judgement, Outcome};
 use sheetbend_model::state::{Action, Snapshot};
 use sheetbend_model::types::{Direction, ObjectKey};
 
 use super::resolve::{Candidate, Party, resolve};
 use super::target::{Destination, Target};
+use super::unserved::Unserved;
 use super::wire::{Decider, End, Miss, Nearest, Path, Policy, Rule, Side, Why};
 use crate::ask::Failure;
 use crate::policy::text::{cluster_rule, network_rule};
 
-/// Explains what `source` meets at `destination`.
+/// Explains what `source` meets at `destination`. `service_ranges` are those of cluster addresses.
 pub(crate) fn explain(
     snapshot: &Snapshot,
+    service_ranges: &[IpNet],
     source: &Target,
     destination: &Destination,
 ) -> Result<Why, Failure> {
-    let resolved = resolve(snapshot, source, destination)?;
+    let resolved = resolve(snapshot, service_ranges, source, destination)?;
     let explainer = Explainer::new(snapshot, &subjects(snapshot, &resolved.candidates));
     let paths: Vec<Path> =
         resolved.candidates.iter().map(|candidate| path(&explainer, candidate, destination)).collect();
     let allowed = paths.iter().filter(|path| path.verdict == "allow").count();
     let verdict = match (paths.len(), allowed) {
         (0, _) => "refuse",
-        (all, allowed) if all == allowed => "allow",
+        (all, allowed) if all == allowed => resolved.unserved.map_or("allow", Unserved::verdict),
         (_, 0) => "deny",
         _ => "mixed",
     };

@@ -6,6 +6,7 @@ mod picture;
 mod print;
 mod resolve;
 mod target;
+mod unserved;
 pub(crate) mod wire;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -105,7 +106,9 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
 
 fn from_files(args: &Args) -> Result<Why, Failure> {
     let offline = offline::read(&args.filename)?;
-    let mut why = explain(&offline.snapshot, &args.source, &args.destination)?;
+    let ranges: Vec<_> =
+        offline.snapshot.service_cidrs.values().flat_map(|of| of.cidrs.iter().copied()).collect();
+    let mut why = explain(&offline.snapshot, &ranges, &args.source, &args.destination)?;
     why.notes.extend(offline.notes);
     Ok(why)
 }

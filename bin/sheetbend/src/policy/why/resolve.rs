@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use sheetbend_compile::explain::{Explainer, Explanation};
 use sheetbend_model::plan::Scope;
 use sheetbend_model::state::{Pod, Snapshot};
@@ -9,6 +10,7 @@ use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, Protocol};
 use sheetbend_shell::exit;
 
 use super::target::{Destination, PortName, Target};
+use super::unserved::Unserved;
 use crate::ask::Failure;
 use crate::near::near;
 
@@ -42,6 +44,8 @@ pub(super) struct Candidate {
 pub(super) struct Resolved {
     pub(super) candidates: Vec<Candidate>,
     pub(super) notes: Vec<String>,
+    /// The destination is an address of Services, and none serves this.
+    pub(super) unserved: Option<Unserved>,
 }
 
 impl Resolved {
@@ -50,11 +54,19 @@ impl Resolved {
             self.notes.push(text);
         }
     }
+
+    fn note_unserved(&mut self, snapshot: &Snapshot, ranges: &[IpNet], addr: IpAddr) {
+        self.unserved = Unserved::of(snapshot, ranges, addr.to_canonical());
+        if let Some(unserved) = self.unserved {
+            self.note(unserved.note(addr));
+        }
+    }
 }
 
 /// The flows from `source` to `destination`.
 pub(super) fn resolve(
     snapshot: &Snapshot,
+    service_ranges: &[IpNet],
     source: &Target,
     destination: &Destination,
 ) -> Result<Resolved, Failure> {
@@ -75,10 +87,15 @@ pub(super) fn resolve(
         (Target::Address(addr), Some(protocol)) => {
             let at = Frontend { addr: *addr, protocol, port: number(destination)? };
             if !through_address(snapshot, &sources, &at, &mut resolved) {
+                resolved.note_unserved(snapshot, service_ranges, *addr);
                 direct(snapshot, &sources, destination, &mut resolved)?;
             }
         }
-        (Target::Pod(_) | Target::Node(_) | Target::Address(_) | Target::World, _) => {
+        (Target::Address(addr), None) => {
+            resolved.note_unserved(snapshot, service_ranges, *addr);
+            direct(snapshot, &sources, destination, &mut resolved)?;
+        }
+        (Target::Pod(_) | Target::Node(_) | Target::World, _) => {
             direct(snapshot, &sources, destination, &mut resolved)?;
         }
     }
@@ -269,7 +286,12 @@ fn through_address(snapshot: &Snapshot, sources: &[Party], at: &Frontend, resolv
     let mut found = None;
     for source in sources.iter().filter(|source| Family::of(source.addr) == Family::of(at.addr)) {
         let explainer = Explainer::new(snapshot, viewpoint(snapshot, source));
+        let is_outside = is_outside(snapshot, source);
         for explanation in explainer.all() {
+            // Cluster addresses are for the cluster.
+            if is_outside && explanation.service.cluster_ips.contains(&at.addr) {
+                continue;
+            }
             let matches = |of: &&sheetbend_compile::explain::ExplainedFrontend| {
                 let frontend = &of.frontend;
                 of.entry.is_ok()
@@ -301,18 +323,20 @@ fn of_service(snapshot: &Snapshot, key: &ObjectKey, resolved: &mut Resolved) {
         "policies judge the endpoint behind a Service, not the Service's address; each endpoint may be chosen"
             .to_owned(),
     );
-    let from_outside = |of: &Candidate| {
-        of.source.node.is_none()
-            && of.source.pod.is_none()
-            && !snapshot.pods.values().any(|pod| pod.addresses.contains(of.source.addr))
-    };
-    if resolved.candidates.iter().any(from_outside) {
+    if resolved.candidates.iter().any(|of| is_outside(snapshot, &of.source)) {
         resolved.note(
             "from outside, the peer is the client only with externalTrafficPolicy Local or an endpoint on the node \
              that it asks; else it is that node"
                 .to_owned(),
         );
     }
+}
+
+/// Whether it is neither a node nor a pod.
+fn is_outside(snapshot: &Snapshot, party: &Party) -> bool {
+    party.node.is_none()
+        && party.pod.is_none()
+        && !snapshot.pods.values().any(|pod| pod.addresses.contains(party.addr))
 }
 
 fn backends(source: &Party, explanation: &Explanation<'_>, choice: usize, resolved: &mut Resolved) {
