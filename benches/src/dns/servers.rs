@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::load;
+use crate::cli::say;
 use crate::netns::Netns;
 use crate::sandbox::SCRATCH;
 
@@ -31,6 +32,10 @@ impl Drop for Server {
         // Ended already is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // The next size's server has the name too.
+        if let Err(error) = self.netns.clone().remove() {
+            say(&format!("the next server may find the name taken: {error:#}"));
+        }
     }
 }
 
