@@ -178,3 +178,15 @@ fn json_has_every_policy_that_was_asked() {
         ingress["consulted"].as_array().unwrap().iter().map(|policy| policy["name"].as_str().unwrap());
     assert_eq!(asked.collect::<Vec<_>>(), ["platform", "red-apart", "red/everybody", "cautious"]);
 }
+
+/// An address of Services that nobody serves has no endpoint that policies could let anybody reach.
+#[test]
+fn an_address_that_no_service_has_is_denied_though_policies_let_go() {
+    for address in ["10.96.255.200:80", "10.96.255.200/ICMP", "[fd00:10:96::ffff]:80"] {
+        let why = sheetbend(&words(&format!("why -f examples/tenants blue/web-0 {address} --expect deny")));
+        let (said, errors) = (text(&why.stdout), text(&why.stderr));
+        assert_eq!(why.status.code(), Some(0), "{address}: {said}{errors}");
+        assert!(said.contains("no Service has it") && said.contains("(no_such_service)"), "{said}");
+        assert!(said.contains("egress of blue/web-0: allowed"), "{said}");
+    }
+}

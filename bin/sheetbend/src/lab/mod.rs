@@ -32,6 +32,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub(crate) use command::Command;
+pub(crate) use objects::service_cidr;
 
 /// Runs one `sheetbend lab` command. The exit codes are those of `docs/user/exit-codes.md`.
 pub(crate) fn run(command: Command) -> ExitCode {

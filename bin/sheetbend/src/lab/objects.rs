@@ -124,7 +124,7 @@ fn split(expanded: Expanded, request: &LabRequest) -> Cluster {
 }
 
 /// What the API server makes of its own ranges (KEP-1880).
-fn service_cidr() -> Object {
+pub(crate) fn service_cidr() -> Object {
     let mut object = ServiceCIDR::default();
     object.metadata.name = Some("kubernetes".to_owned());
     let cidrs = layout::service_cidrs().iter().map(ToString::to_string).collect();

@@ -15,7 +15,7 @@ use sheetbend_model::types::{NodeName, ObjectKey};
 use sheetbend_shell::exit;
 
 use crate::ask::Failure;
-use crate::lab::layout;
+use crate::lab::{layout, service_cidr};
 
 /// Nodes where the manifests name none: as many as a lab has.
 const NODES: u8 = 2;
@@ -43,6 +43,9 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Offline, Failure> {
     let mut objects: Vec<Object> = expanded.objects.into_values().collect();
     let slices = endpoint_slices(&objects);
     objects.extend(slices);
+    if !objects.iter().any(|object| object.kind() == Kind::ServiceCIDR) {
+        objects.push(service_cidr());
+    }
     let skipped = manifests.skipped.iter().map(ToString::to_string);
     let mut notes: Vec<String> = skipped.chain(expanded.notices.iter().map(ToString::to_string)).collect();
     if assumed > 0 {

@@ -9,12 +9,12 @@ use sheetbend_model::state::{
     Action, ClusterNetworkPolicy, ClusterRule, PodsByLabels, Priority, Snapshot, Tier,
 };
 use sheetbend_model::types::Direction;
-use sheetbend_oracle::{Allowed, Decision, Flow, L4, networkpolicy};
+use sheetbend_oracle::{Allowed, Decision, networkpolicy};
 use sheetbend_testkit::generators::cluster::{cluster, tiered_cluster};
 use sheetbend_testkit::generators::packet::packet;
 
 use crate::runner;
-use crate::verdicts::{carried, family_of, find};
+use crate::verdicts::{carried, family_of, find, oracle_flow};
 
 const PACKETS: usize = 60;
 
@@ -38,14 +38,7 @@ fn what_is_said_to_do_nothing_does_nothing() {
                         (find(&cluster, packet.source, family), find(&cluster, packet.destination, family));
                     let (Some(source), Some(destination)) = ends else { continue };
                     let (protocol, port) = carried(&cluster, packet, destination.pod);
-                    let flow = Flow {
-                        source: source.addr,
-                        source_pod: source.pod,
-                        destination: destination.addr,
-                        destination_pod: destination.pod,
-                        protocol: protocol.map_or(L4::Icmp, L4::from),
-                        port,
-                    };
+                    let flow = oracle_flow((&source, &destination), (protocol, port));
                     let judged = networkpolicy(&cluster, &flow);
                     add(&decisions, 1);
                     check(&useless, Direction::Egress, &judged.egress)?;

@@ -66,6 +66,21 @@ pub(crate) struct Found<'a> {
     pub(crate) attachment: Option<&'a AttachmentId>,
 }
 
+/// The packet as the oracle is asked about it.
+pub(crate) fn oracle_flow<'a>(
+    (source, destination): (&Found<'a>, &Found<'a>),
+    (protocol, port): (Option<Protocol>, u16),
+) -> Flow<'a> {
+    Flow {
+        source: source.addr,
+        source_pod: source.pod,
+        destination: destination.addr,
+        destination_pod: destination.pod,
+        protocol: protocol.map_or(L4::Icmp, L4::from),
+        port,
+    }
+}
+
 pub(crate) fn find<'a>(cluster: &'a Snapshot, end: PacketEnd, family: Family) -> Option<Found<'a>> {
     let index = match end {
         PacketEnd::Address(addr) => {
@@ -129,14 +144,7 @@ fn check(
         return Ok(());
     }
     let (protocol, port) = carried(cluster, packet, destination.pod);
-    let flow = Flow {
-        source: source.addr,
-        source_pod: source.pod,
-        destination: destination.addr,
-        destination_pod: destination.pod,
-        protocol: protocol.map_or(L4::Icmp, L4::from),
-        port,
-    };
+    let flow = oracle_flow((&source, &destination), (protocol, port));
     let judgement = networkpolicy(cluster, &flow);
     for (direction, subject, peer, decision) in [
         (Direction::Egress, &source, &destination, &judgement.egress),

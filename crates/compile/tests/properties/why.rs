@@ -9,14 +9,14 @@ use sheetbend_compile::why::{Effect, End, Explainer, Flow, Judgement, Miss, Outc
 use sheetbend_model::plan::{Dataplane, Origin};
 use sheetbend_model::state::{Action, LabelSelector, NetworkConfig, Peer, Snapshot};
 use sheetbend_model::types::{Direction, Protocol};
-use sheetbend_oracle::{Allowed, Decision, L4, networkpolicy};
+use sheetbend_oracle::{Allowed, Decision, networkpolicy};
 use sheetbend_testkit::generators::cluster::{cluster, tiered_cluster};
 use sheetbend_testkit::generators::packet::packet;
 use sheetbend_testkit::generators::pools;
 
 use crate::kernel::{Question, Verdict, verdict};
 use crate::runner;
-use crate::verdicts::{Found, carried, family_of, find, origin_of};
+use crate::verdicts::{Found, carried, family_of, find, oracle_flow, origin_of};
 
 const PACKETS: usize = 60;
 /// So many of them are asked of an explainer of their own too.
@@ -83,20 +83,6 @@ impl Seen {
         for what in outcomes.iter().chain(&misses).chain(&mended) {
             assert!(seen.get(*what).is_some_and(|count| *count >= 30), "{what}: {seen:?}");
         }
-    }
-}
-
-fn oracle_flow<'a>(
-    (source, destination): (&Found<'a>, &Found<'a>),
-    (protocol, port): (Option<Protocol>, u16),
-) -> sheetbend_oracle::Flow<'a> {
-    sheetbend_oracle::Flow {
-        source: source.addr,
-        source_pod: source.pod,
-        destination: destination.addr,
-        destination_pod: destination.pod,
-        protocol: protocol.map_or(L4::Icmp, L4::from),
-        port,
     }
 }
 

@@ -16,12 +16,15 @@ pub(super) enum Unserved {
 
 impl Unserved {
     /// Of `addr`, at a port and protocol that no Service has there. `None`: it is no Service's address, or somebody else
-    /// serves it.
+    /// serves it, or it is a node's or in a range of pods.
     pub(super) fn of(snapshot: &Snapshot, ranges: &[IpNet], addr: IpAddr) -> Option<Self> {
-        if addr.is_unspecified() {
+        let has = |own: &IpAddr| own.to_canonical() == addr;
+        let is_place = snapshot.nodes.values().any(|node| {
+            node.addresses.iter().any(has) || node.pod_cidrs.iter().any(|range| range.contains(&addr))
+        });
+        if is_place || addr.is_unspecified() {
             return None;
         }
-        let has = |own: &IpAddr| own.to_canonical() == addr;
         let holders = snapshot.services.values();
         let mut holders = holders
             .filter(|service| service.service_type != ServiceType::ExternalName)
