@@ -22,6 +22,8 @@ const ICMP: [u8; 2] = [1, 58];
 
 /// A closed flow is kept so long for late packets (Linux: nf_conntrack_tcp_timeout_close).
 const CLOSED: u64 = 10 * SECOND;
+/// One that ended without RST stays while an end may hold it, so that no other gets its ports, if there is room.
+const TIME_WAIT: u64 = abi::TIME_WAIT_SECONDS * SECOND;
 /// TCP seen both ways: above the 2 h 4 min that RFC 5382 §5 REQ-5 asks for.
 const TCP_ESTABLISHED: u64 = 6 * 3_600 * SECOND;
 /// TCP without an answer (Linux: nf_conntrack_tcp_timeout_syn_sent; RFC 5382 §5 REQ-5 asks for 4 min only once open).
@@ -123,6 +125,7 @@ impl Kernel {
         let table = if both_ways { &self.flows.ct } else { &self.flows.ct_new };
         let (mut left, mut freed) = (0, 0);
         let mut over = Vec::new();
+        let time_wait = if table.estimate()? * 2 < table.limit().into() { TIME_WAIT } else { CLOSED };
         table.for_each(|key, entry| {
             let mut has_lost_end = self.is_backend_over(entry.backend, key.protocol, view.now);
             for end in ends(&key) {
@@ -132,7 +135,7 @@ impl Kernel {
                     has_lost_end |= key.protocol != TCP || since + TELL <= view.now;
                 }
             }
-            if has_lost_end || is_over(&key, &entry, view.now) {
+            if has_lost_end || is_over(&key, &entry, view.now, time_wait) {
                 over.push((key, entry, has_lost_end));
             } else {
                 left += 1;
@@ -389,11 +392,12 @@ pub(super) fn delete_where<K: Plain, V: Plain>(
 }
 
 /// Whether a flow has ended or has been idle for too long.
-fn is_over(key: &CtKey, entry: &CtEntry, now: u64) -> bool {
+fn is_over(key: &CtKey, entry: &CtEntry, now: u64, time_wait: u64) -> bool {
     let idle = now.saturating_sub(entry.last_seen);
     let is_answered = entry.flags & abi::CT_REPLIED != 0;
     let limit = match (key.protocol, is_answered) {
-        (TCP, _) if is_closed(entry) => CLOSED,
+        (TCP, _) if entry.flags & abi::CT_RST != 0 => CLOSED,
+        (TCP, _) if is_closed(entry) => time_wait,
         (TCP, true) => TCP_ESTABLISHED,
         (TCP, false) => TCP_HALF_OPEN,
         (UDP, true) => UDP_BOTH_WAYS,
@@ -434,7 +438,7 @@ mod tests {
         let key = ct_key(0, (abi::mapped([10, 0, 0, 1]), 1), (abi::mapped([10, 0, 0, 2]), 2), protocol);
         let now = 100_000 * SECOND;
         let entry = CtEntry { last_seen: now - idle * SECOND, flags, ..CtEntry::zero() };
-        is_over(&key, &entry, now)
+        is_over(&key, &entry, now, TIME_WAIT)
     }
 
     #[test]
@@ -444,8 +448,8 @@ mod tests {
         assert!(!flow(TCP, replied, 21_599));
         assert!(flow(TCP, replied, 21_600));
         assert!(!flow(TCP, replied | abi::CT_FIN_INITIATOR, 600), "half closed lives on");
-        assert!(!flow(TCP, replied | both, 9));
-        assert!(flow(TCP, replied | both, 10));
+        assert!(!flow(TCP, replied | both, 59));
+        assert!(flow(TCP, replied | both, 60));
         assert!(flow(TCP, abi::CT_RST, 10));
         assert!(!flow(TCP, 0, 119));
         assert!(flow(TCP, 0, 120));

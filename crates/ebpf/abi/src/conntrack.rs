@@ -49,6 +49,10 @@ pub const CT_OUTSIDE: u32 = 512;
 /// A flow that is not TCP begins anew after this silence, seconds, even when no sweep has freed it.
 pub const CT_IDLE_SECONDS: u64 = 180;
 
+/// The end of a TCP connection that closes first remembers it so long, seconds, and refuses another connection's SYN
+/// between the same addresses and ports (RFC 9293, section 3.6.1; Linux: TCP_TIMEWAIT_LEN).
+pub const TIME_WAIT_SECONDS: u64 = 60;
+
 /// Value of `CT` and `CT_NEW`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_coarse_ns};
 use sheetbend_ebpf_abi::{
     CT_FIN_INITIATOR, CT_FIN_RESPONDER, CT_FROM_NODE, CT_HAIRPIN, CT_IDLE_SECONDS, CT_INITIATOR_IS_HIGH,
     CT_OUTSIDE, CT_REPLIED, CT_RST, CT_SERVICE, CtEntry, GROWS_CT, NO_ADDR, PodEntry, Reason,
+    TIME_WAIT_SECONDS,
 };
 
 use crate::{
@@ -85,7 +86,7 @@ pub fn find_replied(packet: &Packet) -> Option<&'static mut CtEntry> {
     growth::find(GROWS_CT, &CT, &CT_OLD, &packet.key).map(|entry| unsafe { &mut *entry })
 }
 
-/// Whether a flow that goes on has the packet's key, but is not the flow to this frontend.
+/// Whether a flow that an end holds has the packet's key, but is not the flow to this frontend.
 #[inline(always)]
 pub fn is_taken(packet: &mut Packet, now: u64) -> bool {
     make_key(packet);
@@ -94,7 +95,7 @@ pub fn is_taken(packet: &mut Packet, now: u64) -> bool {
         && entry.client_port == packet.client_port
         && entry.frontend_port == packet.frontend_port
         && same(&words(&entry.frontend), &packet.frontend);
-    !same_flow && goes_on(packet, entry, now)
+    !same_flow && is_held(packet, entry, now)
 }
 
 /// Whether a flow of the packet's sender through a Service, translated, has the key of this packet, which is not.
@@ -102,13 +103,23 @@ pub fn is_taken(packet: &mut Packet, now: u64) -> bool {
 pub fn is_anothers(packet: &mut Packet, now: u64) -> bool {
     make_key(packet);
     let Some((entry, _)) = find(packet) else { return false };
-    entry.flags & CT_SERVICE != 0 && is_from_initiator(packet, entry) && goes_on(packet, entry, now)
+    entry.flags & CT_SERVICE != 0 && is_from_initiator(packet, entry) && is_held(packet, entry, now)
 }
 
 /// Whether the flow is neither over nor forgotten by its ends.
 #[inline(always)]
 pub fn goes_on(packet: &Packet, entry: &CtEntry, now: u64) -> bool {
     !is_closed(entry) && !is_idle(packet, entry, now)
+}
+
+/// Whether the flow goes on, or one of its ends may be in TIME-WAIT.
+#[inline(always)]
+pub fn is_held(packet: &Packet, entry: &CtEntry, now: u64) -> bool {
+    if is_closed(entry) {
+        let waits = now.saturating_sub(entry.last_seen) <= TIME_WAIT_SECONDS * SECOND;
+        return waits && entry.flags & CT_RST == 0;
+    }
+    !is_idle(packet, entry, now)
 }
 
 /// Whether the flow is over: RST, or FIN both ways.

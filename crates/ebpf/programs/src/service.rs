@@ -76,7 +76,7 @@ fn direct(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
     rewrite::replace(ctx, packet, End::Source, source, source_port)
 }
 
-/// The source port that [`direct`] has given this flow, while it goes on.
+/// The source port that [`direct`] has given this flow, while an end holds it.
 #[inline(always)]
 fn moved(packet: &mut Packet, key: &ServiceFlowKey, now: u64) -> Option<u16> {
     // SAFETY: the value stays in place while the program runs; a racing writer writes whole words.
@@ -86,7 +86,7 @@ fn moved(packet: &mut Packet, key: &ServiceFlowKey, now: u64) -> Option<u16> {
     conntrack::make_key(packet);
     packet.src_port = source_port;
     if flow.backend != 0
-        || !conntrack::find(packet).is_some_and(|(entry, _)| conntrack::goes_on(packet, entry, now))
+        || !conntrack::find(packet).is_some_and(|(entry, _)| conntrack::is_held(packet, entry, now))
     {
         growth::remove(GROWS_SERVICE_FLOWS, &SERVICE_FLOWS, &SERVICE_FLOWS_OLD, key);
         return None;
@@ -97,7 +97,7 @@ fn moved(packet: &mut Packet, key: &ServiceFlowKey, now: u64) -> Option<u16> {
     Some(flow.source_port)
 }
 
-/// A source port from which no flow goes to the packet's destination.
+/// A source port from which the packet's destination holds no flow.
 #[inline(always)]
 fn other_port(packet: &mut Packet, now: u64) -> Result<u16, Reason> {
     let own = packet.src_port;
@@ -107,7 +107,7 @@ fn other_port(packet: &mut Packet, now: u64) -> Result<u16, Reason> {
         packet.src_port = FIRST_DRAWN | (unsafe { bpf_get_prandom_u32() }) as u16;
         conntrack::make_key(packet);
         let is_free = match conntrack::find(packet) {
-            Some((entry, _)) => !conntrack::goes_on(packet, entry, now),
+            Some((entry, _)) => !conntrack::is_held(packet, entry, now),
             None => true,
         };
         if is_free && packet.src_port != own {

@@ -23,6 +23,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("an_icmp_error_names_the_service", icmp_error),
     ("flows_through_two_services_to_one_endpoint_stay_apart", same_endpoint),
     ("a_direct_flow_stays_apart_from_one_through_a_service", direct_after_service),
+    ("a_flow_stays_apart_from_one_that_an_end_holds_in_time_wait", after_time_wait),
 ];
 
 fn both_ways(node: &mut Node) -> Result<()> {
@@ -282,5 +283,38 @@ fn direct_after_service(node: &mut Node) -> Result<()> {
     ensure!(seen.src_port == 4000, "{seen:?}");
     let seen = read(&node.client_sends(server, Body::Tcp(4000, 8080, FIN | ACK, vec![]))?.bytes)?;
     ensure!(seen.src_port == 4000, "nothing is left of the other port: {seen:?}");
+    Ok(())
+}
+
+/// The end that closed first refuses, for a while, a SYN from the same port that is not of the same connection.
+fn after_time_wait(node: &mut Node) -> Result<()> {
+    let (client, server, service) = (node.family.client()?, node.family.server()?, node.family.service()?);
+    node.service(6, 80, ALGORITHM_RANDOM, 0, &[(1, server, 8080)])?;
+    let port_at_server = |node: &mut Node, (to, port), from: u16, flags: u8| -> Result<u16> {
+        let sent = node.client_sends(to, Body::Tcp(from, port, flags, vec![]))?;
+        ensure!(sent.verdict == REDIRECT, "{sent:?}");
+        Ok(read(&sent.bytes)?.src_port)
+    };
+    let (through, direct) = ((service, 80), (server, 8080));
+    let ended_by = |node: &mut Node, to, from: u16, end: u8| -> Result<u16> {
+        let port = port_at_server(node, to, from, SYN)?;
+        for flags in [SYN | ACK, end | ACK] {
+            node.server_sends(client, Body::Tcp(8080, port, flags, vec![]))?;
+            let seen = port_at_server(node, to, from, if flags & SYN == 0 { flags } else { ACK })?;
+            ensure!(seen == port, "port {port}, then {seen}");
+        }
+        Ok(port)
+    };
+    for (first, second, from) in [(through, direct, 4000), (direct, through, 5000)] {
+        ensure!(ended_by(node, first, from, FIN)? == from);
+        let other = ended_by(node, second, from, FIN)?;
+        ensure!(other != from, "the server is in TIME-WAIT");
+        // The last ACK of the other end is still of that connection, and so is the next one's SYN.
+        ensure!(port_at_server(node, second, from, ACK)? == other);
+        ensure!(port_at_server(node, first, from, SYN)? == from, "its own next connection");
+    }
+    // After RST nobody waits.
+    ensure!(ended_by(node, direct, 6000, RST)? == 6000);
+    ensure!(port_at_server(node, through, 6000, SYN)? == 6000);
     Ok(())
 }

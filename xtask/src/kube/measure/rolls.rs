@@ -1,5 +1,7 @@
 //! The DaemonSet is rolled over and over, under load: nothing may be lost.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -36,7 +38,7 @@ pub(super) fn measure(cluster: &Cluster, times: u32, step: &mut Step) -> Result<
     let client = cluster.place(&cluster.record.settings.node_names()[0], "client")?;
     step.note("a control run without rolls");
     let control = Load::start(&client, &to)?;
-    std::thread::sleep(Duration::from_secs(5));
+    std::thread::sleep(Duration::from_secs(20));
     let control = control.end()?;
     if lost(&control) > 0 {
         bail!("something is lost without any roll: {}", losses(&control));
@@ -81,14 +83,25 @@ fn of_full(sockets: u64) -> String {
 }
 
 fn losses(outcome: &Outcome) -> String {
-    let first = outcome.broken.iter().chain(&outcome.failed).next();
+    let all = [outcome.broken.as_slice(), &outcome.failed].concat();
     format!(
         "{} datagrams, {} streams, {} requests{}",
         outcome.missing,
         outcome.broken.len(),
         outcome.failed.len(),
-        first.map(|text| format!("; first: {text}")).unwrap_or_default()
+        of_each_kind(&all)
     )
+}
+
+/// What failed how often, the most frequent first.
+fn of_each_kind(failures: &[String]) -> String {
+    let mut kinds = BTreeMap::<&str, usize>::new();
+    for failure in failures {
+        *kinds.entry(failure).or_default() += 1;
+    }
+    let mut kinds: Vec<_> = kinds.into_iter().collect();
+    kinds.sort_by_key(|(_, times)| Reverse(*times));
+    kinds.into_iter().fold(String::new(), |text, (failure, times)| format!("{text}; {times} × {failure}"))
 }
 
 fn rows(outcome: &Outcome, full: FullSockets, times: u32, each: f64) -> Vec<Row> {
@@ -96,7 +109,6 @@ fn rows(outcome: &Outcome, full: FullSockets, times: u32, each: f64) -> Vec<Row>
     let row = |what: &str, lost: usize, of: usize, note: String| {
         Row::new(SECTION, what, format!("{lost} of {of}"), note).kept(lost == 0, "0")
     };
-    let first = |all: &[String]| all.first().map(|text| format!("; first: {text}")).unwrap_or_default();
     let rate = outcome.requests as f64 / seconds;
     vec![
         Row::new(
@@ -107,10 +119,10 @@ fn rows(outcome: &Outcome, full: FullSockets, times: u32, each: f64) -> Vec<Row>
         ),
         row("HTTP requests failed", outcome.failed.len(), outcome.requests, {
             let full = of_full(full.connections);
-            format!("a connection each, {rate:.0} a second{full}{}", first(&outcome.failed))
+            format!("a connection each, {rate:.0} a second{full}{}", of_each_kind(&outcome.failed))
         }),
         row("connections from before the first roll broken", outcome.broken.len(), outcome.streams, {
-            format!("{} answers over them{}", outcome.answers, first(&outcome.broken))
+            format!("{} answers over them{}", outcome.answers, of_each_kind(&outcome.broken))
         }),
         row("numbered datagrams without an answer", outcome.missing, outcome.datagrams, {
             let full = of_full(full.datagrams);
