@@ -10,7 +10,7 @@ use sheetbend_model::state::{AttachmentId, NetworkConfig, Snapshot};
 use sheetbend_model::types::{BlockKey, NodeName, Port};
 
 use crate::changes::Changes;
-use crate::policy::{self, PolicyTables};
+use crate::policy::{self, Isolations, PolicyTables};
 use crate::service::{self, ServiceTables};
 use crate::{overlay, route};
 
@@ -37,7 +37,9 @@ pub struct Counters {
 pub struct Compiler {
     node: NodeName,
     config: NetworkConfig,
+    /// With the policies that labels stand for.
     snapshot: Snapshot,
+    isolations: Isolations,
     pub(crate) policy: PolicyTables,
     pub(crate) services: ServiceTables,
     routes: BTreeMap<BlockKey, Route>,
@@ -61,6 +63,7 @@ impl Compiler {
             node,
             config,
             snapshot: Snapshot::default(),
+            isolations: Isolations::default(),
             policy: PolicyTables::default(),
             routes: BTreeMap::new(),
             route_conditions: Vec::new(),
@@ -122,10 +125,11 @@ impl Compiler {
     /// What is wrong with the user's objects now.
     pub fn conditions(&self) -> BTreeSet<Condition> {
         let found = self.policy.conditions().chain(self.route_conditions.iter().cloned());
-        found.chain(self.services.conditions()).collect()
+        found.chain(self.services.conditions()).chain(self.isolations.conditions()).collect()
     }
 
-    /// The Snapshot of the last update.
+    /// The Snapshot of the last update, with the policies that labels and Tenants stand for
+    /// ([`with_isolation`](crate::with_isolation())).
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }
@@ -137,6 +141,7 @@ impl Compiler {
 
     /// `tells`: whether Services are compiled as they were and as they will be, for a Plan.
     fn advance(&mut self, next: &Snapshot, tells: bool) -> Delta {
+        let next = &self.isolations.follow(next);
         let old = std::mem::replace(&mut self.snapshot, next.clone());
         let changes = Changes::between(&old, next);
         let first = self.counters.updates == 0;

@@ -98,6 +98,20 @@ resource! {
     L2Announcement, L2AnnouncementSpec, GROUP, VERSION, "l2announcements"
 }
 
+resource! {
+    /// Namespaces whose pods reach one another and nobody else.
+    Tenant, TenantSpec, GROUP, VERSION, "tenants"
+}
+
+/// `spec` of a Tenant.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TenantSpec {
+    /// Its Namespaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_selector: Option<LabelSelector>,
+}
+
 /// `spec` of a LoadBalancerPool.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

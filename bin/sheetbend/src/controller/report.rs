@@ -72,6 +72,9 @@ fn effect(kind: Kind) -> &'static str {
         }
         Kind::Service | Kind::EndpointSlice => "Until it is put right, it is treated as absent",
         Kind::ServiceCIDR => "Until it is put right, no packet is dropped on its account",
+        Kind::Tenant => {
+            "Until it is put right, it has the namespaces that its labels name as far as they are understood"
+        }
         Kind::LoadBalancerPool => "Until it is put right, it gives out no addresses; those given stay",
         Kind::L2Announcement => "Until it is put right, it announces nothing",
         Kind::Namespace

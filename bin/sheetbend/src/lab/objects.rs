@@ -115,6 +115,7 @@ fn split(expanded: Expanded, request: &LabRequest) -> Cluster {
             | Object::NetworkPolicy(_)
             | Object::ServiceCIDR(_)
             | Object::ClusterNetworkPolicy(_)
+            | Object::Tenant(_)
             | Object::LoadBalancerPool(_)
             | Object::L2Announcement(_) => {}
         }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeSpec, Pod, PodCondition, PodIP, PodStatus};
+use sheetbend_compile::with_isolation;
 use sheetbend_intake::file::{
     self, Assigned, Cluster, Expanded, Kind, ManifestError, Manifests, Object, ObjectId,
     build_endpoint_slices, expand,
@@ -54,7 +55,7 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Offline, Failure> {
             ranges.values().flatten().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         ));
     }
-    let snapshot = file::snapshot(&objects);
+    let snapshot = with_isolation(&file::snapshot(&objects));
     let policies = manifests.objects.iter().filter(|(id, _)| is_policy(id));
     let places = policies.map(|(id, manifest)| (id.key(), manifest.place.to_string())).collect();
     Ok(Offline { snapshot, notes, places })

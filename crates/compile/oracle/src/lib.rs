@@ -4,6 +4,7 @@
 //! the two disagree, one of them is wrong.
 
 mod expect;
+mod isolation;
 mod names;
 mod node_ports;
 mod policy;

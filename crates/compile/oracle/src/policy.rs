@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sheetbend_model::state::{
-    Action, IpBlock, LabelSelector, NetworkPolicy, Peer, Pod, PolicyPort, PolicyRule, PortMatch, Snapshot,
-    Tier,
+    Action, ISOLATION, IpBlock, LabelSelector, NetworkPolicy, Peer, Pod, PolicyPort, PolicyRule, PortMatch,
+    Snapshot, Tier,
 };
 use sheetbend_model::types::{Direction, Labels, ObjectKey};
 
@@ -158,6 +158,15 @@ fn isolation(
             }
         }
     }
+    if let Some(rules) = crate::isolation::allowing(snapshot, direction, subject, peer, flow) {
+        let key = ObjectKey::new(subject.key.namespace.clone(), ISOLATION);
+        allowing.extend(rules.into_iter().map(|rule| Allowed { policy: key.clone(), rule }));
+        isolating.push(key);
+    }
+    allowing.sort_unstable();
+    allowing.dedup();
+    isolating.sort_unstable();
+    isolating.dedup();
     match (isolating.is_empty(), allowing.is_empty()) {
         (true, _) => Decision::NotIsolated,
         (false, true) => Decision::Denied(isolating),

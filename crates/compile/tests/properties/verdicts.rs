@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use proptest::prelude::*;
-use sheetbend_compile::compile;
+use sheetbend_compile::{compile, with_isolation};
 use sheetbend_model::plan::{Dataplane, Origin, Posture};
 use sheetbend_model::state::{
-    Action, AttachmentId, ClusterPeer, NetworkConfig, NetworkPolicy, Peer, Pod, PolicyRule, PortMatch,
-    Snapshot, Tier,
+    Action, AttachmentId, ClusterPeer, ISOLATION, NetworkConfig, NetworkPolicy, Peer, Pod, PolicyRule,
+    PortMatch, Snapshot, Tier,
 };
 use sheetbend_model::types::{Direction, Family, ObjectKey, Protocol};
 use sheetbend_oracle::{Allowed, ByTier, Decision, Flow, L4, networkpolicy, pod_at};
-use sheetbend_testkit::generators::cluster::{cluster, tiered_cluster};
+use sheetbend_testkit::generators::cluster::{cluster, isolated_cluster, tiered_cluster};
 use sheetbend_testkit::generators::packet::{Packet, PacketEnd, packet};
 use sheetbend_testkit::generators::pools;
 
@@ -32,6 +32,11 @@ fn every_packet_is_judged_tier_by_tier() {
     judge_packets("tiers", 1_200, tiered_cluster()).assert_wide(&Coverage::TIERS);
 }
 
+#[test]
+fn every_packet_is_judged_as_the_labels_of_namespaces_say() {
+    judge_packets("isolation", 1_200, isolated_cluster()).assert_wide(&Coverage::ISOLATION);
+}
+
 fn judge_packets(name: &str, cases: u32, clusters: impl Strategy<Value = Snapshot>) -> Coverage {
     let coverage = RefCell::new(Coverage::default());
     // So many that what is drawn least is met far more often than [`Coverage::assert_wide`] wants: clusters differ.
@@ -39,8 +44,9 @@ fn judge_packets(name: &str, cases: u32, clusters: impl Strategy<Value = Snapsho
         .run(&(clusters, prop::collection::vec(packet(), PACKETS)), |(cluster, packets)| {
             let tables = compile(&cluster, &pools::node(), &NetworkConfig::default());
             check_postures(&cluster, &tables)?;
+            let named = with_isolation(&cluster);
             for packet in &packets {
-                check(&cluster, &tables, packet, &mut coverage.borrow_mut())?;
+                check(&cluster, &named, &tables, packet, &mut coverage.borrow_mut())?;
             }
             Ok(())
         })
@@ -130,8 +136,10 @@ pub(crate) fn carried(
     }
 }
 
+/// `named` is `cluster` with the policies that labels stand for.
 fn check(
     cluster: &Snapshot,
+    named: &Snapshot,
     tables: &Dataplane,
     packet: &Packet,
     coverage: &mut Coverage,
@@ -170,7 +178,7 @@ fn check(
             _ => false,
         };
         prop_assert!(agrees, "{question:?} of {subject:?}: tables {found:?}, objects {decision:?}");
-        coverage.count(cluster, subject.pod.unwrap(), &question, decision, peer.pod);
+        coverage.count(named, subject.pod.unwrap(), &question, decision, peer.pod);
     }
     Ok(())
 }
@@ -187,6 +195,7 @@ struct Coverage {
 }
 
 impl Coverage {
+    const ISOLATION: [&'static str; 3] = ["isolation: denied", "isolation: names", "isolation: own tenant"];
     const POLICIES: [&'static str; 17] = [
         "not isolated",
         "denied",
@@ -244,7 +253,12 @@ impl Coverage {
         match decision {
             Decision::NotJudged => {}
             Decision::NotIsolated => self.hit("not isolated"),
-            Decision::Denied(_) => self.hit("denied"),
+            Decision::Denied(isolating) => {
+                self.hit("denied");
+                if isolating.iter().all(|policy| &*policy.name == ISOLATION) {
+                    self.hit("isolation: denied");
+                }
+            }
             Decision::Accepted(by) | Decision::Refused(by) => {
                 self.hit(match (by.tier, decision.allows()) {
                     (Tier::Admin, true) => "Admin Accept",
@@ -260,6 +274,10 @@ impl Coverage {
                     Some(Protocol::Sctp) => self.hit("SCTP allowed"),
                     None => self.hit("ICMP allowed"),
                     Some(_) => {}
+                }
+                for rule in rules.iter().filter(|rule| &*rule.policy.name == ISOLATION) {
+                    let is_names = (question.direction, rule.rule) == (Direction::Egress, 0);
+                    self.hit(if is_names { "isolation: names" } else { "isolation: own tenant" });
                 }
                 for rule in rules {
                     let policy = &cluster.policies[&rule.policy];

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use sheetbend_compile::compile;
 use sheetbend_compile::why::{Effect, End, Explainer, Flow, Judgement, Miss, Outcome, Policy, Whose};
+use sheetbend_compile::{compile, with_isolation};
 use sheetbend_model::plan::{Dataplane, Origin};
 use sheetbend_model::state::{Action, LabelSelector, NetworkConfig, Peer, Snapshot};
 use sheetbend_model::types::{Direction, Protocol};
@@ -30,6 +30,7 @@ fn what_is_explained_is_what_objects_and_tables_say() {
             &(prop_oneof![cluster(), tiered_cluster()], prop::collection::vec(packet(), PACKETS)),
             |(cluster, packets)| {
                 let tables = compile(&cluster, &pools::node(), &NetworkConfig::default());
+                let cluster = with_isolation(&cluster);
                 // Pods of all nodes, as no single node's tables have them.
                 let explainer = Explainer::new(&cluster, cluster.pods.keys());
                 for (number, packet) in packets.iter().enumerate() {

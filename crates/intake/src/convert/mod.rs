@@ -18,7 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use serde::{Deserialize, Serialize};
 use sheetbend_model::state::{
     ClusterNetworkPolicy, EndpointSlice, L2Announcement, LabelSelector, LoadBalancerPool, Namespace,
-    NetworkPolicy, Node, Operator, Pod, Requirement, Service, ServiceCidr, Sharing, Snapshot,
+    NetworkPolicy, Node, Operator, Pod, Requirement, Service, ServiceCidr, Sharing, Snapshot, Tenant,
 };
 use sheetbend_model::types::{Labels, NodeName, ObjectKey, Protocol, Uid};
 
@@ -38,6 +38,7 @@ pub(crate) enum Part {
     NetworkPolicy(Arc<NetworkPolicy>),
     ServiceCidr(Arc<ServiceCidr>),
     ClusterNetworkPolicy(Arc<ClusterNetworkPolicy>),
+    Tenant(Arc<Tenant>),
     LoadBalancerPool(Arc<LoadBalancerPool>),
     L2Announcement(Arc<L2Announcement>),
 }
@@ -60,6 +61,7 @@ impl Part {
             Object::ClusterNetworkPolicy(policy) => {
                 Part::ClusterNetworkPolicy(Arc::new(cluster_network_policy::policy(policy)))
             }
+            Object::Tenant(tenant) => Part::Tenant(Arc::new(self::tenant(tenant))),
             Object::LoadBalancerPool(pool) => Part::LoadBalancerPool(Arc::new(load_balancer::pool(pool))),
             Object::L2Announcement(object) => {
                 Part::L2Announcement(Arc::new(load_balancer::announcement(object)))
@@ -86,6 +88,7 @@ impl Part {
             Part::ClusterNetworkPolicy(policy) => {
                 (Kind::ClusterNetworkPolicy, ObjectKey::cluster_scoped(Arc::clone(&policy.name)))
             }
+            Part::Tenant(tenant) => (Kind::Tenant, ObjectKey::cluster_scoped(Arc::clone(&tenant.name))),
             Part::LoadBalancerPool(pool) => {
                 (Kind::LoadBalancerPool, ObjectKey::cluster_scoped(Arc::clone(&pool.name)))
             }
@@ -112,6 +115,7 @@ impl Part {
             | Part::NetworkPolicy(_)
             | Part::ServiceCidr(_)
             | Part::ClusterNetworkPolicy(_)
+            | Part::Tenant(_)
             | Part::LoadBalancerPool(_)
             | Part::L2Announcement(_) => {}
         }
@@ -128,6 +132,7 @@ impl Part {
             Part::NetworkPolicy(policy) => snapshot.policies.get(&policy.key) == Some(policy),
             Part::ServiceCidr(object) => snapshot.service_cidrs.get(&object.name) == Some(object),
             Part::ClusterNetworkPolicy(policy) => snapshot.cluster_policies.get(&policy.name) == Some(policy),
+            Part::Tenant(tenant) => snapshot.tenants.get(&tenant.name) == Some(tenant),
             Part::LoadBalancerPool(pool) => snapshot.load_balancer_pools.get(&pool.name) == Some(pool),
             Part::L2Announcement(object) => snapshot.l2_announcements.get(&object.name) == Some(object),
         }
@@ -143,10 +148,11 @@ impl Part {
         let policies = snapshot.policies.values().cloned().map(Part::NetworkPolicy);
         let ranges = snapshot.service_cidrs.values().cloned().map(Part::ServiceCidr);
         let tiers = snapshot.cluster_policies.values().cloned().map(Part::ClusterNetworkPolicy);
+        let tenants = snapshot.tenants.values().cloned().map(Part::Tenant);
         let pools = snapshot.load_balancer_pools.values().cloned().map(Part::LoadBalancerPool);
         let announcements = snapshot.l2_announcements.values().cloned().map(Part::L2Announcement);
         let cluster = nodes.chain(namespaces).chain(pods).chain(services).chain(slices).chain(policies);
-        cluster.chain(ranges).chain(tiers).chain(pools).chain(announcements)
+        cluster.chain(ranges).chain(tiers).chain(tenants).chain(pools).chain(announcements)
     }
 
     /// Puts it into `snapshot`, in the place of what had its name.
@@ -166,6 +172,7 @@ impl Part {
             Part::ClusterNetworkPolicy(policy) => {
                 drop(snapshot.cluster_policies.insert(Arc::clone(&policy.name), policy));
             }
+            Part::Tenant(tenant) => drop(snapshot.tenants.insert(Arc::clone(&tenant.name), tenant)),
             Part::LoadBalancerPool(pool) => {
                 drop(snapshot.load_balancer_pools.insert(Arc::clone(&pool.name), pool));
             }
@@ -186,6 +193,7 @@ impl Part {
             Part::NetworkPolicy(policy) => drop(snapshot.policies.remove(&policy.key)),
             Part::ServiceCidr(object) => drop(snapshot.service_cidrs.remove(&object.name)),
             Part::ClusterNetworkPolicy(policy) => drop(snapshot.cluster_policies.remove(&policy.name)),
+            Part::Tenant(tenant) => drop(snapshot.tenants.remove(&tenant.name)),
             Part::LoadBalancerPool(pool) => drop(snapshot.load_balancer_pools.remove(&pool.name)),
             Part::L2Announcement(object) => drop(snapshot.l2_announcements.remove(&object.name)),
         }
@@ -233,6 +241,14 @@ fn namespace(namespace: &core::Namespace) -> Namespace {
     let mut labels = labels(namespace.metadata.labels.as_ref());
     labels.insert(NAMESPACE_NAME_LABEL.into(), Arc::clone(&name));
     Namespace { name, labels }
+}
+
+fn tenant(tenant: &crate::resources::Tenant) -> Tenant {
+    let spec = tenant.spec.clone().unwrap_or_default();
+    Tenant {
+        name: tenant.metadata.name.as_deref().unwrap_or_default().into(),
+        namespaces: selector(&spec.namespace_selector.unwrap_or_default()),
+    }
 }
 
 fn node(node: &core::Node) -> Node {

@@ -27,6 +27,10 @@ pub(super) fn part(object: &Object, problems: &[Problem]) -> Option<Part> {
         Part::L2Announcement(_) => None,
         // What cannot be understood of these is left out field by field.
         part @ (Part::Node(_) | Part::Namespace(_) | Part::Pod(_)) => Some(part),
+        // Closed are the namespaces that it names, not all for want of a name.
+        Part::Tenant(tenant) => {
+            (tenant.namespaces != LabelSelector::default()).then_some(Part::Tenant(tenant))
+        }
         // Each rule that cannot be understood is closed already.
         part @ Part::ClusterNetworkPolicy(_) => Some(part),
     }

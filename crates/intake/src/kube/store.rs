@@ -19,6 +19,7 @@ pub(super) const KINDS: &[Kind] = &[
     Kind::NetworkPolicy,
     Kind::ServiceCIDR,
     Kind::ClusterNetworkPolicy,
+    Kind::Tenant,
     Kind::L2Announcement,
 ];
 
@@ -168,6 +169,7 @@ impl Store {
             Kind::NetworkPolicy => drop(snapshot.policies.remove(&id.key())),
             Kind::ServiceCIDR => drop(snapshot.service_cidrs.remove(&id.name)),
             Kind::ClusterNetworkPolicy => drop(snapshot.cluster_policies.remove(&id.name)),
+            Kind::Tenant => drop(snapshot.tenants.remove(&id.name)),
             Kind::LoadBalancerPool => drop(snapshot.load_balancer_pools.remove(&id.name)),
             Kind::L2Announcement => drop(snapshot.l2_announcements.remove(&id.name)),
             Kind::Deployment | Kind::StatefulSet | Kind::DaemonSet | Kind::ReplicaSet | Kind::Job => {}
@@ -191,6 +193,7 @@ impl Store {
             Kind::NetworkPolicy => snapshot.policies.keys().map(named).collect(),
             Kind::ServiceCIDR => snapshot.service_cidrs.keys().map(bare).collect(),
             Kind::ClusterNetworkPolicy => snapshot.cluster_policies.keys().map(bare).collect(),
+            Kind::Tenant => snapshot.tenants.keys().map(bare).collect(),
             Kind::LoadBalancerPool => snapshot.load_balancer_pools.keys().map(bare).collect(),
             Kind::L2Announcement => snapshot.l2_announcements.keys().map(bare).collect(),
             Kind::Deployment | Kind::StatefulSet | Kind::DaemonSet | Kind::ReplicaSet | Kind::Job => {

@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use super::follow::{chain, follow, trimmed};
 use super::store::{Change, KINDS, Store};
 use crate::file::{Kind, ObjectId, Problem};
-use crate::resources::{ClusterNetworkPolicy, L2Announcement, LoadBalancerPool};
+use crate::resources::{ClusterNetworkPolicy, L2Announcement, LoadBalancerPool, Tenant};
 
 /// Changes that wait for the task; watches wait when it is full.
 const QUEUE: usize = 512;
@@ -69,6 +69,7 @@ const CONTROLLED: &[Kind] = &[
     Kind::NetworkPolicy,
     Kind::ServiceCIDR,
     Kind::ClusterNetworkPolicy,
+    Kind::Tenant,
     Kind::L2Announcement,
     Kind::LoadBalancerPool,
 ];
@@ -206,6 +207,7 @@ fn same(a: &Snapshot, b: &Snapshot) -> bool {
         && a.policies.ptr_eq(&b.policies)
         && a.service_cidrs.ptr_eq(&b.service_cidrs)
         && a.cluster_policies.ptr_eq(&b.cluster_policies)
+        && a.tenants.ptr_eq(&b.tenants)
         && a.load_balancer_pools.ptr_eq(&b.load_balancer_pools)
         && a.l2_announcements.ptr_eq(&b.l2_announcements)
 }
@@ -228,6 +230,7 @@ async fn follow_all(client: Client, kinds: &'static [Kind], changes: mpsc::Sende
         NetworkPolicy,
         ServiceCIDR,
         ClusterNetworkPolicy,
+        Tenant,
         L2Announcement,
         LoadBalancerPool
     );

@@ -14,6 +14,7 @@ mod selector;
 mod service;
 mod sharing;
 mod snapshot;
+mod tenant;
 mod weights;
 
 pub use attachment::{Attachment, AttachmentId, Bandwidth, Rate};
@@ -34,4 +35,5 @@ pub use service::{
 };
 pub use sharing::Sharing;
 pub use snapshot::Snapshot;
+pub use tenant::{ISOLATION, TENANT, Tenant};
 pub use weights::Weights;

@@ -6,7 +6,7 @@ use imbl::OrdMap;
 
 use super::{
     Attachment, AttachmentId, ClusterNetworkPolicy, EndpointSlice, L2Announcement, LoadBalancerPool,
-    Namespace, NetworkPolicy, Node, Pod, Service, ServiceCidr,
+    Namespace, NetworkPolicy, Node, Pod, Service, ServiceCidr, Tenant,
 };
 use crate::types::{NodeName, ObjectKey};
 
@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub policies: OrdMap<ObjectKey, Arc<NetworkPolicy>>,
     /// ClusterNetworkPolicy name → ClusterNetworkPolicy.
     pub cluster_policies: OrdMap<Arc<str>, Arc<ClusterNetworkPolicy>>,
+    /// Tenant name → Tenant.
+    pub tenants: OrdMap<Arc<str>, Arc<Tenant>>,
     /// LoadBalancerPool name → LoadBalancerPool.
     pub load_balancer_pools: OrdMap<Arc<str>, Arc<LoadBalancerPool>>,
     /// L2Announcement name → L2Announcement.

@@ -6,14 +6,14 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 use sheetbend_model::state::{
     Attachment, AttachmentId, ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Service,
-    ServiceCidr, Snapshot, ZONE,
+    ServiceCidr, Snapshot, Tenant, ZONE,
 };
 use sheetbend_model::types::{Family, Mac, NetworkId, NodeName, ObjectKey};
 
-use super::objects::{RandomPod, labels, namespace, pod, pods, policies, policy};
+use super::objects::{RandomPod, labels, namespace, namespace_with, pod, pods, policies, policy, tenant};
 use super::pools::{
-    CLUSTER_POLICIES, NAMESPACES, NODES, PODS, POLICIES, SERVICES, ZONES, external_address, node_address,
-    pod_key, pod_range, policy_key, service_key, text, tier_name,
+    CLUSTER_POLICIES, NAMESPACES, NODES, PODS, POLICIES, SERVICES, TENANTS, ZONES, external_address,
+    node_address, pod_key, pod_range, policy_key, service_key, text, tier_name,
 };
 use super::services::{endpoint_slice, service, service_cidr, service_cidr_name};
 use super::tiers::{cluster_policies, cluster_policy};
@@ -39,6 +39,10 @@ pub enum Event {
     Namespace(Namespace),
     /// A namespace's object goes.
     NamespaceGone(usize),
+    /// A Tenant comes or changes.
+    Tenant(Tenant),
+    /// A Tenant goes.
+    TenantGone(usize),
     /// A Service comes or changes.
     Service(Service),
     /// A Service goes.
@@ -76,6 +80,10 @@ impl Event {
                 snapshot.namespaces.insert(namespace.name.clone(), Arc::new(namespace.clone()));
             }
             Event::NamespaceGone(index) => drop(snapshot.namespaces.remove(NAMESPACES[*index])),
+            Event::Tenant(tenant) => {
+                snapshot.tenants.insert(tenant.name.clone(), Arc::new(tenant.clone()));
+            }
+            Event::TenantGone(index) => drop(snapshot.tenants.remove(TENANTS[*index])),
             Event::Service(service) => {
                 snapshot.services.insert(service.key.clone(), Arc::new(service.clone()));
             }
@@ -166,6 +174,8 @@ pub fn event() -> impl Strategy<Value = Event> {
         2 => (0..CLUSTER_POLICIES).prop_map(Event::ClusterPolicyGone),
         2 => (0..NAMESPACES.len()).prop_flat_map(namespace).prop_map(Event::Namespace),
         1 => (0..NAMESPACES.len()).prop_map(Event::NamespaceGone),
+        1 => (0..TENANTS.len()).prop_flat_map(tenant).prop_map(Event::Tenant),
+        1 => (0..TENANTS.len()).prop_map(Event::TenantGone),
         2 => (0..SERVICES).prop_flat_map(service).prop_map(Event::Service),
         1 => (0..SERVICES).prop_map(Event::ServiceGone),
         1 => (0..2u8).prop_flat_map(service_cidr).prop_map(Event::ServiceCidr),
@@ -182,35 +192,48 @@ pub fn event() -> impl Strategy<Value = Event> {
 pub fn cluster() -> impl Strategy<Value = Snapshot> {
     let count = prop_oneof![1 => Just(0), 6 => 3..=POLICIES];
     let tiers = prop_oneof![3 => Just(0), 1 => 1..=CLUSTER_POLICIES];
-    cluster_with(policies(count), cluster_policies(tiers))
+    cluster_with(policies(count), cluster_policies(tiers), namespaces(0.1))
 }
 
 /// A cluster with ClusterNetworkPolicies, and few NetworkPolicies.
 pub fn tiered_cluster() -> impl Strategy<Value = Snapshot> {
     let count = prop_oneof![1 => Just(0), 3 => 2..=5u8];
-    cluster_with(policies(count), cluster_policies(3..=CLUSTER_POLICIES))
+    cluster_with(policies(count), cluster_policies(3..=CLUSTER_POLICIES), namespaces(0.1))
+}
+
+/// A cluster most of whose namespaces are isolated by their labels, with few policies.
+pub fn isolated_cluster() -> impl Strategy<Value = Snapshot> {
+    let count = prop_oneof![2 => Just(0), 1 => 1..=3u8];
+    cluster_with(policies(count), cluster_policies(Just(0)), namespaces(0.7))
+}
+
+fn namespaces(isolated: f64) -> Vec<impl Strategy<Value = Namespace>> {
+    (0..NAMESPACES.len()).map(|index| namespace_with(index, isolated)).collect()
 }
 
 fn cluster_with(
     policies: impl Strategy<Value = Vec<NetworkPolicy>>,
     tiers: impl Strategy<Value = Vec<ClusterNetworkPolicy>>,
+    namespaces: Vec<impl Strategy<Value = Namespace>>,
 ) -> impl Strategy<Value = Snapshot> {
     let nodes = (0..NODES.len()).map(node).collect::<Vec<_>>();
-    let namespaces = (0..NAMESPACES.len()).map(namespace).collect::<Vec<_>>();
     let services = (0..=SERVICES).prop_flat_map(|count| (0..count).map(service).collect::<Vec<_>>());
     let slices = (0..SERVICES)
         .flat_map(|index| (0..3u8).map(move |number| endpoint_slice(index, number)))
         .collect::<Vec<_>>();
     let known = prop::collection::vec(prop::bool::weighted(0.9), NAMESPACES.len());
+    let tenants = prop_oneof![3 => Just(0), 1 => 1..=TENANTS.len()];
+    let tenants = tenants.prop_flat_map(|count| (0..count).map(tenant).collect::<Vec<_>>());
     let ranges = (0..=2u8).prop_flat_map(|count| (0..count).map(service_cidr).collect::<Vec<_>>());
-    (nodes, namespaces, known, pods(), policies, tiers, (services, ranges), slices).prop_map(
-        |(nodes, namespaces, known, pods, policies, tiers, (services, ranges), slices)| {
+    (nodes, (namespaces, tenants), known, pods(), policies, tiers, (services, ranges), slices).prop_map(
+        |(nodes, (namespaces, tenants), known, pods, policies, tiers, (services, ranges), slices)| {
             let mut snapshot = Snapshot::default();
             let namespaces = namespaces.into_iter().zip(known).filter(|(_, known)| *known);
             let events = nodes
                 .into_iter()
                 .map(Event::Node)
                 .chain(namespaces.map(|(namespace, _)| Event::Namespace(namespace)))
+                .chain(tenants.into_iter().map(Event::Tenant))
                 .chain(pods.into_values().map(|pod| Event::Pod(Box::new(pod))))
                 .chain(policies.into_iter().map(Event::Policy))
                 .chain(tiers.into_iter().map(Event::ClusterPolicy))

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use sheetbend_model::state::{
-    ContainerPort, IpBlock, LabelSelector, Namespace, NetworkPolicy, Operator, Peer, Pod, PodPhase,
-    PolicyPort, PolicyRule, PortMatch, Requirement,
+    ContainerPort, ISOLATION, IpBlock, LabelSelector, Namespace, NetworkPolicy, Operator, Peer, Pod,
+    PodPhase, PolicyPort, PolicyRule, PortMatch, Requirement, TENANT, Tenant,
 };
 use sheetbend_model::types::{Family, Labels, NetworkId, NodeName, PodIps, Port, Protocol};
 
 use super::pools::{
-    LABEL_KEYS, LABEL_VALUES, NAMESPACES, NODE_PORTS, NODES, PODS, PORT_NAMES, PORTS, blocks, excepts,
-    node_address, pod_address, pod_key, policy_key, port, range, text,
+    LABEL_KEYS, LABEL_VALUES, NAMESPACES, NODE_PORTS, NODES, PODS, PORT_NAMES, PORTS, TENANTS, blocks,
+    excepts, node_address, pod_address, pod_key, policy_key, port, range, text,
 };
 
 fn one_of(pool: &'static [&'static str]) -> impl Strategy<Value = Arc<str>> {
@@ -66,11 +66,32 @@ pub fn node_port_number() -> impl Strategy<Value = Port> {
     prop::sample::select(&NODE_PORTS[..]).prop_map(port)
 }
 
-/// A namespace of the pool, by its number.
+/// A namespace of the pool, by its number; few are isolated.
 pub fn namespace(index: usize) -> impl Strategy<Value = Namespace> {
-    labels().prop_map(move |mut labels| {
+    namespace_with(index, 0.1)
+}
+
+/// A namespace of the pool, by its number; so many of them are isolated, 0 to 1.
+pub fn namespace_with(index: usize, isolated: f64) -> impl Strategy<Value = Namespace> {
+    let word = prop::sample::select(&["strict", "tenant", "tenant", "no-such-word"][..]);
+    let isolation = (prop::option::weighted(isolated, word), prop::option::weighted(0.5, one_of(&TENANTS)));
+    (labels(), isolation).prop_map(move |(mut labels, (word, tenant))| {
+        labels.extend(word.map(|word| (text(ISOLATION), text(word))));
+        labels.extend(tenant.map(|tenant| (text(TENANT), tenant)));
         labels.insert(text("kubernetes.io/metadata.name"), text(NAMESPACES[index]));
         Namespace { name: text(NAMESPACES[index]), labels }
+    })
+}
+
+/// A Tenant of the pool, by its number.
+pub fn tenant(index: usize) -> impl Strategy<Value = Tenant> {
+    let one = (one_of(&LABEL_KEYS), one_of(&LABEL_VALUES));
+    (selector(), one).prop_map(move |(mut namespaces, (key, value))| {
+        // One that selects everything is refused.
+        if namespaces == LabelSelector::default() {
+            namespaces.match_labels.insert(key, value);
+        }
+        Tenant { name: text(TENANTS[index]), namespaces }
     })
 }
 
@@ -129,7 +150,7 @@ pub fn pod(index: u8) -> impl Strategy<Value = RandomPod> {
         prop::bool::weighted(0.1),  // terminating
     );
     (labels(), phase, place, families, container_ports(), flags).prop_map(
-        move |(labels, phase, place, families, ports, (host, unknown, attached, moved, terminating))| {
+        move |(mut labels, phase, place, families, ports, (host, unknown, attached, moved, terminating))| {
             let slot = match (phase.is_terminal(), moved) {
                 (true, _) => (index + 1) % PODS,
                 (false, true) => index + 32,
@@ -138,6 +159,10 @@ pub fn pod(index: u8) -> impl Strategy<Value = RandomPod> {
             let own: Vec<_> = families.iter().map(|family| pod_address(place, slot, *family)).collect();
             let attached = (attached && place == 0 && !host).then(|| own.clone());
             let silent = unknown && attached.is_some();
+            // The pods of the last namespace are the cluster's DNS.
+            if &*pod_key(index).namespace == NAMESPACES[NAMESPACES.len() - 1] {
+                labels.insert(text("k8s-app"), text("kube-dns"));
+            }
             let pod = Pod {
                 key: pod_key(index),
                 uid: format!("uid-{index}").into(),

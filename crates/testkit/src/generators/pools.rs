@@ -6,8 +6,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, PortRange};
 
-/// Namespaces of random clusters.
-pub const NAMESPACES: [&str; 3] = ["blue", "green", "red"];
+/// Namespaces of random clusters. The last has the cluster's DNS.
+pub const NAMESPACES: [&str; 3] = ["blue", "green", "kube-system"];
+/// Tenants of random clusters.
+pub const TENANTS: [&str; 2] = ["one", "two"];
 /// Nodes of random clusters. The first is the one whose Dataplane is looked at.
 pub const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
 /// Their zones.
@@ -109,9 +111,10 @@ pub fn tier_name(index: u8) -> Arc<str> {
     format!("tier-{}", (index * 5 + 3) % 11).into()
 }
 
-/// The key of Service number `index`.
+/// The key of Service number `index`; number 2 is the cluster's DNS.
 pub fn service_key(index: u8) -> ObjectKey {
-    ObjectKey::new(NAMESPACES[usize::from(index) % NAMESPACES.len()], format!("service-{index}"))
+    let name = if index == 2 { "kube-dns".to_owned() } else { format!("service-{index}") };
+    ObjectKey::new(NAMESPACES[usize::from(index) % NAMESPACES.len()], name)
 }
 
 /// The address with number `slot` of a node's pod range.

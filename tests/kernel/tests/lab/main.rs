@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "says which right is missing")]
 
 mod explained;
+mod isolated;
 
 use anyhow::{Context, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -21,6 +22,7 @@ const CASES: &[(&str, Case)] = &[
     ("bad_manifests_start_nothing", bad_manifests),
     ("services_are_shown_with_live_connections_and_reasons", shown_services),
     ("policies_are_explained_as_sockets_see_them", explained::policies),
+    ("namespaces_are_isolated_as_their_labels_say", isolated::namespaces),
     ("the_world_reaches_load_balancer_addresses", balanced),
     ("pods_ask_their_own_nodes_name_server_else_another", node_local),
 ];

@@ -130,6 +130,7 @@ pub(super) fn grace_period(object: &Object) -> Duration {
         | Object::NetworkPolicy(_)
         | Object::ServiceCIDR(_)
         | Object::ClusterNetworkPolicy(_)
+        | Object::Tenant(_)
         | Object::LoadBalancerPool(_)
         | Object::L2Announcement(_) => None,
     };

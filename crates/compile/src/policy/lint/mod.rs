@@ -8,10 +8,11 @@ mod shadow;
 
 use std::fmt;
 
-use sheetbend_model::state::{ClusterPeer, NetworkPolicy, Peer, Snapshot};
+use sheetbend_model::state::{ClusterPeer, ISOLATION, NetworkPolicy, Peer, Snapshot};
 use sheetbend_model::types::{Direction, ObjectKey};
 
 use super::faults::{unusable_blocks, unusable_network};
+use super::isolation::with_isolation;
 
 /// Both directions, in the order in which findings list them.
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
@@ -137,8 +138,10 @@ pub struct Finding {
     pub message: String,
 }
 
-/// Everything that is found in `snapshot`, sorted by policy.
+/// Everything that is found in `snapshot`, sorted by policy. What labels of Namespaces stand for is known, and has no
+/// findings of its own.
 pub fn lint(snapshot: &Snapshot) -> Vec<Finding> {
+    let snapshot = &with_isolation(snapshot);
     let mut findings = Vec::new();
     reach::selects_nothing(snapshot, &mut findings);
     reach::peers(snapshot, &mut findings);
@@ -149,6 +152,7 @@ pub fn lint(snapshot: &Snapshot) -> Vec<Finding> {
     dns::unreachable(snapshot, &mut findings);
     blocks(snapshot, &mut findings);
     faults(snapshot, &mut findings);
+    findings.retain(|finding| &*finding.policy.name != ISOLATION);
     findings.sort();
     findings.dedup();
     findings

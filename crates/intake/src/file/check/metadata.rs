@@ -50,6 +50,7 @@ fn name_form(kind: Kind) -> fn(&str) -> Result<(), names::Why> {
         | Kind::NetworkPolicy
         | Kind::ServiceCIDR
         | Kind::ClusterNetworkPolicy
+        | Kind::Tenant
         | Kind::LoadBalancerPool
         | Kind::L2Announcement => names::dns_subdomain,
     }

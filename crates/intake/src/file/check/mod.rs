@@ -11,6 +11,7 @@ mod selector;
 mod service;
 mod service_cidr;
 mod slice;
+mod tenant;
 mod workload;
 
 use std::fmt::Display;
@@ -60,6 +61,7 @@ pub(super) fn object(check: &mut Check<'_>, object: &Object) {
         Object::NetworkPolicy(policy) => network_policy::check(check, policy),
         Object::ServiceCIDR(service_cidr) => service_cidr::check(check, service_cidr),
         Object::ClusterNetworkPolicy(policy) => cluster_network_policy::check(check, policy),
+        Object::Tenant(tenant) => tenant::check(check, tenant),
         Object::LoadBalancerPool(pool) => load_balancer::pool(check, pool),
         Object::L2Announcement(object) => load_balancer::announcement(check, object),
     }
@@ -77,6 +79,7 @@ pub(crate) fn problems(object: &Object) -> Vec<Problem> {
         Object::NetworkPolicy(policy) => network_policy::check(&mut check, policy),
         Object::ServiceCIDR(service_cidr) => service_cidr::check(&mut check, service_cidr),
         Object::ClusterNetworkPolicy(policy) => cluster_network_policy::check(&mut check, policy),
+        Object::Tenant(tenant) => tenant::check(&mut check, tenant),
         Object::LoadBalancerPool(pool) => load_balancer::pool(&mut check, pool),
         Object::L2Announcement(object) => load_balancer::announcement(&mut check, object),
         Object::Namespace(_)

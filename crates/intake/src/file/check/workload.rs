@@ -56,6 +56,7 @@ pub(super) fn check(check: &mut Check<'_>, object: &Object) {
         | Object::NetworkPolicy(_)
         | Object::ServiceCIDR(_)
         | Object::ClusterNetworkPolicy(_)
+        | Object::Tenant(_)
         | Object::LoadBalancerPool(_)
         | Object::L2Announcement(_) => {}
     }

@@ -104,6 +104,7 @@ pub fn expand(
             | Object::NetworkPolicy(_)
             | Object::ServiceCIDR(_)
             | Object::ClusterNetworkPolicy(_)
+            | Object::Tenant(_)
             | Object::LoadBalancerPool(_)
             | Object::L2Announcement(_) => {
                 expanded.objects.insert(id.clone(), trimmed(&manifest.object));

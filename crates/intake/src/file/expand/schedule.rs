@@ -40,6 +40,7 @@ pub(super) fn nodes(manifests: &Manifests, cluster: &Cluster) -> Nodes {
             | Object::NetworkPolicy(_)
             | Object::ServiceCIDR(_)
             | Object::ClusterNetworkPolicy(_)
+            | Object::Tenant(_)
             | Object::LoadBalancerPool(_)
             | Object::L2Announcement(_) => {}
         }

@@ -85,6 +85,7 @@ fn template<'a>(
         | Object::NetworkPolicy(_)
         | Object::ServiceCIDR(_)
         | Object::ClusterNetworkPolicy(_)
+        | Object::Tenant(_)
         | Object::LoadBalancerPool(_)
         | Object::L2Announcement(_) => None,
     }
