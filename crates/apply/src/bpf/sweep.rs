@@ -161,7 +161,7 @@ impl Kernel {
         let ((initiator, port), (responder, responder_port)) = by_initiator(key, entry);
         if entry.flags & abi::CT_SERVICE != 0 {
             let client = if entry.flags & abi::CT_HAIRPIN != 0 { responder } else { initiator };
-            self.flows.service_flows.delete(&ServiceFlowKey {
+            let service_flow = ServiceFlowKey {
                 network: key.network,
                 client,
                 frontend: entry.frontend,
@@ -169,7 +169,12 @@ impl Kernel {
                 frontend_port: entry.frontend_port,
                 protocol: key.protocol,
                 pad: [0; 3],
-            })?;
+            };
+            // The client's next connection from that port may have another backend.
+            let now = self.flows.service_flows.get(&service_flow)?;
+            if now.is_some_and(|now| now.backend == entry.backend && now.source_port == port) {
+                self.flows.service_flows.delete(&service_flow)?;
+            }
         }
         if entry.flags & abi::CT_MASQUERADED != 0 {
             let node = if abi::is_ipv4(&responder) { self.config.node_ipv4 } else { self.config.node_ipv6 };

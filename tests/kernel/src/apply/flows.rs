@@ -128,6 +128,35 @@ fn open(place: &Place, instance: &str, want: &Dataplane) -> anyhow::Result<Kerne
     Ok(kernel)
 }
 
+/// A Service flow goes with its flow, but not with an older one of the same client port that reached its
+/// backend from another port, or another backend.
+pub(super) fn a_sweep_leaves_a_clients_next_connection_alone(place: &Place) -> anyhow::Result<()> {
+    let mut kernel = open(place, "next", &one_pod("a", 50)?)?;
+    let flows = Flows::of(place, "next");
+    let both = abi::CT_REPLIED | abi::CT_FIN_INITIATOR | abi::CT_FIN_RESPONDER;
+    let mut table: Table<{ size_of::<abi::ServiceFlowKey>() }, { size_of::<abi::ServiceFlowValue>() }> =
+        flows.open("SERVICE_FLOWS")?;
+    for (port, source_port, stays) in [(1_u16, 1_u16, false), (2, 40_000, true)] {
+        flows.put(TCP, port, both | abi::CT_SERVICE, 61)?;
+        // `ServiceFlowKey` and `ServiceFlowValue` by their documented layout.
+        let mut key = 0u32.to_ne_bytes().to_vec();
+        key.extend(abi::mapped(POD));
+        key.extend([0; 16]);
+        key.extend([port, 0].map(u16::to_ne_bytes).concat());
+        key.extend([TCP, 0, 0, 0]);
+        let mut value = (monotonic()?.as_nanos() as u64).to_ne_bytes().to_vec();
+        value.extend([0; 8]);
+        value.extend(source_port.to_ne_bytes());
+        value.extend([0; 6]);
+        table.insert(bytes(&key), bytes(&value), 0)?;
+        kernel.sweep()?;
+        ensure!(flows.has(TCP, port)? == (false, false), "port {port}");
+        let found = table.get(&bytes(&key), 0).is_ok();
+        ensure!(found == stays, "port {port}: the Service flow {}", if found { "stays" } else { "is gone" });
+    }
+    Ok(())
+}
+
 /// Closed flows go after their grace with the SNAT port they held; live ones stay.
 pub(super) fn a_sweep_frees_closed_and_idle_flows(place: &Place) -> anyhow::Result<()> {
     let mut kernel = open(place, "flows", &one_pod("a", 50)?)?;
@@ -135,8 +164,8 @@ pub(super) fn a_sweep_frees_closed_and_idle_flows(place: &Place) -> anyhow::Resu
     let both = abi::CT_REPLIED | abi::CT_FIN_INITIATOR | abi::CT_FIN_RESPONDER;
     let cases: [(u8, u16, u32, u64, bool); 8] = [
         (TCP, 1, abi::CT_REPLIED, 60, true),
-        (TCP, 2, both, 5, true),
-        (TCP, 3, both, 11, false),
+        (TCP, 2, both, 55, true),
+        (TCP, 3, both, 61, false),
         (TCP, 4, abi::CT_RST, 11, false),
         (TCP, 5, abi::CT_REPLIED | abi::CT_FIN_INITIATOR, 600, true),
         (UDP, 6, abi::CT_REPLIED, 100, true),

@@ -32,6 +32,10 @@ pub fn cases() -> &'static [(&'static str, Case)] {
             moves::a_device_that_goes_while_it_moves_is_forgotten,
         ),
         ("a_sweep_frees_closed_and_idle_flows", flows::a_sweep_frees_closed_and_idle_flows),
+        (
+            "a_sweep_leaves_a_clients_next_connection_alone",
+            flows::a_sweep_leaves_a_clients_next_connection_alone,
+        ),
         ("a_new_pod_inherits_no_flow", flows::a_new_pod_inherits_no_flow),
         ("counters_of_removed_pods_go", flows::counters_of_removed_pods_go),
         (
