@@ -1,7 +1,8 @@
 //! `kube conformance`: the suites that say whether a network is one of Kubernetes'.
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
@@ -16,6 +17,11 @@ use crate::{MISMATCH, process};
 
 /// The Go test that holds every other of the suite of network-policy-api.
 const ROOT: &str = "TestConformance";
+
+/// Name of the resource's definition.
+const RESOURCE: &str = "clusternetworkpolicies.policy.networking.k8s.io";
+/// Agents look for a resource that is not there at most every 30 s, and as much later as chance has it.
+const FOUND: Duration = Duration::from_secs(62);
 
 /// Arguments of `kube conformance`.
 #[derive(clap::Args)]
@@ -56,9 +62,7 @@ pub(super) fn run(repo: &Repo, args: Args) -> Result<ExitCode> {
 
 fn cluster_network_policy(repo: &Repo, record: &Record) -> Result<ExitCode> {
     let built = build::network_policy_api()?;
-    let mut install = enter::kubectl(record, &build::kubectl()?)?;
-    install.args(["apply", "--server-side", "-f"]).arg(&built.crd);
-    enter::output(install).context("cannot install the resource's definition")?;
+    install(record, &built.crd)?;
     let results = e2e::results(repo, record, "cluster-network-policy")?;
     let mut command: Command = enter::with_network(record, CONTROL_PLANE, &built.program)?;
     command.args([&format!("-test.run=^{ROOT}$"), "-test.v", "-test.timeout=3h", "-all-features"]);
@@ -81,4 +85,21 @@ fn cluster_network_policy(repo: &Repo, record: &Record) -> Result<ExitCode> {
         bail!("no test ran ({}):\n{}", done.ending(), done.tail(20));
     }
     Ok(if found.failed.is_empty() && done.ok() { ExitCode::SUCCESS } else { ExitCode::from(MISMATCH) })
+}
+
+/// Installs the resource's definition where there is none, and waits until every agent has found it.
+fn install(record: &Record, definition: &Path) -> Result<()> {
+    let kubectl = build::kubectl()?;
+    let mut ask = enter::kubectl(record, &kubectl)?;
+    ask.args(["get", "customresourcedefinitions", RESOURCE]);
+    if enter::output(ask).is_ok() {
+        return Ok(());
+    }
+    let mut apply = enter::kubectl(record, &kubectl)?;
+    apply.args(["apply", "--server-side", "-f"]).arg(definition);
+    enter::output(apply).with_context(|| format!("cannot install {RESOURCE}"))?;
+    let step = Step::start(format!("agents find {RESOURCE}"));
+    std::thread::sleep(FOUND);
+    step.end(Mark::Done, "");
+    Ok(())
 }
