@@ -1,4 +1,4 @@
-//! `kube e2e` and `kube conformance`: Kubernetes' own tests, in parallel.
+//! `kube e2e`: Kubernetes' own tests, in parallel.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,51 +15,39 @@ use crate::progress::{Mark, Step, seconds};
 use crate::repo::Repo;
 use crate::{MISMATCH, process};
 
-const CONFORMANCE: &str = r"\[sig-network\].*\[Conformance\]";
+pub(super) const CONFORMANCE: &str = r"\[sig-network\].*\[Conformance\]";
 /// Tests that need a cloud or a gate that is off, break nodes, or are known to fail at random.
 const SKIP: &str = r"\[Feature:|\[FeatureGate:|\[Disruptive\]|\[Flaky\]";
+
+/// How many tests run at once where nobody says.
+pub(super) const PROCS: usize = 4;
 
 /// Arguments of `kube e2e`.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    which: Which,
+    pub(super) which: Which,
     /// Tests whose full name matches this regular expression.
     #[arg(long, default_value = r"\[sig-network\]")]
-    focus: String,
+    pub(super) focus: String,
     /// But not those that match this one; empty skips none.
     #[arg(long, default_value = SKIP)]
-    skip: String,
+    pub(super) skip: String,
     #[command(flatten)]
-    how: How,
-}
-
-/// Arguments of `kube conformance`.
-#[derive(clap::Args)]
-pub(super) struct ConformanceArgs {
-    #[command(flatten)]
-    which: Which,
-    #[command(flatten)]
-    how: How,
+    pub(super) how: How,
 }
 
 #[derive(clap::Args)]
-struct How {
+pub(super) struct How {
     /// How many tests run at once.
-    #[arg(long, default_value_t = 4)]
-    procs: usize,
+    #[arg(long, default_value_t = PROCS)]
+    pub(super) procs: usize,
     /// Return at once; the results are in the directory that is printed.
     #[arg(long)]
-    background: bool,
+    pub(super) background: bool,
     /// Only list what would run.
     #[arg(long)]
-    dry_run: bool,
-}
-
-/// Runs `kube conformance`.
-pub(super) fn conformance(repo: &Repo, args: ConformanceArgs) -> Result<ExitCode> {
-    let ConformanceArgs { which, how } = args;
-    run(repo, &Args { which, focus: CONFORMANCE.to_owned(), skip: String::new(), how })
+    pub(super) dry_run: bool,
 }
 
 /// Runs `kube e2e`.
@@ -67,8 +55,7 @@ pub(super) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
     let record = args.which.record()?;
     let programs = build::test_programs()?;
     let kubectl = build::kubectl()?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
-    let results = repo.scratch(&format!("kube/{}-e2e-{now}", record.settings.name))?;
+    let results = results(repo, &record, "e2e")?;
     let mut command = ginkgo(&record, &programs, &kubectl, args, &results)?;
     if args.how.background {
         return in_background(command, &results);
@@ -95,6 +82,12 @@ pub(super) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
         bail!("no test matches --focus {:?} without --skip {:?}", args.focus, args.skip);
     }
     Ok(if failed == 0 && done.ok() { ExitCode::SUCCESS } else { ExitCode::from(MISMATCH) })
+}
+
+/// A new directory for what a run of tests writes.
+pub(super) fn results(repo: &Repo, record: &Record, tests: &str) -> Result<PathBuf> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    repo.scratch(&format!("kube/{}-{tests}-{now}", record.settings.name))
 }
 
 /// The command, in the control plane's network; it ends with the cluster.

@@ -5,6 +5,7 @@
 
 mod build;
 mod cgroups;
+mod conformance;
 mod control_plane;
 mod down;
 mod e2e;
@@ -26,6 +27,7 @@ mod settings;
 mod status;
 mod supervisor;
 mod up;
+mod verdicts;
 mod wait;
 
 use std::ffi::OsString;
@@ -112,8 +114,8 @@ enum Command {
     },
     /// Run Kubernetes' end-to-end tests in parallel.
     E2e(e2e::Args),
-    /// Run the conformance tests of sig-network.
-    Conformance(e2e::ConformanceArgs),
+    /// Run a conformance suite.
+    Conformance(conformance::Args),
     /// Measure Sheetbend on a cluster that it runs, and write the tables into docs/performance.md.
     Measure(measure::Args),
     #[command(hide = true)]
@@ -210,7 +212,7 @@ fn dispatch(repo: &Repo, command: Command) -> Result<ExitCode> {
         }
         Command::LoadImage { which, archive } => install::load(repo, &which.record()?, archive)?,
         Command::E2e(args) => return e2e::run(repo, &args),
-        Command::Conformance(args) => return e2e::conformance(repo, args),
+        Command::Conformance(args) => return conformance::run(repo, args),
         Command::Measure(args) => return measure::run(repo, &args),
         Command::Supervise { plan } => supervisor::run(&plan)?,
         Command::Machine { plan, name } => machine::run(&plan, &name)?,

@@ -1,6 +1,7 @@
 //! `sheetbend controller`: what a cluster needs once. Several may run; the one that holds the Lease acts.
 
 mod balancer;
+mod cluster_policies;
 mod election;
 mod lease;
 mod policies;
@@ -24,6 +25,7 @@ use tracing::info;
 use crate::agent::Args as AgentArgs;
 use crate::{daemon, source};
 use balancer::Balancer;
+use cluster_policies::ClusterPolicies;
 use policies::Policies;
 use report::Reports;
 
@@ -82,10 +84,12 @@ async fn act(
     identity: String,
     mut leading: watch::Receiver<bool>,
 ) {
-    let Watched { mut readings, mut problems, lookups: _lookups } = kube::watch_controlled(client.clone());
+    let Watched { mut readings, mut problems, mut standings, lookups: _lookups } =
+        kube::watch_controlled(client.clone());
     let pools = ranges::pools(pool);
     let mut compiler = Compiler::new(NodeName::new(""), config.network.clone());
     let mut policies = Policies::default();
+    let mut cluster_policies = ClusterPolicies::new(client.clone());
     let mut reports = Reports::new(client.clone(), identity);
     let mut balancer = Balancer::new(client.clone(), config.load_balancer_default);
     let mut again = false;
@@ -93,22 +97,27 @@ async fn act(
         tokio::select! {
             changed = readings.changed() => if changed.is_err() { return },
             changed = problems.changed() => if changed.is_err() { return },
+            changed = standings.changed() => if changed.is_err() { return },
             changed = leading.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(RETRY), if again => {}
         }
         if !*leading.borrow() {
             // Another writes meanwhile.
             balancer.forget();
+            cluster_policies.forget();
             continue;
         }
         let Some(reading) = readings.borrow_and_update().clone() else { continue };
         let found = problems.borrow_and_update().clone();
+        let standing = standings.borrow_and_update().clone();
         again = !ranges::give(&client, &pools, &reading.snapshot).await;
         let (unassigned, refused) = balancer.give(&reading.snapshot, &found).await;
         again |= refused;
         let mut faults = report::faults(&mut compiler, &reading.snapshot, &found);
         faults.extend(unassigned);
         faults.extend(policies.follow(&reading.snapshot));
+        faults.extend(cluster_policies.follow(&reading.snapshot));
+        again |= !cluster_policies.tell(&standing, &faults).await;
         reports.tell(faults).await;
     }
 }

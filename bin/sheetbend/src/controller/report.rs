@@ -22,6 +22,10 @@ use tracing::{debug, warn};
 
 /// Condition type on Services.
 const ACCEPTED: &str = "sheetbend.dev/Accepted";
+/// Reason of what the API does not allow.
+pub(super) const INVALID: &str = "Invalid";
+/// Reason of what the API allows and nobody acts on yet.
+pub(super) const NOT_SUPPORTED: &str = "NotSupported";
 /// Between two Events, so that a thousand broken objects are no storm.
 const PACE: Duration = Duration::from_millis(100);
 
@@ -44,7 +48,7 @@ pub(super) fn faults(
     let refused = problems.iter().flat_map(|(object, found)| {
         found.iter().map(|problem| Fault {
             object: object.clone(),
-            reason: "Invalid",
+            reason: if matches!(problem, Problem::NotBuilt { .. }) { NOT_SUPPORTED } else { INVALID },
             message: format!("{problem}. {}", effect(object.kind)).into(),
         })
     });

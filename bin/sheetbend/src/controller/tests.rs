@@ -10,6 +10,8 @@ use tokio::sync::watch;
 
 use super::{act, lease};
 
+mod cluster_policies;
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn client_of(server: &ApiServer) -> kube::Client {

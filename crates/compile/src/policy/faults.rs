@@ -2,7 +2,8 @@
 
 use ipnet::IpNet;
 use sheetbend_model::plan::Condition;
-use sheetbend_model::state::{NetworkPolicy, Peer};
+use sheetbend_model::state::{ClusterNetworkPolicy, ClusterPeer, NetworkPolicy, Peer};
+use sheetbend_model::types::ObjectKey;
 
 use super::blocks::is_usable;
 
@@ -13,6 +14,22 @@ pub(crate) fn unusable_network(network: &IpNet) -> Option<String> {
             "network {network} is an IPv4 block written as IPv6, which no address matches; write it as IPv4"
         )
     })
+}
+
+/// Networks of `policy` that the API takes and no address matches.
+pub fn unusable_networks(policy: &ClusterNetworkPolicy) -> Vec<Condition> {
+    let peers = policy.ingress.iter().chain(&policy.egress).flat_map(|rule| rule.peers.iter().flatten());
+    let faults = peers.filter_map(|peer| match peer {
+        ClusterPeer::Network(network) => unusable_network(network),
+        ClusterPeer::Pods(_) | ClusterPeer::Nodes(_) => None,
+    });
+    let condition = |message: String| Condition {
+        kind: "ClusterNetworkPolicy",
+        object: ObjectKey::cluster_scoped(policy.name.clone()),
+        reason: "UnusableBlock",
+        message: message.into(),
+    };
+    faults.map(condition).collect()
 }
 
 /// Blocks of `policy` that the API takes and no address matches.
@@ -48,8 +65,9 @@ pub fn unusable_blocks(policy: &NetworkPolicy) -> Vec<Condition> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
-    use sheetbend_model::state::{IpBlock, LabelSelector, PolicyRule};
-    use sheetbend_model::types::ObjectKey;
+    use sheetbend_model::state::{
+        Action, ClusterRule, IpBlock, LabelSelector, PodsByLabels, PolicyRule, Priority, Tier,
+    };
 
     use super::*;
 
@@ -63,6 +81,34 @@ mod tests {
             egress: Some(vec![PolicyRule { peers, ports: Vec::new() }]),
         };
         unusable_blocks(&policy).iter().map(|condition| condition.message.to_string()).collect()
+    }
+
+    #[test]
+    fn a_network_that_no_address_matches_is_named() {
+        let networks = ["10.0.0.0/8", "::ffff:10.0.0.0/104", "::/0"];
+        let peers = networks.iter().map(|text| ClusterPeer::Network(text.parse().unwrap()));
+        let rule = ClusterRule {
+            name: "".into(),
+            action: Action::Deny,
+            peers: Some(peers.collect()),
+            ports: Vec::new(),
+            fault: None,
+        };
+        let policy = ClusterNetworkPolicy {
+            name: "p".into(),
+            tier: Tier::Admin,
+            priority: Priority::default(),
+            subject: PodsByLabels::default(),
+            ingress: Vec::new(),
+            egress: vec![rule],
+            fault: None,
+        };
+        let found = unusable_networks(&policy);
+        assert_eq!(
+            (found.len(), found[0].reason, found[0].kind),
+            (1, "UnusableBlock", "ClusterNetworkPolicy")
+        );
+        assert!(found[0].message.starts_with("network ::ffff:10.0.0.0/104 "), "{}", found[0].message);
     }
 
     #[test]

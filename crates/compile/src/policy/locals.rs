@@ -72,7 +72,7 @@ impl Locals {
     pub(crate) fn conditions(&self) -> impl Iterator<Item = Condition> {
         let policies = self.documents.values().flat_map(|document| &document.conditions);
         let tiers = self.tier_documents.values().flat_map(|document| &document.conditions);
-        policies.chain(tiers).cloned().chain(tier::overlaps(self.sets.keys()))
+        policies.chain(tiers).cloned().chain(tier::overlaps(self.sets.keys().map(|set| set.tiers.iter())))
     }
 
     /// The attachments of a pod.

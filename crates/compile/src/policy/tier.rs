@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use sheetbend_model::plan::{Condition, Origin, PolicySet, TierRef};
+use sheetbend_model::plan::{Condition, Origin, TierRef};
 use sheetbend_model::state::{
     Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, IpBlock, Pod, PodsByLabels, Snapshot,
 };
@@ -109,17 +109,20 @@ pub(crate) fn selecting(snapshot: &Snapshot, pod: &Pod) -> Vec<Arc<str>> {
 }
 
 /// A Condition for each policy that shares its place with another one that selects the same pod: the API leaves open
-/// which of the two comes first. It names one other; there may be more.
-pub(crate) fn overlaps<'a>(sets: impl Iterator<Item = &'a PolicySet>) -> Vec<Condition> {
+/// which of the two comes first. It names one other; there may be more. `stacks`: the policies of each pod, in order.
+pub(crate) fn overlaps<'a, S>(stacks: impl Iterator<Item = S>) -> Vec<Condition>
+where
+    S: Iterator<Item = &'a TierRef> + Clone,
+{
     let mut shared: BTreeMap<&'a TierRef, &'a TierRef> = BTreeMap::new();
     let mut note = |of: &'a TierRef, other: &'a TierRef| {
         let least = shared.entry(of).or_insert(other);
         *least = (*least).min(other);
     };
-    for set in sets {
+    for stack in stacks {
         for direction in DIRECTIONS {
             let mut first: Option<&TierRef> = None;
-            for tier in set.tiers.iter().filter(|tier| tier.has(direction)) {
+            for tier in stack.clone().filter(|tier| tier.has(direction)) {
                 match first {
                     Some(known) if (known.tier, known.priority) == (tier.tier, tier.priority) => {
                         note(tier, known);

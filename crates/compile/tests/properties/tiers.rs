@@ -1,19 +1,24 @@
 //! What is said about ClusterNetworkPolicies.
 
+use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use proptest::prelude::{prop_assert, prop_assert_eq};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
-use sheetbend_compile::compile;
+use sheetbend_compile::{SharedPlaces, compile};
 use sheetbend_model::plan::{Dataplane, Posture};
 use sheetbend_model::state::{
-    Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, LabelSelector, NetworkConfig, PodsByLabels,
+    Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, LabelSelector, NetworkConfig, Pod, PodsByLabels,
     Priority, Snapshot, Tier,
 };
 use sheetbend_model::types::Direction;
-use sheetbend_testkit::generators::cluster::Event;
+use sheetbend_testkit::generators::cluster::{Event, sequence};
 use sheetbend_testkit::generators::objects::{RandomPod, pod};
 use sheetbend_testkit::generators::pools;
+
+use crate::runner;
 
 /// A cluster with pod number `index` of the first node, attached.
 fn with_pod(snapshot: &mut Snapshot, index: u8) -> RandomPod {
@@ -83,6 +88,57 @@ fn policies_that_share_their_place_are_named() {
     let tables = compiled(&snapshot);
     assert_eq!(said(&tables, "OverlappingPriority"), ["a", "b", "c"]);
     assert_eq!(said(&tables, "FailsClosed"), ["i"]);
+}
+
+/// The policies that share their place with another one on any pod, by looking at every pair for every pod.
+fn sharing(snapshot: &Snapshot) -> BTreeSet<String> {
+    let selects = |policy: &ClusterNetworkPolicy, pod: &Pod| {
+        let namespace = snapshot.namespaces.get(&pod.key.namespace);
+        let PodsByLabels { namespaces, pods } = &policy.subject;
+        pod.is_peer()
+            && pods.matches(&pod.labels)
+            && namespace.is_some_and(|known| namespaces.matches(&known.labels))
+    };
+    let mut found = BTreeSet::new();
+    for pod in snapshot.pods.values() {
+        for (name, one) in &snapshot.cluster_policies {
+            let meets = |other: &ClusterNetworkPolicy| {
+                let both = |direction| !one.rules(direction).is_empty() && !other.rules(direction).is_empty();
+                one.name != other.name
+                    && (one.tier, one.priority) == (other.tier, other.priority)
+                    && (both(Direction::Ingress) || both(Direction::Egress))
+                    && selects(one, pod)
+                    && selects(other, pod)
+            };
+            if snapshot.cluster_policies.values().any(|other| meets(other)) {
+                found.insert(name.to_string());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn who_shares_a_place_on_any_node_is_followed_through_changes() {
+    let counts = Cell::new((0, 0));
+    runner("places", 150)
+        .run(&sequence(20), |states| {
+            let mut places = SharedPlaces::default();
+            for state in &states {
+                let said = places.follow(state);
+                prop_assert!(said.iter().all(|condition| condition.reason == "OverlappingPriority"));
+                let named: BTreeSet<String> =
+                    said.iter().map(|condition| condition.object.name.to_string()).collect();
+                prop_assert_eq!(named.len(), said.len());
+                prop_assert_eq!(&named, &sharing(state));
+                let (some, all) = counts.get();
+                counts.set((some + usize::from(!named.is_empty()), all + 1));
+            }
+            Ok(())
+        })
+        .unwrap();
+    let (some, all) = counts.get();
+    assert!(some * 100 > all && some < all, "policies share a place in {some} of {all} states");
 }
 
 #[test]

@@ -160,6 +160,14 @@ pub enum Problem {
         /// What to write.
         fix: String,
     },
+    /// A field that the API has and nobody acts on yet.
+    #[error("{field}: not built yet; {fix}")]
+    NotBuilt {
+        /// The field.
+        field: String,
+        /// What to write.
+        fix: String,
+    },
     /// The same object twice.
     #[error("defined twice, first at {first}; remove or rename one of them")]
     DuplicateObject {
@@ -192,6 +200,7 @@ impl Problem {
             | Problem::Missing { field, .. }
             | Problem::Invalid { field, .. }
             | Problem::Conflict { field, .. }
+            | Problem::NotBuilt { field, .. }
             | Problem::AddressClash { field, .. } => Some(field),
             Problem::Unreadable(_)
             | Problem::NoManifests

@@ -3,6 +3,7 @@
 mod client;
 mod closed;
 mod follow;
+mod standing;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ mod watch;
 pub use client::{Access, AccessError, client};
 /// The client that [`client()`] makes, for whoever writes to the API server.
 pub use kube::Client;
+pub use standing::{ACCEPTED, Standing};
 pub use watch::{Reading, Waiting, Watched, watch, watch_controlled, watch_names};
 
 /// Condition type of Services that have addresses from a LoadBalancerPool: only those are taken back.

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use sheetbend_model::state::{Sharing, Snapshot};
 
 use super::closed;
+use super::standing::Standing;
 use crate::convert::Part;
 use crate::file::{Kind, Object, ObjectId, Problem, problems};
 
@@ -54,6 +56,7 @@ pub(super) struct Store {
     listing: BTreeMap<Kind, BTreeSet<ObjectId>>,
     synced: BTreeSet<Kind>,
     problems: BTreeMap<ObjectId, Arc<[Problem]>>,
+    standings: OrdMap<Arc<str>, Standing>,
     sharing: Sharing,
     /// Objects that came since nobody's texts were last forgotten.
     arrived: usize,
@@ -68,6 +71,7 @@ impl Store {
             listing: BTreeMap::new(),
             synced: BTreeSet::new(),
             problems: BTreeMap::new(),
+            standings: OrdMap::new(),
             sharing: Sharing::default(),
             arrived: 0,
         }
@@ -91,6 +95,11 @@ impl Store {
     /// What the API server should have refused, by object.
     pub(super) fn problems(&self) -> &BTreeMap<ObjectId, Arc<[Problem]>> {
         &self.problems
+    }
+
+    /// What stands in the status of ClusterNetworkPolicies, by name.
+    pub(super) fn standings(&self) -> &OrdMap<Arc<str>, Standing> {
+        &self.standings
     }
 
     /// Takes a change in.
@@ -127,6 +136,11 @@ impl Store {
     fn put(&mut self, object: &Object) {
         let id = object.id();
         let found = problems(object);
+        if let Some(standing) = Standing::of(object)
+            && self.standings.get(&id.name) != Some(&standing)
+        {
+            self.standings.insert(Arc::clone(&id.name), standing);
+        }
         let part = closed::part(object, &found).map(|part| self.share(part));
         if found.is_empty() {
             self.problems.remove(&id);
@@ -168,7 +182,10 @@ impl Store {
             Kind::EndpointSlice => drop(snapshot.endpoint_slices.remove(&id.key())),
             Kind::NetworkPolicy => drop(snapshot.policies.remove(&id.key())),
             Kind::ServiceCIDR => drop(snapshot.service_cidrs.remove(&id.name)),
-            Kind::ClusterNetworkPolicy => drop(snapshot.cluster_policies.remove(&id.name)),
+            Kind::ClusterNetworkPolicy => {
+                self.standings.remove(&id.name);
+                drop(snapshot.cluster_policies.remove(&id.name));
+            }
             Kind::Tenant => drop(snapshot.tenants.remove(&id.name)),
             Kind::LoadBalancerPool => drop(snapshot.load_balancer_pools.remove(&id.name)),
             Kind::L2Announcement => drop(snapshot.l2_announcements.remove(&id.name)),

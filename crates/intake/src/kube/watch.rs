@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use imbl::OrdMap;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
@@ -15,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::follow::{chain, follow, trimmed};
+use super::standing::Standing;
 use super::store::{Change, KINDS, Store};
 use crate::file::{Kind, ObjectId, Problem};
 use crate::resources::{ClusterNetworkPolicy, L2Announcement, LoadBalancerPool, Tenant};
@@ -46,6 +48,8 @@ pub struct Watched {
     /// What the API server should have refused, by object. Such a Service or EndpointSlice counts as absent, such a
     /// NetworkPolicy isolates and allows nothing.
     pub problems: watch::Receiver<Arc<BTreeMap<ObjectId, Arc<[Problem]>>>>,
+    /// What stands in the status of ClusterNetworkPolicies, by name. As of `readings`.
+    pub standings: watch::Receiver<OrdMap<Arc<str>, Standing>>,
     /// Pods to look for by name, with one GET each.
     pub lookups: mpsc::Sender<ObjectKey>,
 }
@@ -96,6 +100,7 @@ pub fn watch_names(client: Client, waiting: Waiting) -> Watched {
 fn watch_kinds(client: Client, waiting: Waiting, kinds: &'static [Kind]) -> Watched {
     let (readings, readings_out) = watch::channel(None);
     let (problems, problems_out) = watch::channel(Arc::default());
+    let (standings, standings_out) = watch::channel(OrdMap::new());
     let (lookups_in, lookups) = mpsc::channel(64);
     let has_last_good = waiting.last_good.is_some();
     let task = Task {
@@ -105,9 +110,10 @@ fn watch_kinds(client: Client, waiting: Waiting, kinds: &'static [Kind]) -> Watc
         grace: has_last_good.then(|| Instant::now() + waiting.grace.unwrap_or(GRACE)),
         readings,
         problems,
+        standings,
     };
     tokio::spawn(task.run(lookups));
-    Watched { readings: readings_out, problems: problems_out, lookups: lookups_in }
+    Watched { readings: readings_out, problems: problems_out, standings: standings_out, lookups: lookups_in }
 }
 
 struct Task {
@@ -118,6 +124,7 @@ struct Task {
     grace: Option<Instant>,
     readings: watch::Sender<Option<Reading>>,
     problems: watch::Sender<Arc<BTreeMap<ObjectId, Arc<[Problem]>>>>,
+    standings: watch::Sender<OrdMap<Arc<str>, Standing>>,
 }
 
 impl Task {
@@ -191,6 +198,13 @@ impl Task {
             let changed = **last != *self.store.problems();
             if changed {
                 *last = Arc::new(self.store.problems().clone());
+            }
+            changed
+        });
+        self.standings.send_if_modified(|last| {
+            let changed = !last.ptr_eq(self.store.standings());
+            if changed {
+                *last = self.store.standings().clone();
             }
             changed
         });

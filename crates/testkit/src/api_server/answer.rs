@@ -43,9 +43,11 @@ pub(super) async fn answer(
         (&Method::GET, None) => read_all(&state, target, &options),
         (&Method::POST, None) => create(&state, &target, content),
         (_, Some(name)) => {
-            let strategic = headers
-                .get("content-type")
-                .is_some_and(|kind| kind.as_bytes().starts_with(b"application/strategic"));
+            // Both merge lists of conditions by type; whose fields are whose in server-side apply is not told apart.
+            let strategic = headers.get("content-type").is_some_and(|kind| {
+                let kinds: [&[u8]; 2] = [b"application/strategic", b"application/apply"];
+                kinds.iter().any(|start| kind.as_bytes().starts_with(start))
+            });
             let key = (target.resource, target.namespace, name);
             one(&state, &method, &key, content, strategic)
         }

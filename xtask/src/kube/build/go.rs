@@ -47,9 +47,7 @@ impl Module {
         version: &str,
         step: &mut Step,
     ) -> Result<Self> {
-        let go = find()?;
-        let toolchain =
-            process::first_line(Command::new(&go).arg("version")).context("`go version` fails")?;
+        let (go, toolchain) = toolchain()?;
         let (manifest, imports) = (manifest(wanted), imports(wanted.packages));
         let main = wanted.main.as_deref().unwrap_or_default();
         let digest = key(&[manifest.as_str(), imports.as_str(), main]);
@@ -61,6 +59,33 @@ impl Module {
                 std::fs::write(directory.join("main.go"), main)?;
             }
             run(&go, directory, &["mod", "tidy"], step)
+        })?;
+        Ok(Self { directory, version: version.to_owned(), go, toolchain })
+    }
+
+    /// Copies `parts` of the module whose source is `source` below `cache`, once, with some files `changed`: path in the
+    /// module → content. It is built with the versions that its own go.mod and go.sum name.
+    pub(super) fn copy(
+        cache: &Path,
+        name: &str,
+        source: &Path,
+        version: &str,
+        parts: &[&str],
+        changed: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let (go, toolchain) = toolchain()?;
+        let contents = changed.iter().flat_map(|(path, text)| [path.as_str(), text.as_str()]);
+        let digest = key(&parts.iter().copied().chain(contents).collect::<Vec<_>>());
+        let directory = cache.join("go").join(format!("{name}-{version}-{digest}"));
+        finish_in(&directory, |directory| {
+            for part in ["go.mod", "go.sum"].iter().chain(parts) {
+                copy_tree(&source.join(part), &directory.join(part))?;
+            }
+            for (path, text) in changed {
+                let path = directory.join(path);
+                std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            }
+            Ok(())
         })?;
         Ok(Self { directory, version: version.to_owned(), go, toolchain })
     }
@@ -105,6 +130,27 @@ pub(super) struct Program<'a> {
     pub(super) is_test: bool,
 }
 
+/// Go, and what it says it is.
+fn toolchain() -> Result<(PathBuf, String)> {
+    let go = find()?;
+    let version = process::first_line(Command::new(&go).arg("version")).context("`go version` fails")?;
+    Ok((go, version))
+}
+
+/// Copies a file or a directory's contents. The copies can be written to, as files of the module cache cannot.
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    if from.is_dir() {
+        std::fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+        for entry in std::fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+            let name = entry?.file_name();
+            copy_tree(&from.join(&name), &to.join(&name))?;
+        }
+        return Ok(());
+    }
+    let content = std::fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    std::fs::write(to, content).with_context(|| format!("cannot write {}", to.display()))
+}
+
 /// A Go that is new enough.
 pub(crate) fn find() -> Result<PathBuf> {
     let go = process::find_program("go", &["/usr/local/go/bin".into()]);
@@ -115,17 +161,27 @@ pub(crate) fn find() -> Result<PathBuf> {
 /// Downloads a module's go.mod and gives its text.
 pub(super) fn manifest_of(module: &str, version: &str, cache: &Path) -> Result<String> {
     let path = recorded(&cache.join("go"), &format!("{}-{version}.mod", module.replace('/', "-")), || {
-        let mut command = Command::new(find()?);
-        command.args(["mod", "download", "-json", &format!("{module}@{version}")]);
-        let output = command.output().context("cannot run go")?;
-        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        let Some(path) = answer["GoMod"].as_str() else {
-            let why = answer["Error"].as_str().unwrap_or_default();
-            bail!("cannot download {module}@{version}: {why}{}", String::from_utf8_lossy(&output.stderr));
-        };
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))
+        let path = download(module, version, "GoMod")?;
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     })?;
     std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Downloads a module, verified by the checksum database, and gives its source directory, which is read-only.
+pub(super) fn source_of(module: &str, version: &str) -> Result<PathBuf> {
+    download(module, version, "Dir")
+}
+
+/// A path of `go mod download`'s answer: `GoMod` or `Dir`.
+fn download(module: &str, version: &str, path: &str) -> Result<PathBuf> {
+    let mut command = Command::new(find()?);
+    command.args(["mod", "download", "-json", &format!("{module}@{version}")]);
+    let output = command.output().context("cannot run go")?;
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    answer[path].as_str().map(PathBuf::from).with_context(|| {
+        let why = answer["Error"].as_str().unwrap_or_default();
+        format!("cannot download {module}@{version}: {why}{}", String::from_utf8_lossy(&output.stderr))
+    })
 }
 
 /// The staging modules that Kubernetes' go.mod replaces by directories of its own repository.
@@ -179,6 +235,7 @@ fn run(go: &Path, directory: &Path, arguments: &[&str], step: &mut Step) -> Resu
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use super::*;
 
     const KUBERNETES: &str = "\
@@ -197,5 +254,31 @@ replace (
         assert_eq!(staging(KUBERNETES), ["k8s.io/api", "k8s.io/apimachinery"]);
         assert_eq!(required(KUBERNETES, "github.com/onsi/ginkgo/v2"), Some("v2.27.2"));
         assert_eq!(required(KUBERNETES, "k8s.io/apimachinery"), None);
+    }
+
+    #[test]
+    fn a_copied_module_has_the_changes_and_a_name_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, cache) = (dir.path().join("source"), dir.path().join("cache"));
+        std::fs::create_dir_all(source.join("a/b")).unwrap();
+        for (path, text) in [("go.mod", "m"), ("go.sum", "s"), ("a/x", "x"), ("a/b/y", "y"), ("left", "out")]
+        {
+            std::fs::write(source.join(path), text).unwrap();
+            let mut mode = source.join(path).metadata().unwrap().permissions();
+            mode.set_readonly(true);
+            std::fs::set_permissions(source.join(path), mode).unwrap();
+        }
+        let copy = |text: &str| {
+            let changed = BTreeMap::from([("a/b/y".to_owned(), text.to_owned())]);
+            Module::copy(&cache, "m", &source, "v1", &["a"], &changed).unwrap().directory
+        };
+        let first = copy("1");
+        let read = |path: &str| std::fs::read_to_string(first.join(path)).ok();
+        assert_eq!(
+            ["go.mod", "a/x", "a/b/y", "left"].map(read),
+            [Some("m"), Some("x"), Some("1"), None].map(|text| text.map(str::to_owned))
+        );
+        assert_eq!(copy("1"), first);
+        assert_ne!(copy("2"), first);
     }
 }

@@ -13,9 +13,10 @@ use crate::image::archive::{self, Entry, Image};
 use crate::process;
 use crate::progress::Step;
 
-/// The registry's folder of test images, and the tags that Kubernetes' `test/utils/image/manifest.go` names.
+/// The registry's folder of test images, and the tags that Kubernetes' `test/utils/image/manifest.go` and the conformance
+/// suite of network-policy-api (2.45) name.
 const E2E: &str = "registry.k8s.io/e2e-test-images";
-const AGNHOST: &[&str] = &["agnhost:2.59", "agnhost:2.55", "jessie-dnsutils:1.7"];
+const AGNHOST: &[&str] = &["agnhost:2.59", "agnhost:2.55", "agnhost:2.45", "jessie-dnsutils:1.7"];
 const BUSYBOX: &[&str] = &["busybox:1.37.0-1"];
 const REGRESSION: &[&str] = &["regression-issue-74839:1.4"];
 const IPTABLES: &str = "registry.k8s.io/build-image/distroless-iptables:v0.8.9";

@@ -3,6 +3,7 @@
 mod debian;
 mod go;
 mod images;
+mod network_policy_api;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,6 +13,7 @@ use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
 use self::go::{Module, Program, Requirements};
+pub(super) use self::network_policy_api::NetworkPolicyApi;
 use super::settings::KUBERNETES;
 use crate::progress::{Mark, Step};
 
@@ -160,6 +162,13 @@ pub(super) fn test_programs() -> Result<TestPrograms> {
         shown(program.name, |step| Ok(cache.join(module.program(&cache, program, step)?)))
     };
     Ok(TestPrograms { e2e: build(&e2e)?, ginkgo: build(&ginkgo)? })
+}
+
+/// The conformance suite of ClusterNetworkPolicy, without what needs SCTP sockets; two minutes the first time.
+pub(super) fn network_policy_api() -> Result<NetworkPolicyApi> {
+    let cache = cache();
+    let _lock = lock(&cache)?;
+    shown("network-policy-api", |step| network_policy_api::build(&cache, step))
 }
 
 fn kubernetes(cache: &Path, step: &mut Step) -> Result<Module> {

@@ -5,6 +5,7 @@ use sheetbend_model::types::Port;
 
 use super::{Check, names, selector};
 use crate::convert::DOMAIN_NAMES;
+use crate::file::Problem;
 use crate::file::field::Field;
 use crate::resources::{
     ClusterNetworkPolicy, DestinationPort, NamespacedPod, NetworkPolicyPeer, ProtocolMatch, Rule,
@@ -179,7 +180,9 @@ fn peer(check: &mut Check<'_>, field: &Field<'_>, peer: &NetworkPolicyPeer, is_e
         }
     }
     if domain_names.is_some() && is_egress {
-        check.conflict(&field.key("domainNames"), "not built yet", DOMAIN_NAMES);
+        let field = field.key("domainNames");
+        let problem = Problem::NotBuilt { field: field.to_string(), fix: DOMAIN_NAMES.to_owned() };
+        check.error(&field, problem);
     }
 }
 

@@ -1,0 +1,181 @@
+//! What is wrong with ClusterNetworkPolicies on no matter which node, and the condition that says on each of them
+//! whether it is followed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+use sheetbend_compile::SharedPlaces;
+use sheetbend_intake::file::{Kind, ObjectId};
+use sheetbend_intake::kube::{ACCEPTED, Client, Standing};
+use sheetbend_intake::resources;
+use sheetbend_model::plan;
+use sheetbend_model::state::{ClusterNetworkPolicy, Snapshot};
+use tracing::{debug, warn};
+
+use super::report::{Fault, INVALID, NOT_SUPPORTED};
+
+/// Whose fields the conditions are, for server-side apply.
+const OWNER: &str = "sheetbend-controller";
+/// Conditions written between two looks at the rest of the cluster: a thousand new policies hold nothing else up.
+const BATCH: usize = 50;
+/// Longest message of a condition, characters (meta/v1: 32,768 bytes).
+const MESSAGE: usize = 8_000;
+
+/// The policies of the last Snapshot, and what was written on them.
+pub(super) struct ClusterPolicies {
+    client: Client,
+    seen: OrdMap<Arc<str>, Arc<ClusterNetworkPolicy>>,
+    places: SharedPlaces,
+    /// Of policies with networks that no address matches.
+    networks: BTreeMap<Arc<str>, Vec<Fault>>,
+    told: BTreeMap<Arc<str>, Wanted>,
+}
+
+/// What a condition shall say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Wanted {
+    generation: Option<i64>,
+    status: &'static str,
+    reason: &'static str,
+    message: String,
+}
+
+impl ClusterPolicies {
+    pub(super) fn new(client: Client) -> Self {
+        Self {
+            client,
+            seen: OrdMap::new(),
+            places: SharedPlaces::default(),
+            networks: BTreeMap::new(),
+            told: BTreeMap::new(),
+        }
+    }
+
+    /// Looks at every condition anew with the next call.
+    pub(super) fn forget(&mut self) {
+        self.told.clear();
+    }
+
+    /// What is wrong with the policies that the API took and that are understood. Networks are looked at once per version.
+    pub(super) fn follow(&mut self, snapshot: &Snapshot) -> Vec<Fault> {
+        for item in self.seen.diff(&snapshot.cluster_policies) {
+            let (name, found) = match item {
+                DiffItem::Add(name, policy) | DiffItem::Update { new: (name, policy), .. } => {
+                    (name, sheetbend_compile::unusable_networks(policy).into_iter().map(fault).collect())
+                }
+                DiffItem::Remove(name, _) => (name, Vec::new()),
+            };
+            if found.is_empty() {
+                self.networks.remove(name);
+            } else {
+                self.networks.insert(Arc::clone(name), found);
+            }
+        }
+        self.seen = snapshot.cluster_policies.clone();
+        let shared = self.places.follow(snapshot).into_iter().map(fault);
+        shared.chain(self.networks.values().flatten().cloned()).collect()
+    }
+
+    /// Makes the condition on each policy say what `faults` say of it: where it says so, or was made to, nothing is
+    /// written. False: there is more to write.
+    pub(super) async fn tell(
+        &mut self,
+        standings: &OrdMap<Arc<str>, Standing>,
+        faults: &BTreeSet<Fault>,
+    ) -> bool {
+        let mut open: BTreeMap<&str, Vec<&Fault>> = BTreeMap::new();
+        for fault in faults.iter().filter(|fault| fault.object.kind == Kind::ClusterNetworkPolicy) {
+            open.entry(&fault.object.name).or_default().push(fault);
+        }
+        self.told.retain(|name, _| standings.contains_key(name));
+        let (mut written, mut done) = (0, true);
+        for (name, standing) in standings {
+            let found = open.get(name.as_ref()).map(Vec::as_slice).unwrap_or_default();
+            let wanted = Wanted::of(standing.generation, found);
+            if self.told.get(name) == Some(&wanted) {
+                continue;
+            }
+            if !wanted.stands(standing) {
+                if written == BATCH {
+                    return false;
+                }
+                written += 1;
+                match self.write(name, standing, &wanted).await {
+                    Ok(()) => {}
+                    Err(kube::Error::Api(status)) if status.code == 404 => {
+                        debug!(policy = %name, "is gone");
+                        continue;
+                    }
+                    Err(error) => {
+                        warn!(policy = %name, "cannot write the condition {ACCEPTED}: {error}");
+                        done = false;
+                        continue;
+                    }
+                }
+            }
+            self.told.insert(Arc::clone(name), wanted);
+        }
+        done
+    }
+
+    async fn write(&self, name: &str, standing: &Standing, wanted: &Wanted) -> Result<(), kube::Error> {
+        let before = standing.accepted.as_ref().filter(|condition| condition.status == wanted.status);
+        let condition = Condition {
+            type_: ACCEPTED.to_owned(),
+            status: wanted.status.to_owned(),
+            reason: wanted.reason.to_owned(),
+            message: wanted.message.clone(),
+            observed_generation: wanted.generation,
+            last_transition_time: before
+                .map_or_else(|| Time(Timestamp::now()), |condition| condition.last_transition_time.clone()),
+        };
+        let patch = json!({
+            "apiVersion": Kind::ClusterNetworkPolicy.api_version(),
+            "kind": Kind::ClusterNetworkPolicy.name(),
+            "metadata": {"name": name},
+            "status": {"conditions": [condition]},
+        });
+        let api: Api<resources::ClusterNetworkPolicy> = Api::all(self.client.clone());
+        let owned = PatchParams::apply(OWNER).force();
+        api.patch_status(name, &owned, &Patch::Apply(&patch)).await.map(drop)
+    }
+}
+
+impl Wanted {
+    /// `open`: what is wrong with the policy. Only what makes it mean something else than its author wrote makes it not
+    /// accepted.
+    fn of(generation: Option<i64>, open: &[&Fault]) -> Self {
+        let (wrong, noted): (Vec<&Fault>, Vec<&Fault>) =
+            open.iter().partition(|fault| [INVALID, NOT_SUPPORTED].contains(&fault.reason));
+        let messages: Vec<&str> = wrong.iter().chain(&noted).map(|fault| fault.message.as_ref()).collect();
+        Self {
+            generation,
+            status: if wrong.is_empty() { "True" } else { "False" },
+            reason: wrong.first().or(noted.first()).map_or(ACCEPTED, |fault| fault.reason),
+            message: messages.join("; ").chars().take(MESSAGE).collect(),
+        }
+    }
+
+    /// Whether the object says it already.
+    fn stands(&self, standing: &Standing) -> bool {
+        standing.accepted.as_ref().is_some_and(|condition| {
+            (condition.status.as_str(), condition.reason.as_str()) == (self.status, self.reason)
+                && condition.message == self.message
+                && condition.observed_generation == self.generation
+        })
+    }
+}
+
+fn fault(condition: plan::Condition) -> Fault {
+    Fault {
+        object: ObjectId::new(Kind::ClusterNetworkPolicy, "", &condition.object.name),
+        reason: condition.reason,
+        message: condition.message,
+    }
+}
