@@ -16,9 +16,9 @@ use crate::repo::{Repo, cache};
 use crate::setup::{self, Purpose};
 use crate::{MISMATCH, check, ebpf, mutants, process};
 
+const INTEROP: &str = "sheetbend-interop-tests";
 /// Packages whose tests need root; `cargo test` without root only counts them.
-const ROOT_PACKAGES: &[(&str, Kind)] =
-    &[("sheetbend-kernel-tests", Kind::Kernel), ("sheetbend-interop-tests", Kind::Interop)];
+const ROOT_PACKAGES: &[(&str, Kind)] = &[("sheetbend-kernel-tests", Kind::Kernel), (INTEROP, Kind::Interop)];
 
 /// Run the tests: all of them, or one kind.
 ///
@@ -41,7 +41,7 @@ enum Kind {
     Unit,
     /// Packets through the kernel. Root.
     Kernel,
-    /// Strangers' programs against ours: cnitool. Root.
+    /// Strangers' programs against ours: cnitool, dig, cyclonus. Root.
     Interop,
     /// The demo, killed at five points and run again, and two at once. Root.
     Demo,
@@ -176,6 +176,9 @@ fn with_root(repo: &Repo, package: &str, filter: Option<&str>) -> Result<Tally> 
         command.args(["--test", &target]);
     }
     command.env("SHEETBEND_KERNEL_TESTS", "1").env("SHEETBEND_CNITOOL", cache().join("bin/cnitool"));
+    if package == INTEROP {
+        command.env("SHEETBEND_CYCLONUS", crate::kube::cyclonus(repo)?);
+    }
     cargo_test(repo, package, command, filter)
 }
 
