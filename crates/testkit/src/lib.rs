@@ -2,3 +2,4 @@
 
 pub mod api_server;
 pub mod generators;
+pub mod manifests;

@@ -37,7 +37,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Subcommand;
 
-pub(crate) use self::build::coredns_for_bench;
+pub(crate) use self::build::{coredns_for_bench, cyclonus};
 use self::record::Record;
 use self::settings::{Family, Mode, Network};
 use crate::repo::Repo;

@@ -2,6 +2,7 @@
 
 mod demo;
 mod kube;
+mod policy;
 mod tally;
 
 use std::process::{Command, ExitCode};
@@ -10,12 +11,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
+use self::policy::Part;
 pub(crate) use self::tally::Tally;
 use crate::progress::{Mark, Step, seconds};
 use crate::repo::{Repo, cache};
 use crate::setup::{self, Purpose};
 use crate::{MISMATCH, check, ebpf, mutants, process};
 
+/// Compares with cyclonus, which is built for it.
+const CYCLONUS: &str = "networkpolicy";
 /// Packages whose tests need root; `cargo test` without root only counts them.
 const ROOT_PACKAGES: &[(&str, Kind)] =
     &[("sheetbend-kernel-tests", Kind::Kernel), ("sheetbend-interop-tests", Kind::Interop)];
@@ -41,8 +45,12 @@ enum Kind {
     Unit,
     /// Packets through the kernel. Root.
     Kernel,
-    /// Strangers' programs against ours: cnitool. Root.
+    /// Strangers' programs against ours: cnitool, dig, cyclonus. Root.
     Interop,
+    /// All tests of policy: unit, property, program, datapath, lab and cyclonus. Root.
+    Policy,
+    /// Changes of policy are atomic for each pod: 1,000,000 packets and more, judged meanwhile. Root.
+    PolicyAtomic,
     /// The demo, killed at five points and run again, and two at once. Root.
     Demo,
     /// Real clusters: they come up beside one another, carry Sheetbend, and leave nothing, killed or not. Root; of all
@@ -86,6 +94,14 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
     }
     if wants(Kind::Demo) {
         row("demo", &mut || demo::run(repo, filter));
+    }
+    let parts = match args.kind {
+        Kind::Policy => policy::ALL,
+        Kind::PolicyAtomic => &[policy::ATOMIC],
+        Kind::Unit | Kind::Kernel | Kind::Interop | Kind::Demo | Kind::Kube | Kind::All => &[],
+    };
+    for part in parts {
+        row(part.name, &mut || self::part(repo, part, filter));
     }
     if args.kind == Kind::Kube {
         row("kube", &mut || kube::run(repo, filter));
@@ -150,13 +166,33 @@ fn unit(repo: &Repo, filter: Option<&str>) -> Result<Tally> {
     }
     // The line that ends a plain `cargo test` would be noise here.
     command.env("SHEETBEND_XTASK", "1");
-    cargo_test(repo, "unit tests", command, filter)
+    cargo_test(repo, "unit tests", command, filter.as_slice())
 }
 
 fn with_root(repo: &Repo, package: &str, filter: Option<&str>) -> Result<Tally> {
+    let targets = test_targets(repo, package)?;
+    let programs: Vec<&str> = targets.iter().flat_map(|target| ["--test", target]).collect();
+    as_root(repo, package, &programs, filter.as_slice())
+}
+
+/// A part of the tests; `filter` in the place of its own filters.
+fn part(repo: &Repo, part: &Part, filter: Option<&str>) -> Result<Tally> {
+    let filters = if filter.is_some() { filter.as_slice() } else { part.filters };
+    let name = format!("policy-{}", part.name.trim_start_matches("policy-"));
+    if part.root {
+        return as_root(repo, &name, part.programs, filters);
+    }
+    let mut command = repo.cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]).args(part.programs);
+    command.env("SHEETBEND_XTASK", "1");
+    cargo_test(repo, &name, command, filters)
+}
+
+/// Runs the test programs that `programs` choose with all that needs root.
+fn as_root(repo: &Repo, name: &str, programs: &[&str], filters: &[&str]) -> Result<Tally> {
     if !setup::is_root() {
-        let text = format!("{package} needs root: sudo env \"PATH=$PATH\" cargo xtask test");
-        Step::start(package).end(Mark::Failed, &text);
+        let text = format!("{name} needs root: sudo env \"PATH=$PATH\" cargo xtask test");
+        Step::start(name).end(Mark::Failed, &text);
         return Ok(Tally::failure(text));
     }
     // The tests run the real binaries. `--workspace` and `--tests` select the features that the unit tests were built
@@ -167,22 +203,22 @@ fn with_root(repo: &Repo, package: &str, filter: Option<&str>) -> Result<Tally> 
     let built = process::capture(&mut build, &mut |line| step.note(line))?;
     if !built.ok() {
         step.end(Mark::Failed, &built.tail(60));
-        return Ok(Tally::failure(format!("{package}: the binaries do not build")));
+        return Ok(Tally::failure(format!("{name}: the binaries do not build")));
     }
     step.end(Mark::Done, "");
     let mut command = repo.cargo();
-    command.args(["test", "--no-fail-fast", "--workspace"]);
-    for target in test_targets(repo, package)? {
-        command.args(["--test", &target]);
-    }
+    command.args(["test", "--no-fail-fast", "--workspace"]).args(programs);
     command.env("SHEETBEND_KERNEL_TESTS", "1").env("SHEETBEND_CNITOOL", cache().join("bin/cnitool"));
-    cargo_test(repo, package, command, filter)
+    if programs.contains(&CYCLONUS) {
+        command.env("SHEETBEND_CYCLONUS", crate::kube::cyclonus(repo)?);
+    }
+    cargo_test(repo, name, command, filters)
 }
 
 /// Runs a `cargo test`, shows its progress and counts its results.
-fn cargo_test(repo: &Repo, name: &str, mut command: Command, filter: Option<&str>) -> Result<Tally> {
-    if let Some(filter) = filter {
-        command.args(["--", filter]);
+fn cargo_test(repo: &Repo, name: &str, mut command: Command, filters: &[&str]) -> Result<Tally> {
+    if !filters.is_empty() {
+        command.arg("--").args(filters);
     }
     let mut step = Step::start(name);
     let done = process::capture(&mut command, &mut |line| step.note(line))?;

@@ -5,8 +5,7 @@
 use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_coarse_ns};
 use sheetbend_ebpf_abi::{
     CT_FIN_INITIATOR, CT_FIN_RESPONDER, CT_FROM_NODE, CT_HAIRPIN, CT_IDLE_SECONDS, CT_INITIATOR_IS_HIGH,
-    CT_OUTSIDE, CT_REPLIED, CT_RST, CT_SERVICE, CtEntry, GROWS_CT, NO_ADDR, PodEntry, Reason,
-    TIME_WAIT_SECONDS,
+    CT_OUTSIDE, CT_REPLIED, CT_RST, CT_SERVICE, CtEntry, GROWS_CT, NO_ADDR, Reason, TIME_WAIT_SECONDS,
 };
 
 use crate::{
@@ -232,13 +231,13 @@ pub fn established(packet: &mut Packet) -> Option<Known> {
 
 /// Whose policies `track` asks.
 #[derive(Clone, Copy)]
-pub enum Ends<'a> {
-    /// The sending pod's.
-    Sender(&'a PodEntry),
-    /// The receiving pod's.
-    Receiver(&'a PodEntry),
+pub enum Ends {
+    /// The sending pod's, [`Packet::from`].
+    Sender,
+    /// The receiving pod's, [`Packet::to`].
+    Receiver,
     /// Both: they are on this node.
-    Both(&'a PodEntry, &'a PodEntry),
+    Both,
     /// None: the node's own stack sends.
     FromNode,
     /// None: it goes through this node, or to the node itself.
@@ -251,7 +250,7 @@ pub enum Ends<'a> {
 /// # Errors
 /// [`Reason::PolicyDenied`], [`Reason::MapFull`].
 #[inline(always)]
-pub fn track(packet: &mut Packet, ends: Ends<'_>) -> Result<(), Reason> {
+pub fn track(packet: &mut Packet, ends: Ends) -> Result<(), Reason> {
     let now = now();
     let epoch = policy::epoch();
     make_key(packet);
@@ -304,7 +303,7 @@ pub fn track(packet: &mut Packet, ends: Ends<'_>) -> Result<(), Reason> {
 #[inline(always)]
 fn judge(
     packet: &mut Packet,
-    ends: Ends<'_>,
+    ends: Ends,
     from_initiator: bool,
     egress: bool,
     ingress: bool,
@@ -316,31 +315,27 @@ fn judge(
     let port = if from_initiator { packet.dst_port } else { packet.src_port };
     let (sender_done, receiver_done) = if from_initiator { (egress, ingress) } else { (ingress, egress) };
     let (sender, receiver) = match ends {
-        Ends::Sender(pod) => (Some(pod), None),
-        Ends::Receiver(pod) => (None, Some(pod)),
-        Ends::Both(sender, receiver) => (Some(sender), Some(receiver)),
-        Ends::FromNode | Ends::Transit => (None, None),
+        Ends::Sender => (true, false),
+        Ends::Receiver => (false, true),
+        Ends::Both => (true, true),
+        Ends::FromNode | Ends::Transit => (false, false),
     };
-    if let Some(pod) = sender
-        && !sender_done
-    {
+    if sender && !sender_done {
         packet.flags |= NEW;
         let (ifindex, peer) = (packet.from, packet.dst);
-        policy::judge(packet, SENDER, pod, ifindex, from_initiator, peer, port)?;
+        policy::judge(packet, SENDER, ifindex, from_initiator, peer, port)?;
     }
-    if let Some(pod) = receiver
-        && !receiver_done
-    {
+    if receiver && !receiver_done {
         packet.flags |= NEW;
         let (ifindex, peer) = (packet.to, packet.src);
-        policy::judge(packet, RECEIVER, pod, ifindex, !from_initiator, peer, port)?;
+        policy::judge(packet, RECEIVER, ifindex, !from_initiator, peer, port)?;
     }
     Ok(())
 }
 
 /// Judges the first packet of a flow and makes the entry.
 #[inline(always)]
-fn begin(packet: &mut Packet, ends: Ends<'_>, epoch: u32, now: u64) -> Result<(), Reason> {
+fn begin(packet: &mut Packet, ends: Ends, epoch: u32, now: u64) -> Result<(), Reason> {
     if is_hairpin(&packet.src) {
         packet.flags |= HAIRPIN;
     }
@@ -402,11 +397,11 @@ fn note_end(entry: &CtEntry) {
 }
 
 #[inline(always)]
-fn note_epochs(entry: &mut CtEntry, ends: Ends<'_>, from_initiator: bool, epoch: u32) {
+fn note_epochs(entry: &mut CtEntry, ends: Ends, from_initiator: bool, epoch: u32) {
     let (sender, receiver) = match ends {
-        Ends::Sender(_) => (true, false),
-        Ends::Receiver(_) | Ends::FromNode => (false, true),
-        Ends::Both(..) => (true, true),
+        Ends::Sender => (true, false),
+        Ends::Receiver | Ends::FromNode => (false, true),
+        Ends::Both => (true, true),
         Ends::Transit => (false, false),
     };
     let (egress, ingress) = if from_initiator { (sender, receiver) } else { (receiver, sender) };

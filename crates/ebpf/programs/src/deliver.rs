@@ -29,11 +29,22 @@ use crate::{
 /// [`Reason::NotReady`].
 #[inline(always)]
 pub fn pod(ifindex: u32) -> Result<&'static PodEntry, Reason> {
-    // SAFETY: not preallocated, so that the value is whole until the program ends.
+    // SAFETY: the memory stays a row of this map; `policy::judge` reads anew what has to be right.
     match unsafe { PODS.get(&ifindex) } {
         Some(pod) if pod.flags & POD_READY != 0 => Ok(pod),
         _ => Err(Reason::NotReady),
     }
+}
+
+/// Whether the policy of the pod behind an interface is in place.
+///
+/// # Errors
+/// [`Reason::NotReady`].
+#[inline(always)]
+pub fn ready(ifindex: u32) -> Result<(), Reason> {
+    // SAFETY: a plain value, copied at once.
+    let flags = unsafe { PODS.get(&ifindex) }.map_or(0, |pod| pod.flags);
+    if flags & POD_READY != 0 { Ok(()) } else { Err(Reason::NotReady) }
 }
 
 /// Interface index of the local pod with this address.
@@ -74,7 +85,7 @@ pub fn deliver(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
         // `to_pod` judges it.
         return Ok(to_stack(ctx));
     }
-    conntrack::track(packet, Ends::Receiver(target))?;
+    conntrack::track(packet, Ends::Receiver)?;
     event::forwarded(packet, Reason::Forwarded);
     translate_back(ctx, packet, target)?;
     if direct { Ok(PASS) } else { redirect(ctx, packet, target) }

@@ -2,13 +2,13 @@
 
 use aya_ebpf::programs::TcContext;
 use sheetbend_ebpf_abi::{
-    CT_SERVICE, MODE_VXLAN, NodeConfig, PodEntry, ROUTE_LOCAL, ROUTE_NO_MASQUERADE, ROUTE_NODE,
-    ROUTE_NODE_ADDRESS, ROUTE_SERVICE, ROUTE_UNOWNED, Reason, RouteEntry,
+    CT_SERVICE, MODE_VXLAN, NodeConfig, ROUTE_LOCAL, ROUTE_NO_MASQUERADE, ROUTE_NODE, ROUTE_NODE_ADDRESS,
+    ROUTE_SERVICE, ROUTE_UNOWNED, Reason, RouteEntry,
 };
 
 use crate::{
     conntrack::{self, Ends},
-    deliver::{self, is_simple, pod, to_stack},
+    deliver::{self, is_simple, pod, ready, to_stack},
     event,
     maps::{CONFIG, ROUTES},
     next_hop, node, outside,
@@ -93,10 +93,10 @@ pub fn established(ctx: &TcContext, packet: &mut Packet) -> Option<Result<i32, R
 /// Every reason why a pod's packet may not go on.
 #[inline(always)]
 pub fn forward(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
-    let sender = pod(packet.from)?;
+    ready(packet.from)?;
     if let Some(ifindex) = receiver(packet) {
         packet.to = ifindex;
-        return to_pod(ctx, packet, sender, ifindex);
+        return to_pod(ctx, packet, ifindex);
     }
     let config = config()?;
     let route = route(packet.network, &packet.dst);
@@ -105,9 +105,9 @@ pub fn forward(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
         return Err(Reason::TunnelPort);
     }
     if kind == ROUTE_LOCAL {
-        return without_pod(ctx, packet, sender);
+        return without_pod(ctx, packet);
     }
-    conntrack::track(packet, Ends::Sender(sender))?;
+    conntrack::track(packet, Ends::Sender)?;
     match (kind, route) {
         (ROUTE_UNOWNED, _) => {
             conntrack::forget(packet);
@@ -153,15 +153,15 @@ pub fn forward(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
 }
 
 #[inline(always)]
-fn to_pod(ctx: &TcContext, packet: &mut Packet, sender: &PodEntry, ifindex: u32) -> Result<i32, Reason> {
+fn to_pod(ctx: &TcContext, packet: &mut Packet, ifindex: u32) -> Result<i32, Reason> {
     let target = pod(ifindex).inspect_err(|_| packet.from = ifindex)?;
     if !is_simple(packet, target.mtu) && packet.from != ifindex {
         // `to_pod` asks the receiver's policy.
-        conntrack::track(packet, Ends::Sender(sender))?;
+        conntrack::track(packet, Ends::Sender)?;
         event::forwarded(packet, Reason::ToStack);
         return Ok(to_stack(ctx));
     }
-    conntrack::track(packet, Ends::Both(sender, target))?;
+    conntrack::track(packet, Ends::Both)?;
     event::forwarded(packet, Reason::Forwarded);
     deliver::translate_back(ctx, packet, target)?;
     deliver::redirect(ctx, packet, target)
@@ -169,9 +169,9 @@ fn to_pod(ctx: &TcContext, packet: &mut Packet, sender: &PodEntry, ifindex: u32)
 
 /// A destination in this node's range that is no pod: the node's router address, or a pod that is gone.
 #[inline(always)]
-fn without_pod(ctx: &TcContext, packet: &mut Packet, sender: &PodEntry) -> Result<i32, Reason> {
+fn without_pod(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     if node::is_own_address(ctx, packet) {
-        conntrack::track(packet, Ends::Sender(sender))?;
+        conntrack::track(packet, Ends::Sender)?;
         event::forwarded(packet, Reason::ToStack);
         return Ok(to_stack(ctx));
     }
@@ -179,7 +179,7 @@ fn without_pod(ctx: &TcContext, packet: &mut Packet, sender: &PodEntry) -> Resul
     if packet.protocol == TCP && conntrack::find(packet).is_some() {
         return Err(Reason::PodGone);
     }
-    conntrack::track(packet, Ends::Sender(sender))?;
+    conntrack::track(packet, Ends::Sender)?;
     conntrack::forget(packet);
     Err(Reason::NoSuchPod)
 }

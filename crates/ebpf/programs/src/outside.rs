@@ -154,7 +154,7 @@ fn to_pod(ctx: &TcContext, packet: &mut Packet, ifindex: u32) -> Result<i32, Rea
     packet.to = ifindex;
     let target = pod(ifindex)?;
     // Before a detour over the stack: `to_pod` does not know the frontend.
-    conntrack::track(packet, Ends::Receiver(target))?;
+    conntrack::track(packet, Ends::Receiver)?;
     event::forwarded(packet, Reason::Forwarded);
     if !is_simple(packet, target.mtu) {
         return Ok(to_stack(ctx));

@@ -3,12 +3,12 @@
 use aya_ebpf::maps::lpm_trie::Key;
 use sheetbend_ebpf_abi::{
     ClassKey, DIRECTION_EGRESS, DIRECTION_INGRESS, FLOW_STAGE_EGRESS, FLOW_STAGE_INGRESS,
-    POD_ISOLATED_EGRESS, POD_ISOLATED_INGRESS, PodEntry, PrefixKey, Reason, RuleKey, RuleValue,
+    POD_ISOLATED_EGRESS, POD_ISOLATED_INGRESS, POD_READY, PrefixKey, Reason, RuleKey, RuleValue,
     VERDICT_ALLOW,
 };
 
 use crate::{
-    maps::{BLOCKS, CLASSES, POLICY_EPOCH, RULES},
+    maps::{BLOCKS, CLASSES, PODS, POLICY_EPOCH, RULES},
     packet::{Ip, Packet, put},
 };
 
@@ -24,7 +24,7 @@ pub fn epoch() -> u32 {
 }
 
 /// Judges one end of a flow in the flow's original direction: `egress` asks the initiator's policy, else the
-/// responder's; `port` is the flow's destination port.
+/// responder's; `port` is the flow's destination port. `ifindex` is the pod's.
 ///
 /// # Errors
 /// [`Reason::PolicyDenied`].
@@ -32,31 +32,32 @@ pub fn epoch() -> u32 {
 pub fn judge(
     packet: &mut Packet,
     end: usize,
-    pod: &PodEntry,
     ifindex: u32,
     egress: bool,
     peer: Ip,
     port: u16,
 ) -> Result<(), Reason> {
     let isolated = if egress { POD_ISOLATED_EGRESS } else { POD_ISOLATED_INGRESS };
-    if pod.flags & isolated == 0 {
+    let (set, flags) = policy_of(ifindex);
+    if flags & isolated == 0 {
         return Ok(());
     }
     let (stage, direction) =
         if egress { (FLOW_STAGE_EGRESS, DIRECTION_EGRESS) } else { (FLOW_STAGE_INGRESS, DIRECTION_INGRESS) };
+    // Behind the set: a class has rows for this set until the next set was in force for a while.
     let class = class_of(packet.network, &peer);
     let judged = &mut packet.judged[end];
     judged.stage = stage as u32;
     judged.ifindex = ifindex;
-    judged.set = pod.set;
+    judged.set = set;
     judged.class = class;
     judged.origin = 0;
     let mut rule = None;
     if class != 0 {
-        rule = find(packet.protocol, pod.set, class, direction, port);
+        rule = find(packet.protocol, set, class, direction, port);
     }
     if rule.is_none() {
-        rule = find(packet.protocol, pod.set, 0, direction, port);
+        rule = find(packet.protocol, set, 0, direction, port);
     }
     if let Some(rule) = rule {
         packet.judged[end].origin = rule.origin;
@@ -66,6 +67,26 @@ pub fn judge(
     }
     packet.denied = end as u32;
     Err(Reason::PolicyDenied)
+}
+
+/// A pod's policy set and flags. One that is gone, or not ready any more, has a set of no rules and is isolated.
+///
+/// The row is asked for here and read at once, twice: the kernel gives the memory of a replaced row to the next row that
+/// is written, so that what was looked up earlier may be another pod's by now. A third time where the two differ.
+#[inline(always)]
+fn policy_of(ifindex: u32) -> (u32, u32) {
+    let first = row_of(ifindex);
+    let second = row_of(ifindex);
+    let row = if first == second { first } else { row_of(ifindex) };
+    let flags = (row >> 32) as u32;
+    if flags & POD_READY != 0 { (row as u32, flags) } else { (0, POD_ISOLATED_EGRESS | POD_ISOLATED_INGRESS) }
+}
+
+/// Flags above the policy set; 0 where the pod is gone.
+#[inline(always)]
+fn row_of(ifindex: u32) -> u64 {
+    // SAFETY: plain values, copied at once.
+    unsafe { PODS.get(&ifindex) }.map_or(0, |pod| u64::from(pod.flags) << 32 | u64::from(pod.set))
 }
 
 /// Key of `RULES` in words, so that it is aligned.
@@ -93,7 +114,7 @@ fn find(protocol: u8, set: u32, class: u32, direction: u8, port: u16) -> Option<
 fn class_of(network: u32, ip: &Ip) -> u32 {
     let mut key = ClassKey { network, addr: [0; 16] };
     put(&mut key.addr, ip);
-    // SAFETY: not preallocated, so that the value is whole; it is copied at once.
+    // SAFETY: a plain value, copied at once.
     if let Some(class) = unsafe { CLASSES.get(&key) } {
         return *class;
     }

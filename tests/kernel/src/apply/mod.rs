@@ -7,6 +7,7 @@ mod life;
 mod limits;
 mod moves;
 mod place;
+mod policy_atomic;
 mod sequences;
 
 pub use place::{Place, links, need_root};
@@ -48,6 +49,19 @@ pub fn cases() -> &'static [(&'static str, Case)] {
         ("a_full_rule_table_denies_and_says_so", limits::a_full_rule_table_denies_and_says_so),
         ("a_pod_whose_tiers_do_not_fit_is_shut", limits::a_pod_whose_tiers_do_not_fit_is_shut),
         ("a_missing_exception_closes_the_block", limits::a_missing_exception_closes_the_block),
+        (
+            "policy_atomic::no_packet_is_judged_by_half_of_a_policy_set",
+            policy_atomic::no_packet_is_judged_by_half_of_a_policy_set,
+        ),
+        ("policy_atomic::steps_out_of_order_are_noticed", policy_atomic::steps_out_of_order_are_noticed),
+        (
+            "policy_atomic::rules_that_change_in_place_are_noticed",
+            policy_atomic::rules_that_change_in_place_are_noticed,
+        ),
+        (
+            "policy_atomic::an_order_of_whole_sets_is_told_from_others",
+            policy_atomic::an_order_of_whole_sets_is_told_from_others,
+        ),
         ("a_full_slot_table_keeps_the_old_backends", limits::a_full_slot_table_keeps_the_old_backends),
     ]
 }

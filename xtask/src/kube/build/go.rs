@@ -90,6 +90,21 @@ impl Module {
         Ok(Self { directory, version: version.to_owned(), go, toolchain })
     }
 
+    /// A module of the repository: `directory` holds its `main.go`, and what it requires with checksums.
+    pub(super) fn committed(directory: PathBuf) -> Result<Self> {
+        let go = find()?;
+        let toolchain =
+            process::first_line(Command::new(&go).arg("version")).context("`go version` fails")?;
+        let mut texts = Vec::new();
+        for name in ["go.mod", "go.sum", "main.go"] {
+            let path = directory.join(name);
+            texts.push(
+                std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?,
+            );
+        }
+        Ok(Self { directory, version: key(&texts), go, toolchain })
+    }
+
     /// Builds one program into the cache unless it is there; gives its path below `cache`.
     pub(super) fn program(&self, cache: &Path, build: &Program<'_>, step: &mut Step) -> Result<PathBuf> {
         let link = format!("{LINK} {}", build.link);

@@ -16,6 +16,7 @@ use self::go::{Module, Program, Requirements};
 pub(super) use self::network_policy_api::NetworkPolicyApi;
 use super::settings::KUBERNETES;
 use crate::progress::{Mark, Step};
+use crate::repo::Repo;
 
 const KUBERNETES_MODULE: &str = "k8s.io/kubernetes";
 const GINKGO: &str = "github.com/onsi/ginkgo/v2";
@@ -148,6 +149,15 @@ pub(crate) fn coredns_for_bench() -> Result<PathBuf> {
     let _lock = lock(&cache)?;
     let build = |step: &mut Step| coredns(&cache, "coredns-bench", COREDNS_BENCH_PLUGINS, step);
     Ok(cache.join(shown("CoreDNS", build)?))
+}
+
+/// cyclonus with our questions: what `tests/interop/tests/networkpolicy` compares with.
+pub(crate) fn cyclonus(repo: &Repo) -> Result<PathBuf> {
+    let cache = cache();
+    let _lock = lock(&cache)?;
+    let program = Program { name: "verdicts", package: ".", link: "", is_test: false };
+    let module = Module::committed(repo.path("tests/interop/cyclonus"))?;
+    Ok(cache.join(shown("cyclonus", |step| module.program(&cache, &program, step))?))
 }
 
 /// The programs that run tests; e2e.test takes three minutes the first time.
