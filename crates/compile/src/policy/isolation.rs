@@ -85,7 +85,7 @@ impl Isolations {
         if was_empty {
             self.policies = next.policies.clone();
         } else {
-            self.users(&users, &next.policies);
+            self.follow_users(&users, &next.policies);
         }
         for key in touched {
             match self.closed.get(&key.namespace) {
@@ -105,7 +105,6 @@ impl Isolations {
     fn namespaces(&mut self, next: &Snapshot) -> Vec<ObjectKey> {
         let tenants = std::mem::replace(&mut self.tenants, next.tenants.clone());
         let namespaces = std::mem::replace(&mut self.namespaces, next.namespaces.clone());
-        let servers = std::mem::replace(&mut self.servers, Servers::of(next));
         let mut touched: BTreeMap<&Arc<str>, Option<&Arc<Namespace>>> = BTreeMap::new();
         for item in namespaces.diff(&next.namespaces) {
             match item {
@@ -115,6 +114,11 @@ impl Isolations {
                 DiffItem::Remove(name, _) => drop(touched.insert(name, None)),
             }
         }
+        if self.closed.is_empty() && touched.is_empty() && tenants == next.tenants {
+            // Nobody asks where names are.
+            return Vec::new();
+        }
+        let servers = std::mem::replace(&mut self.servers, Servers::of(next));
         if tenants != next.tenants || servers != self.servers {
             touched.extend(next.namespaces.iter().map(|(name, namespace)| (name, Some(namespace))));
         }
@@ -152,7 +156,7 @@ impl Isolations {
         Some(key)
     }
 
-    fn users(&mut self, old: &Policies, next: &Policies) {
+    fn follow_users(&mut self, old: &Policies, next: &Policies) {
         for item in old.diff(next) {
             match item {
                 DiffItem::Add(key, policy) | DiffItem::Update { new: (key, policy), .. } => {
