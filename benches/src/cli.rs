@@ -55,8 +55,8 @@ enum Section {
     Compile,
     /// 44,000 Services into the kernel, and one change at that size.
     Tables,
-    /// New connections to ClusterIPs by number of Services.
-    FirstPacket,
+    /// ClusterIPs by number of Services beside kube-proxy: from nothing, one change, new connections.
+    Services,
     /// ADD and DEL.
     Cni,
     /// Queries per second and latency of the cluster DNS.
@@ -127,7 +127,7 @@ type Measure = fn(&Bench) -> Vec<Row>;
 fn sections() -> [(Section, Measure); 8] {
     [
         (Section::Traffic, section::traffic::measure),
-        (Section::FirstPacket, section::first_packet::measure),
+        (Section::Services, section::services::measure),
         (Section::Programs, section::programs::measure),
         (Section::Compile, section::compile::measure),
         (Section::Tables, section::tables::measure),

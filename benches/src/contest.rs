@@ -1,7 +1,8 @@
 //! Candidates measured in turn within one run, so that the machine's moods meet all of them.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -19,6 +20,27 @@ pub(crate) struct Way {
     pub(crate) client: Netns,
     /// What the client calls, IPv4 then IPv6.
     pub(crate) servers: [IpAddr; 2],
+}
+
+impl Way {
+    /// Waits until it carries new connections of both families.
+    ///
+    /// # Errors
+    /// It does not within `patience`: what the last attempt said.
+    pub(crate) fn wait(&self, patience: Duration) -> anyhow::Result<()> {
+        let start = Instant::now();
+        for server in self.servers {
+            while let Err(error) = Session::open(Tool::TcpConnect, &self.client, server)
+                .and_then(|mut session| session.rate(Duration::from_millis(1)))
+            {
+                if start.elapsed() > patience {
+                    return Err(error).with_context(|| format!("{server} never answered"));
+                }
+                sleep(Duration::from_millis(10));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What ours must be beside one peer, as a ratio of rates.

@@ -75,11 +75,6 @@ impl Netns {
         feed(&mut command, lines).with_context(|| format!("in namespace {}:\n{lines}", self.name))
     }
 
-    /// `nft -f` in this namespace.
-    pub(crate) fn nft(&self, rules: &str) -> anyhow::Result<()> {
-        self.enter(|| feed(Command::new("nft").args(["-f", "-"]), rules))?
-    }
-
     /// Writes `/proc/sys/net/<key>`.
     pub(crate) fn sysctl(&self, key: &str, value: &str) -> anyhow::Result<()> {
         let path = format!("/proc/sys/net/{key}");

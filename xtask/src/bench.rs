@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::MISSING;
 use crate::demo;
-use crate::kube::coredns_for_bench;
+use crate::kube::{coredns_for_bench, kube_proxy_for_bench};
 use crate::repo::Repo;
 use crate::setup::{self, Purpose};
 
@@ -55,8 +55,11 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
     }
     let mut command = Command::new(repo.target().join("release/sheetbend-bench"));
     command.current_dir(repo.root()).args(&args.arguments);
-    if measures_dns(&args.arguments) {
+    if measures(&args.arguments, &["dns"]) {
         command.env("SHEETBEND_COREDNS", coredns_for_bench()?);
+    }
+    if measures(&args.arguments, &["services", "traffic"]) {
+        command.env("SHEETBEND_KUBE_PROXY", kube_proxy_for_bench()?);
     }
     if !args.dry_run {
         command.arg("--json").arg(repo.scratch("bench")?.join("rows.jsonl")).args(["--markdown", DOCUMENT]);
@@ -65,8 +68,8 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
     Err(error).context("cannot start sheetbend-bench")
 }
 
-/// Whether the sections named, of which none means all, include the cluster DNS.
-fn measures_dns(arguments: &[OsString]) -> bool {
+/// Whether the sections named, of which none means all, include one of these.
+fn measures(arguments: &[OsString], these: &[&str]) -> bool {
     let mut sections = arguments.iter().filter(|word| !word.to_string_lossy().starts_with('-')).peekable();
-    sections.peek().is_none() || sections.any(|word| word == "dns" || word == "all")
+    sections.peek().is_none() || sections.any(|word| word == "all" || these.iter().any(|it| word == it))
 }

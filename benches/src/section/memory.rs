@@ -12,6 +12,7 @@ use crate::objects::{self, Amount};
 use crate::report::{Row, Target};
 use crate::topology::agent::{NodeSpec, Ours};
 use crate::topology::fabric::{Fabric, fabric};
+use crate::topology::process::mib;
 
 const SECTION: &str = "Agent memory";
 /// How long an agent may take to read and apply the largest directory, where others work on the machine too.
@@ -108,23 +109,17 @@ fn start(bench: &Bench, index: u8, case: Case, pods: &mut Pods) -> anyhow::Resul
 
 fn read(agent: &Running, idle: Duration) -> anyhow::Result<Vec<Row>> {
     let pid = agent.ours.pid(0);
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the agent is gone")?;
-    let mib = |field: &str| -> anyhow::Result<f64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
-        let kib: f64 = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?;
-        Ok(kib / 1024.0)
-    };
     let name = agent.case.name;
     let bounded =
         |row: Row, bound: Option<f64>| bound.map_or(row.clone(), |bound| row.target(Target::AtMost(bound)));
     let local = agent.case.amount.local_pods();
-    let resident = Row::value(SECTION, format!("{name}: resident"), mib("VmRSS")?, "MiB").note(format!(
+    let resident = Row::value(SECTION, format!("{name}: resident"), mib(pid, "VmRSS")?, "MiB").note(format!(
         "VmRSS, {local} of the pods on this node, {} s idle, first sync {:.1} s after the start",
         idle.as_secs(),
         agent.synced.as_secs_f64()
     ));
-    let peak =
-        Row::value(SECTION, format!("{name}: peak"), mib("VmHWM")?, "MiB").note("VmHWM, first sync included");
+    let peak = Row::value(SECTION, format!("{name}: peak"), mib(pid, "VmHWM")?, "MiB")
+        .note("VmHWM, first sync included");
     // USER_HZ is 100 on every platform Linux still supports.
     let busy = (cpu_ticks(pid)? - agent.ticks) as f64 / 100.0 / idle.as_secs_f64();
     let cpu = Row::value(SECTION, format!("{name}: CPU while idle"), busy * 100.0, "% of a core");

@@ -1,9 +1,12 @@
 //! Packets between pods: ours beside the wire, the kernel and the bridge plugin.
 
+use std::time::Duration;
+
 use crate::cli::{Bench, say};
 use crate::contest::{self, Promise, Way};
 use crate::report::Row;
-use crate::topology::kube_proxy::{self, Peer};
+use crate::topology::cluster_api::Load;
+use crate::topology::kube_proxy::{self, Mode, Peer};
 use crate::topology::ours::{BEFORE, Cluster};
 use crate::topology::{fabric, wire};
 use crate::traffic::Tool;
@@ -60,14 +63,22 @@ fn beside(
 }
 
 fn same_node(bench: &Bench) -> Built {
-    let peer = Peer::build("peer", 85, 10)?.direct();
-    let peers = vec![peer, fabric::routed_on_one_node()?, wire::build()?];
+    let peer = peer("peer", 85)?;
+    let peers = vec![peer.direct(), fabric::routed_on_one_node()?, wire::build()?];
     beside(bench, ("same", 75, "host-gw", 0), |cluster| Ok(cluster.direct()), peers)
 }
 
 fn same_node_service(bench: &Bench) -> Built {
-    let peers = vec![Peer::build("peers", 86, 10)?.service()];
-    beside(bench, ("sames", 76, "host-gw", 0), Cluster::service, peers)
+    let peer = peer("peers", 86)?;
+    beside(bench, ("sames", 76, "host-gw", 0), Cluster::service, vec![peer.service(0)])
+}
+
+/// A node on which kube-proxy has made the rules of ten Services.
+fn peer(name: &str, net: u8) -> anyhow::Result<Peer> {
+    let mut peer = Peer::build(name, net, Mode::Nftables, Load { services: 10, dummies: 0 })?;
+    peer.start()?;
+    peer.wait(9, Duration::from_secs(60))?;
+    Ok(peer)
 }
 
 fn host_gw(bench: &Bench) -> Built {

@@ -13,7 +13,8 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::bridge::{addresses, call};
-use super::kube_proxy::cluster_ip;
+use super::cluster_api::ClusterApi;
+use super::process::tail;
 use super::routed::Pod;
 use crate::netns::Netns;
 use crate::sandbox::SCRATCH;
@@ -28,7 +29,14 @@ const READY: Duration = Duration::from_secs(20);
 pub(crate) struct Ours {
     directory: PathBuf,
     binaries: PathBuf,
+    store: Store,
     nodes: Vec<Agent>,
+}
+
+/// Where agents find their objects.
+enum Store {
+    Files(PathBuf),
+    Api(ClusterApi),
 }
 
 /// A node of ours: its namespace, its addresses and pod ranges.
@@ -56,19 +64,51 @@ impl Ours {
         extra: &dyn Fn(&Path) -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
         let directory = Path::new(SCRATCH).join(name);
-        fs::create_dir_all(directory.join("objects"))?;
-        let mut ours = Self { directory, binaries: binaries.to_owned(), nodes: Vec::new() };
+        let objects = directory.join("objects");
+        fs::create_dir_all(&objects)?;
+        let store = Store::Files(objects.clone());
+        let mut ours = Self { directory, binaries: binaries.to_owned(), store, nodes: Vec::new() };
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
         ours.write("namespace.json", &namespace)?;
         for (index, spec) in nodes.iter().enumerate() {
             ours.write(&format!("node-{index}.json"), &node_object(&node_name(index), spec))?;
         }
-        extra(&ours.objects())?;
+        extra(&objects)?;
         for (index, spec) in nodes.iter().enumerate() {
             let agent = ours.agent(name, &node_name(index), mode, &spec.netns)?;
             ours.nodes.push(agent);
         }
         Ok(ours)
+    }
+
+    /// The same on one node in mode host-gw, from an API server that `fill` has filled before the agent starts. Waits
+    /// until the agent is ready, which is after its first sync; the time that took, seconds.
+    pub(crate) fn watching(
+        binaries: &Path,
+        name: &str,
+        spec: &NodeSpec,
+        fill: impl FnOnce(&ClusterApi),
+    ) -> anyhow::Result<(Self, f64)> {
+        const PATIENCE: Duration = Duration::from_secs(120);
+        let directory = Path::new(SCRATCH).join(name);
+        let api = ClusterApi::start(&spec.netns, &directory)?;
+        api.put(node_object(&node_name(0), spec));
+        fill(&api);
+        let store = Store::Api(api);
+        let mut ours = Self { directory, binaries: binaries.to_owned(), store, nodes: Vec::new() };
+        let start = Instant::now();
+        let agent = ours.agent(name, &node_name(0), "host-gw", &spec.netns)?;
+        ours.nodes.push(agent);
+        ours.wait_ready(PATIENCE)?;
+        Ok((ours, start.elapsed().as_secs_f64()))
+    }
+
+    /// The API server of [`Ours::watching`].
+    pub(crate) fn api(&self) -> Option<&ClusterApi> {
+        match &self.store {
+            Store::Files(_) => None,
+            Store::Api(api) => Some(api),
+        }
     }
 
     /// Waits until every agent has said that it is ready.
@@ -93,19 +133,20 @@ impl Ours {
         self.wait_ready(READY)
     }
 
-    /// Directory of objects.
-    pub(crate) fn objects(&self) -> PathBuf {
-        self.directory.join("objects")
-    }
-
     /// Process of the agent on node `node`.
     pub(crate) fn pid(&self, node: usize) -> u32 {
         self.nodes[node].process.id()
     }
 
-    /// Writes an object, or many in a `List`, whole or not at all.
+    /// Creates or replaces an object; `file` is its file's name where objects are files.
     pub(crate) fn write(&self, file: &str, object: &Value) -> anyhow::Result<()> {
-        write_object(&self.objects(), file, &object.to_string())
+        match &self.store {
+            Store::Files(directory) => write_object(directory, file, &object.to_string()),
+            Store::Api(api) => {
+                api.put(object.clone());
+                Ok(())
+            }
+        }
     }
 
     /// Makes the namespace of pod `name` and its object on node `node`, and calls ADD.
@@ -158,28 +199,6 @@ impl Ours {
         Ok(())
     }
 
-    /// Many Services with the port of new connections, all in front of one pod.
-    pub(crate) fn services(&self, range: std::ops::Range<u32>, pod: &Pod) -> anyhow::Result<()> {
-        const PER_FILE: usize = 500;
-        let ports = [json!({"name": "connect", "protocol": "TCP", "port": port::TCP_CONNECT})];
-        let all: Vec<u32> = range.collect();
-        for (number, indices) in all.chunks(PER_FILE).enumerate() {
-            let mut text = String::new();
-            for index in indices {
-                let name = format!("s{index}");
-                let service =
-                    service_object(&name, [cluster_ip(false, *index), cluster_ip(true, *index)], &ports);
-                let slices = pod.addresses.map(|address| {
-                    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-                    slice_object(&name, family, &[address.to_string()], &ports)
-                });
-                text.extend([service].iter().chain(&slices).map(|object| format!("---\n{object}\n")));
-            }
-            write_object(&self.objects(), &format!("services-{number:04}.yaml"), &text)?;
-        }
-        Ok(())
-    }
-
     fn agent(&self, instance: &str, node: &str, mode: &str, netns: &Netns) -> anyhow::Result<Agent> {
         let directory = self.directory.join(node);
         let (run_dir, state_dir, log) =
@@ -202,9 +221,12 @@ impl Ours {
                 "--network-mode",
                 mode,
             ])
-            .args(["--uplink", "up0"])
-            .arg("--objects")
-            .arg(self.objects())
+            .args(["--uplink", "up0"]);
+        match &self.store {
+            Store::Files(directory) => command.arg("--objects").arg(directory),
+            Store::Api(api) => command.arg("--kubeconfig").arg(api.kubeconfig()),
+        };
+        command
             .arg("--run-dir")
             .arg(&run_dir)
             .arg("--state-dir")
@@ -286,11 +308,4 @@ pub(crate) fn slice_object(service: &str, family: &str, addresses: &[String], po
         },
         "addressType": family, "ports": ports, "endpoints": endpoints,
     })
-}
-
-/// The last lines of a log, in one.
-fn tail(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().rev().take(4).collect();
-    lines.into_iter().rev().collect::<Vec<_>>().join(" / ")
 }

@@ -2,8 +2,10 @@
 
 pub(crate) mod agent;
 pub(crate) mod bridge;
+pub(crate) mod cluster_api;
 pub(crate) mod fabric;
 pub(crate) mod kube_proxy;
 pub(crate) mod ours;
+pub(crate) mod process;
 pub(crate) mod routed;
 pub(crate) mod wire;

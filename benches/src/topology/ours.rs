@@ -1,17 +1,17 @@
 //! Ways through our agent and plugin.
 
 use std::path::Path;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::ensure;
 
 use super::agent::{NodeSpec, Ours};
+use super::cluster_api::Load;
 use super::fabric::{Fabric, fabric};
 use super::kube_proxy::cluster_ip;
 use super::routed::Pod;
 use crate::contest::Way;
-use crate::traffic::{Responder, Session, Tool};
+use crate::traffic::Responder;
 
 /// Name of ours in the tables.
 pub(crate) const NAME: &str = "Sheetbend";
@@ -19,7 +19,7 @@ pub(crate) const NAME: &str = "Sheetbend";
 /// Name of ours from another build (`--before`).
 pub(crate) const BEFORE: &str = "Sheetbend, before";
 
-/// How long an agent may take over a change, 50,000 new Services included.
+/// How long an agent may take over a change.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A cluster of two nodes with a client on the first and a server on either.
@@ -59,18 +59,34 @@ impl Cluster {
         }
         agents.service("server", [cluster_ip(false, 0), cluster_ip(true, 0)], &server)?;
         let cluster = Self { agents, client, server };
-        cluster.answers(&cluster.direct())?;
+        cluster.direct().wait(PATIENCE)?;
         Ok(cluster)
     }
 
-    /// The same on one node, with Services `0..count` that all lead to the server. Service 0 has all tools' ports, the
-    /// others the one of new connections.
-    pub(crate) fn with_services(binaries: &Path, name: &str, net: u8, count: u32) -> anyhow::Result<Self> {
-        let cluster = Self::start(binaries, name, net, "host-gw", 0)?;
-        cluster.agents.services(1..count, &cluster.server)?;
-        let last = [cluster_ip(false, count - 1), cluster_ip(true, count - 1)];
-        cluster.answers(&Way { servers: last, ..cluster.direct() })?;
-        Ok(cluster)
+    /// The same on one node, from an API server that holds these Services before the agent starts; and how long the
+    /// agent took from its start to the end of its first sync, seconds.
+    pub(crate) fn with_services(
+        binaries: &Path,
+        name: &str,
+        net: u8,
+        load: Load,
+    ) -> anyhow::Result<(Self, f64)> {
+        let Fabric { nodes: [netns, _other], addresses: [addresses, _] } = fabric(name, net)?;
+        let pod_cidrs = [format!("10.{net}.0.0/24"), format!("fd{net}:0::/64")];
+        let spec = NodeSpec { netns, addresses, pod_cidrs };
+        // The node itself is first, then the client.
+        let server = [format!("10.{net}.0.3").parse()?, format!("fd{net}::3").parse()?];
+        let (agents, took) = Ours::watching(binaries, name, &spec, |api| api.fill(load, server))?;
+        let client = agents.pod(0, "client")?;
+        let pod = agents.pod(0, "server")?;
+        ensure!(pod.addresses == server, "the second pod has {:?}, not {server:?}", pod.addresses);
+        for address in server {
+            Responder::start(&pod.netns, address)?;
+        }
+        let cluster = Self { agents, client, server: pod };
+        let last = load.services - 1;
+        cluster.service_at(last).wait(PATIENCE)?;
+        Ok((cluster, took))
     }
 
     /// By pod address.
@@ -80,25 +96,13 @@ impl Cluster {
 
     /// By ClusterIP, once that answers.
     pub(crate) fn service(&self) -> anyhow::Result<Way> {
-        let servers = [cluster_ip(false, 0), cluster_ip(true, 0)];
-        let way = Way { name: NAME, client: self.client.netns.clone(), servers };
-        self.answers(&way)?;
+        let way = self.service_at(0);
+        way.wait(PATIENCE)?;
         Ok(way)
     }
 
-    /// Waits until both families answer.
-    fn answers(&self, way: &Way) -> anyhow::Result<()> {
-        let start = Instant::now();
-        for server in way.servers {
-            while let Err(error) = Session::open(Tool::TcpConnect, &way.client, server)
-                .and_then(|mut session| session.rate(Duration::from_millis(1)))
-            {
-                if start.elapsed() > PATIENCE {
-                    return Err(error).with_context(|| format!("{server} never answered"));
-                }
-                sleep(Duration::from_millis(50));
-            }
-        }
-        Ok(())
+    /// By the ClusterIP of Service `index`.
+    pub(crate) fn service_at(&self, index: u32) -> Way {
+        Way { servers: [cluster_ip(false, index), cluster_ip(true, index)], ..self.direct() }
     }
 }

@@ -14,33 +14,44 @@ pub(crate) struct Client {
     servers: Vec<IpAddr>,
     udp: bool,
     next: usize,
+    /// How long each took, s, since it was last asked.
+    took: Vec<f64>,
 }
 
 impl Client {
     pub(super) fn new(netns: &Netns, server: IpAddr, udp: bool) -> Self {
-        Self { netns: netns.clone(), servers: vec![server], udp, next: 0 }
+        Self { netns: netns.clone(), servers: vec![server], udp, next: 0, took: Vec::new() }
     }
 
     /// TCP; each new flow goes to the next of `servers`.
     pub(crate) fn spread(netns: &Netns, servers: Vec<IpAddr>) -> Self {
-        Self { netns: netns.clone(), servers, udp: false, next: 0 }
+        Self { netns: netns.clone(), servers, udp: false, next: 0, took: Vec::new() }
     }
 
     pub(crate) fn rate(&mut self, duration: Duration) -> anyhow::Result<f64> {
         let (servers, udp, first) = (&self.servers, self.udp, self.next);
-        let (done, elapsed) = self.netns.enter(|| -> anyhow::Result<(usize, Duration)> {
+        let (took, elapsed) = self.netns.enter(|| -> anyhow::Result<(Vec<f64>, Duration)> {
             pin(0)?;
-            let mut done = 0;
-            let start = Instant::now();
-            while start.elapsed() < duration {
-                let server = servers[(first + done) % servers.len()];
+            let mut took = Vec::new();
+            let (start, mut last) = (Instant::now(), Duration::ZERO);
+            while last < duration {
+                let server = servers[(first + took.len()) % servers.len()];
                 transaction(server, udp).with_context(|| format!("new flow to {server}"))?;
-                done += 1;
+                let now = start.elapsed();
+                took.push((now - last).as_secs_f64());
+                last = now;
             }
-            Ok((done, start.elapsed()))
+            Ok((took, last))
         })??;
-        self.next = (first + done) % self.servers.len();
+        self.next = (first + took.len()) % self.servers.len();
+        let done = took.len();
+        self.took.extend(took);
         Ok(done as f64 / elapsed.as_secs_f64())
+    }
+
+    /// How long each new flow took since this was last asked, seconds.
+    pub(crate) fn take_times(&mut self) -> Vec<f64> {
+        std::mem::take(&mut self.took)
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::{Instant, SystemTime};
 use anyhow::{Context as _, Result, bail};
 
 use super::build::{self, TestPrograms};
+use super::enter::UNDERLAY;
 use super::record::Record;
-use super::settings::CONTROL_PLANE;
 use super::{Which, enter, junit, wait};
 use crate::progress::{Mark, Step, seconds};
 use crate::repo::Repo;
@@ -72,15 +72,26 @@ pub(super) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
     let found = junit::read(&results.join("junit.xml"));
     step.end(if done.ok() { Mark::Done } else { Mark::Failed }, &results.display().to_string());
     let found = found.with_context(|| format!("the tests did not run:\n{}", done.tail(20)))?;
+    let (passed, failed) = (found.passed.len(), found.failed.len());
+    if passed == 0 && failed == 0 {
+        bail!("no test matches --focus {:?} without --skip {:?}", args.focus, args.skip);
+    }
+    if args.how.dry_run {
+        for name in &found.passed {
+            println!("{name}");
+        }
+        println!("{passed} tests would run");
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (name, why) in &found.skipped {
+        println!("skipped: {name}: {why}");
+    }
     for name in &found.failed {
         println!("failed: {name}");
     }
-    let (failed, took) = (found.failed.len(), seconds(started.elapsed()));
+    let took = seconds(started.elapsed());
     println!("e2e in {took}: {}", results.join("junit.xml").display());
-    println!("{} passed, {failed} failed, {} skipped", found.passed, found.skipped);
-    if found.passed == 0 && failed == 0 {
-        bail!("no test matches --focus {:?} without --skip {:?}", args.focus, args.skip);
-    }
+    println!("{passed} passed, {failed} failed, {} skipped", found.skipped.len());
     Ok(if failed == 0 && done.ok() { ExitCode::SUCCESS } else { ExitCode::from(MISMATCH) })
 }
 
@@ -90,7 +101,7 @@ pub(super) fn results(repo: &Repo, record: &Record, tests: &str) -> Result<PathB
     repo.scratch(&format!("kube/{}-{tests}-{now}", record.settings.name))
 }
 
-/// The command, in the control plane's network; it ends with the cluster.
+/// The command, in the router's network, as a client out there; it ends with the cluster.
 fn ginkgo(
     record: &Record,
     programs: &TestPrograms,
@@ -98,8 +109,10 @@ fn ginkgo(
     args: &Args,
     results: &Path,
 ) -> Result<Command> {
-    let mut command = enter::with_network(record, CONTROL_PLANE, &programs.ginkgo)?;
-    command.arg(format!("--procs={}", args.how.procs));
+    let mut command = enter::with_network(record, UNDERLAY, &programs.ginkgo)?;
+    // Ginkgo lists from one process only.
+    let procs = if args.how.dry_run { 1 } else { args.how.procs };
+    command.arg(format!("--procs={procs}"));
     command.args(["--no-color", "--timeout=6h", "--junit-report=junit.xml"]);
     command.arg(format!("--output-dir={}", results.display()));
     command.arg(format!("--focus={}", args.focus));
@@ -110,6 +123,8 @@ fn ginkgo(
         command.args(["--dry-run", "-v"]);
     }
     command.arg(&programs.e2e).arg("--").arg("--provider=skeleton");
+    // Only the first process counts them itself, and tests of two nodes would skip themselves in the others.
+    command.arg(format!("--num-nodes={}", record.settings.nodes));
     command.arg(format!("--kubeconfig={}", enter::kubeconfig(&record.settings.name).display()));
     command.arg(format!("--kubectl-path={}", kubectl.display()));
     // Nothing may be kept by a test outside its own directory.

@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result};
 /// What a run of tests found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Results {
-    /// Tests that passed.
-    pub(super) passed: usize,
-    /// Tests that were selected and skipped themselves.
-    pub(super) skipped: usize,
+    /// The names of tests that passed, sorted; of a dry run, of those that would run.
+    pub(super) passed: Vec<String>,
+    /// Tests that were selected and skipped themselves, and why, sorted.
+    pub(super) skipped: Vec<(String, String)>,
     /// The names of tests that failed, sorted.
     pub(super) failed: Vec<String>,
 }
@@ -28,18 +28,23 @@ fn parse(text: &str) -> Result<Results> {
         let name = case.attribute("name").unwrap_or("(no name)");
         // Set-up and reports are cases too.
         let is_test = name.starts_with("[It]");
+        let name = name.trim_start_matches("[It] ").to_owned();
         match case.attribute("status").unwrap_or_default() {
-            "passed" if is_test => results.passed += 1,
+            "passed" if is_test => results.passed.push(name),
             "passed" => {}
             // A case that the filters left out says nothing; one that skipped itself says why.
             "skipped" | "pending" => {
                 let why = case.children().find(|node| node.has_tag_name("skipped"));
                 let why = why.and_then(|node| node.attribute("message")).unwrap_or_default();
-                results.skipped += usize::from(is_test && why.starts_with("skipped - "));
+                if let Some(why) = why.strip_prefix("skipped - ").filter(|_| is_test) {
+                    results.skipped.push((name, why.to_owned()));
+                }
             }
-            _ => results.failed.push(name.trim_start_matches("[It] ").to_owned()),
+            _ => results.failed.push(name),
         }
     }
+    results.passed.sort();
+    results.skipped.sort();
     results.failed.sort();
     Ok(results)
 }
@@ -61,8 +66,8 @@ mod tests {
  <testcase name="[It] [sig-network] e" status="timedout" time="1"></testcase>
 </testsuite></testsuites>"#;
         let expected = Results {
-            passed: 1,
-            skipped: 1,
+            passed: vec!["[sig-network] a".to_owned()],
+            skipped: vec![("[sig-network] d".to_owned(), "no SCTP".to_owned())],
             failed: vec!["[sig-network] b".to_owned(), "[sig-network] e".to_owned()],
         };
         assert_eq!(parse(text).unwrap(), expected);

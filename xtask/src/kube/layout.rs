@@ -6,8 +6,9 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::build::Components;
+use super::internet::Internet;
 use super::pki::Authority;
-use super::plan::{Machine, OWN, Plan};
+use super::plan::{Machine, OWN, Plan, Router};
 use super::settings::{Network, Settings};
 use super::{control_plane, node, peer};
 
@@ -31,7 +32,14 @@ pub(super) fn plan(settings: &Settings, components: &Components, directory: &Pat
         machines.push(planned);
     }
     let admin = authority.kubeconfig(&settings.api_url(), "admin", Some("system:masters"))?;
-    Ok((Plan { cluster: settings.name.clone(), gateways: settings.gateways(), machines }, admin))
+    let router = Router {
+        underlay: settings.underlay(),
+        gateways: settings.gateways(),
+        world: settings.world(),
+        internet: Internet::new(settings, components.program("coredns")?),
+    };
+    let plan = Plan { cluster: settings.name.clone(), directory: directory.to_owned(), router, machines };
+    Ok((plan, admin))
 }
 
 fn machine(settings: &Settings, components: &Components, directory: &Path, index: usize) -> Machine {

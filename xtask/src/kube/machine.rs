@@ -84,7 +84,7 @@ fn set_network(machine: &Machine, plan: &Plan) -> Result<()> {
         lines += &format!("address add {address}{rest} dev eth0\n");
     }
     lines += "link set eth0 up\n";
-    for gateway in &plan.gateways {
+    for gateway in &plan.router.gateways {
         lines += &format!("route add default via {gateway} dev eth0\n");
     }
     ip(&lines)

@@ -12,6 +12,7 @@ mod e2e;
 mod enter;
 mod images;
 mod install;
+mod internet;
 mod junit;
 mod layout;
 mod logs;
@@ -37,7 +38,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Subcommand;
 
-pub(crate) use self::build::{coredns_for_bench, cyclonus};
+pub(crate) use self::build::{coredns_for_bench, cyclonus, kube_proxy_for_bench};
 use self::record::Record;
 use self::settings::{Family, Mode, Network};
 use crate::repo::Repo;

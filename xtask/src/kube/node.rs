@@ -45,9 +45,15 @@ pub(super) fn services(settings: &Settings, machine: usize, libraries: &str) -> 
         ("kubeconfig", "/etc/kubernetes/kubelet.conf"),
         ("hostname-override", name),
         ("node-ip", &addresses.join(",")),
+        ("node-labels", &format!("topology.kubernetes.io/zone={}", zone(machine))),
     ];
     let kubelet = Service::new("kubelet", &flags, Some(Endpoint::Unix(CONTAINERD.into())));
     vec![containerd, kubelet]
+}
+
+/// Nodes are dealt to three zones, so that of four two share one.
+fn zone(machine: usize) -> String {
+    format!("zone{}", (machine + 2) % 3 + 1)
 }
 
 fn containerd_config() -> String {
@@ -122,6 +128,7 @@ mod tests {
         let settings = Settings::new("a", 2, Family::Dual, Network::None).unwrap();
         let services = services(&settings, 1, "/lib");
         assert!(services[1].command.contains(&"--node-ip=172.31.0.11,fd00:172:31::11".to_owned()));
+        assert_eq!([1, 2, 3, 4].map(zone), ["zone1", "zone2", "zone3", "zone1"]);
         let config: serde_json::Value = serde_json::from_str(&kubelet_config(&settings)).unwrap();
         assert_eq!(config["clusterDNS"], serde_json::json!(["10.96.0.10", "fd00:10:96::a"]));
     }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::internet::Internet;
+
 /// Where a machine finds its programs, its logs and the cache.
 pub(super) const OWN: &str = "/run/sheetbend-kube";
 /// Programs, as links into the cache; first in every service's `PATH`.
@@ -16,10 +18,25 @@ pub(super) const PROGRAMS: &str = "/run/sheetbend-kube/bin";
 pub(super) struct Plan {
     /// The cluster's name.
     pub(super) cluster: String,
-    /// The router's addresses on the underlay, IPv4 first.
-    pub(super) gateways: Vec<IpAddr>,
+    /// Where the cluster keeps its files.
+    pub(super) directory: PathBuf,
+    /// What joins the machines.
+    pub(super) router: Router,
     /// Control plane first.
     pub(super) machines: Vec<Machine>,
+}
+
+/// The router of the link on which all machines are; it is also the world, and where tests run.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Router {
+    /// The block of all machines, IPv4 first.
+    pub(super) underlay: Vec<String>,
+    /// Its addresses on the underlay, IPv4 first.
+    pub(super) gateways: Vec<IpAddr>,
+    /// Its addresses out there, under which it speaks to machines; IPv4 first.
+    pub(super) world: Vec<IpAddr>,
+    /// What it answers as a stand-in for the Internet.
+    pub(super) internet: Internet,
 }
 
 /// One machine: a PID, mount, network, UTS, IPC and cgroup namespace of its own.

@@ -122,11 +122,24 @@ impl Settings {
         )
     }
 
+    /// The block of all machines, which is one link; IPv4 first.
+    pub(crate) fn underlay(&self) -> Vec<String> {
+        self.family.pick("172.31.0.0/24".to_owned(), "fd00:172:31::/64".to_owned())
+    }
+
     /// The underlay's router, which is the way to the world; IPv4 first.
     pub(crate) fn gateways(&self) -> Vec<IpAddr> {
         self.family.pick(
             IpAddr::from(Ipv4Addr::new(172, 31, 0, 1)),
             IpAddr::from(Ipv6Addr::new(0xfd00, 0x172, 0x31, 0, 0, 0, 0, 1)),
+        )
+    }
+
+    /// The router's own addresses out there, in no node's block; IPv4 first.
+    pub(crate) fn world(&self) -> Vec<IpAddr> {
+        self.family.pick(
+            IpAddr::from(Ipv4Addr::new(203, 0, 113, 1)),
+            IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
         )
     }
 

@@ -16,7 +16,7 @@ use nix::unistd::sethostname;
 
 use super::machine::{ip, reap};
 use super::mounts;
-use super::plan::{Machine, Plan};
+use super::plan::{Machine, Plan, Router};
 use super::record::Record;
 
 /// What `up` writes into the supervisor's standard input when the cluster shall stay.
@@ -58,7 +58,8 @@ pub(super) fn run(path: &Path) -> Result<()> {
     mounts::make_private()?;
     mounts::proc()?;
     sethostname(&plan.cluster).context("cannot set the host name")?;
-    make_underlay(&plan)?;
+    make_underlay(&plan.router)?;
+    plan.router.internet.start(&plan.directory)?;
     let mut waiting = Vec::new();
     for (index, machine) in plan.machines.iter().enumerate() {
         waiting.push(start(path, machine, index)?);
@@ -77,13 +78,22 @@ pub(super) fn run(path: &Path) -> Result<()> {
     }
 }
 
-fn make_underlay(plan: &Plan) -> Result<()> {
+fn make_underlay(router: &Router) -> Result<()> {
     let mut lines = format!("link set lo up\nlink add {BRIDGE} type bridge\nlink set {BRIDGE} up\n");
-    for gateway in &plan.gateways {
+    for gateway in &router.gateways {
         let rest = if gateway.is_ipv4() { "/24" } else { "/64 nodad" };
         lines += &format!("address add {gateway}{rest} dev {BRIDGE}\n");
     }
+    for address in router.world.iter().chain(&router.internet.addresses) {
+        lines += &format!("address add {address} dev lo\n");
+    }
     ip(&lines)?;
+    // What is asked from here is asked by the world: a neighbour's address would look like a node's.
+    for (block, world) in router.underlay.iter().zip(&router.world) {
+        // The kernel's own route to an IPv6 block has this metric.
+        let metric = if world.is_ipv6() { "metric 256" } else { "" };
+        ip(&format!("route replace {block} dev {BRIDGE} src {world} {metric}\n"))?;
+    }
     for family in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         std::fs::write(Path::new("/proc/sys/net").join(family), "1").context("cannot set forwarding")?;
     }

@@ -85,7 +85,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
     use std::collections::BTreeMap;
 
-    use super::super::plan::{Machine, Service};
+    use super::super::plan::{Machine, Router, Service};
     use super::*;
 
     #[test]
@@ -103,7 +103,12 @@ mod tests {
             sysctls: BTreeMap::new(),
             services: vec![Service::new("kubelet", &[], None)],
         };
-        let plan = Plan { cluster: "a".to_owned(), gateways: Vec::new(), machines: vec![machine] };
+        let plan = Plan {
+            cluster: "a".to_owned(),
+            directory: dir.path().to_owned(),
+            router: Router::default(),
+            machines: vec![machine],
+        };
         assert!(services_run(&plan).is_ok());
         let log = plan.machines[0].log("kubelet");
         std::fs::write(&log, "first\n".repeat(100) + "unknown flag: --x\n").unwrap();

@@ -1,15 +1,16 @@
 //! `sheetbend dns`: the cluster DNS, a process of its own, so that an agent's death costs no answer.
 
 mod args;
+mod config_map;
 mod names;
+mod routes;
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use sheetbend_dns::{Handle, Hosts, Responder, Routes, Server, nameservers};
+use sheetbend_dns::{Handle, Hosts, Responder, Server};
 use sheetbend_shell::admin;
 use sheetbend_shell::config::{Config, DnsConfig};
 use sheetbend_shell::drain::Drain;
@@ -18,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle as Runtime;
 use tracing::{info, warn};
 
-use crate::daemon;
+use crate::{daemon, source};
 pub(crate) use args::Args;
 
 /// How long the cluster's names are waited for before other names are answered without them.
@@ -49,6 +50,11 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let responder = Arc::new(responder(config)?);
     admin(config, &responder, &ready).await?;
     let mut names = names::follow(config, &responder, named, &drain).await?;
+    if let Some((namespace, name)) = config.dns.config_map.as_ref().filter(|_| config.objects.is_none()) {
+        let client = source::client(config).await?;
+        let followed = config_map::Followed::new(config, client, namespace, name, &responder)?;
+        tokio::spawn(followed.run());
+    }
 
     // Who joins before it knows the names would spoil the answers of those that do.
     let handle = tokio::select! {
@@ -79,35 +85,14 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
 }
 
 fn responder(config: &Config) -> anyhow::Result<Responder> {
-    let node_local = &config.network.node_local_dns.addresses;
+    let routes = routes::configured(config)?;
     let config = &config.dns;
-    let upstreams = config.upstreams.clone().unwrap_or_else(|| {
-        let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        nameservers(&text)
-    });
-    // A query that came back to us would go round until it times out.
-    let is_own = |server: &&SocketAddr| {
-        config.listen.contains(server) || node_local.contains(&server.ip().to_canonical())
-    };
-    if let Some(own) = upstreams.iter().find(is_own) {
-        anyhow::bail!(
-            "{own} is in dns.listen or dns.nodeLocal and an upstream server (without dns.upstreams those of \
-             /etc/resolv.conf are); set dns.upstreams to the servers of your network"
-        );
-    }
-    if upstreams.is_empty() {
+    if routes.upstreams.is_empty() {
         warn!("no upstream server: only the cluster's names are answered; set dns.upstreams");
     }
-    let mut stubs: Vec<(&str, Vec<SocketAddr>)> = Vec::new();
-    for (domain, server) in &config.stub_domains {
-        match stubs.iter_mut().find(|(other, _)| other == domain) {
-            Some((_, servers)) => servers.push(*server),
-            None => stubs.push((domain, vec![*server])),
-        }
-    }
-    info!(zone = config.zone, listen = ?config.listen, ?upstreams, ?stubs, "starting");
+    info!(zone = config.zone, listen = ?config.listen, %routes, "starting");
     let hosts = Hosts::new(config.hosts.iter().map(|(addr, name)| (*addr, name.as_str())), config.ttl);
-    let responder = Responder::new(&config.zone, hosts, Routes::new(upstreams, stubs), config.cache_entries);
+    let responder = Responder::new(&config.zone, hosts, routes.routes(), config.cache_entries);
     responder.with_context(|| format!("dns.zone {:?} is no domain name", config.zone))
 }
 

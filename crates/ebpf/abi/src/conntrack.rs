@@ -50,8 +50,9 @@ pub const CT_OUTSIDE: u32 = 512;
 pub const CT_IDLE_SECONDS: u64 = 180;
 
 /// The end of a TCP connection that closes first remembers it so long, seconds, and refuses another connection's SYN
-/// between the same addresses and ports (RFC 9293, section 3.6.1; Linux: TCP_TIMEWAIT_LEN).
-pub const TIME_WAIT_SECONDS: u64 = 60;
+/// between the same addresses and ports (RFC 9293, section 3.6.1). Linux: 60 s (TCP_TIMEWAIT_LEN), and up to 4.1 s more by
+/// which its timer wheel lets such a timer be late (HZ=1000); and `last_seen` may be a second too old.
+pub const TIME_WAIT_SECONDS: u64 = 66;
 
 /// Value of `CT` and `CT_NEW`.
 #[repr(C)]

@@ -24,10 +24,17 @@ pub struct Responder {
     /// `None` until the cluster is known: its names then get SERVFAIL, for "no such name" would be believed.
     authority: RwLock<Option<Arc<Authority>>>,
     hosts: Hosts,
-    routes: Routes,
-    cache: Arc<Cache>,
+    upstreams: RwLock<Arc<Upstreams>>,
+    cache_entries: usize,
     forwarder: Forwarder,
     metrics: Arc<Metrics>,
+}
+
+/// Whom to ask, and what they have said: another server's answers are none of a new one's.
+#[derive(Debug)]
+struct Upstreams {
+    routes: Routes,
+    cache: Arc<Cache>,
 }
 
 /// What becomes of a query.
@@ -62,17 +69,27 @@ impl Responder {
     /// Answers for the zone `origin` once it is [set](Self::set_authority). `cache_entries`: answers of upstream servers
     /// remembered, at most. `None` where `origin` is no domain name.
     pub fn new(origin: &str, hosts: Hosts, routes: Routes, cache_entries: usize) -> Option<Self> {
-        let cache = Arc::new(Cache::new(cache_entries));
         let metrics = Arc::new(Metrics::default());
+        let upstreams = Upstreams { routes, cache: Arc::new(Cache::new(cache_entries)) };
         Some(Self {
             origin: name(origin)?,
             authority: RwLock::default(),
             hosts,
-            routes,
-            cache: Arc::clone(&cache),
-            forwarder: Forwarder::new(cache, Arc::clone(&metrics)),
+            upstreams: RwLock::new(Arc::new(upstreams)),
+            cache_entries,
+            forwarder: Forwarder::new(Arc::clone(&metrics)),
             metrics,
         })
+    }
+
+    /// Asks other servers from now on. What the earlier ones said is forgotten.
+    pub fn set_routes(&self, routes: Routes) {
+        let upstreams = Upstreams { routes, cache: Arc::new(Cache::new(self.cache_entries)) };
+        *self.upstreams.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(upstreams);
+    }
+
+    fn upstreams(&self) -> Arc<Upstreams> {
+        Arc::clone(&self.upstreams.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Answers from `authority` from now on.
@@ -83,7 +100,7 @@ impl Responder {
 
     /// The counters, in the OpenMetrics text format.
     pub fn metrics(&self) -> String {
-        self.metrics.cached(self.cache.len());
+        self.metrics.cached(self.upstreams().cache.len());
         self.metrics.text()
     }
 
@@ -163,7 +180,8 @@ impl Responder {
     fn elsewhere(&self, request: &Request, so_far: Vec<Record>, name: Name, now: Instant) -> Known {
         let (query_type, dnssec_ok) = (request.query_type(), request.dnssec_ok());
         let key = Key::new(&name, query_type, dnssec_ok, request.checking_disabled);
-        if let Some(answer) = self.cache.get(&key, now) {
+        let upstreams = self.upstreams();
+        if let Some(answer) = upstreams.cache.get(&key, now) {
             return Known::Answer(behind(so_far, answer), Source::Cache);
         }
         if !request.recursion_desired {
@@ -173,7 +191,8 @@ impl Responder {
         }
         let inquiry = Inquiry {
             key,
-            group: Arc::clone(self.routes.group(&name)),
+            group: Arc::clone(upstreams.routes.group(&name)),
+            cache: Arc::clone(&upstreams.cache),
             question: Query::query(name, query_type),
             dnssec_ok,
             checking_disabled: request.checking_disabled,

@@ -29,6 +29,8 @@ pub struct DnsConfig {
     pub upstreams: Option<Vec<SocketAddr>>,
     /// `dns.stubDomains`: domain and server, in the order given.
     pub stub_domains: Vec<(String, SocketAddr)>,
+    /// `dns.configMap`: namespace and name.
+    pub config_map: Option<(String, String)>,
     /// `dns.hosts`: address and name.
     pub hosts: Vec<(IpAddr, String)>,
     /// `dns.cacheEntries`.
@@ -49,6 +51,7 @@ impl Default for DnsConfig {
             ttl: 5,
             upstreams: None,
             stub_domains: Vec::new(),
+            config_map: None,
             hosts: Vec::new(),
             cache_entries: 10_000,
             workers: None,
@@ -69,6 +72,7 @@ impl DnsConfig {
             ttl: sources.text("dns.ttl", ttl).unwrap_or(defaults.ttl),
             upstreams: (!upstreams.is_empty()).then(|| upstreams.into_iter().flatten().collect()),
             stub_domains: sources.list("dns.stubDomains", stub_domain),
+            config_map: sources.text("dns.configMap", config_map),
             hosts: sources.list("dns.hosts", host).into_iter().flatten().collect(),
             cache_entries: sources.text("dns.cacheEntries", cache_entries).unwrap_or(defaults.cache_entries),
             workers: sources.text("dns.workers", workers),
@@ -78,8 +82,11 @@ impl DnsConfig {
     }
 }
 
-/// An address with or without a port.
-fn server(text: &str) -> Result<SocketAddr, String> {
+/// A DNS server: an address with or without a port, which is 53.
+///
+/// # Errors
+/// What is wrong, and how it is written.
+pub fn server(text: &str) -> Result<SocketAddr, String> {
     match (text.parse::<IpAddr>(), text.parse::<SocketAddr>()) {
         (Ok(addr), _) => Ok(SocketAddr::new(addr, PORT)),
         (_, Ok(addr)) if addr.port() != 0 => Ok(addr),
@@ -110,8 +117,11 @@ fn zone(text: &str) -> Result<String, String> {
     Ok(name)
 }
 
-/// A domain name of letters, digits, - and _, in lower case.
-fn domain(text: &str) -> Result<String, String> {
+/// A domain name of letters, digits, - and _, in lower case, without a dot at its end.
+///
+/// # Errors
+/// What is wrong, and how it is written.
+pub fn domain(text: &str) -> Result<String, String> {
     let name = text.trim_end_matches('.').to_ascii_lowercase();
     let fits = |label: &str| {
         (1..=63).contains(&label.len())
@@ -129,6 +139,16 @@ fn stub_domain(text: &str) -> Result<(String, SocketAddr), String> {
         format!("{text:?} is no stub domain; write DOMAIN=SERVER, as in corp.example=192.0.2.1")
     })?;
     Ok((domain(name.trim())?, server(addr.trim())?))
+}
+
+fn config_map(text: &str) -> Result<(String, String), String> {
+    let parts = text
+        .split_once('/')
+        .filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty() && !name.contains('/'));
+    let (namespace, name) = parts.ok_or_else(|| {
+        format!("{text:?} is no ConfigMap; write NAMESPACE/NAME, as in kube-system/kube-dns")
+    })?;
+    Ok((namespace.to_owned(), name.to_owned()))
 }
 
 fn host(text: &str) -> Result<Vec<(IpAddr, String)>, String> {
@@ -184,6 +204,7 @@ mod tests {
             ("dns.listen", "169.254.20.10, [fd00::a]:5353"),
             ("dns.stubDomains", "corp.example=192.0.2.1,corp.example=192.0.2.2:54"),
             ("dns.hosts", "192.0.2.9 db.example db"),
+            ("dns.configMap", "kube-system/kube-dns"),
             ("dns.workers", "3"),
             ("dns.admin", "[::]:9153"),
         ])
@@ -192,6 +213,7 @@ mod tests {
         let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
         assert_eq!(listen, ["169.254.20.10:53", "[fd00::a]:5353"]);
         assert_eq!(config.stub_domains.len(), 2);
+        assert_eq!(config.config_map, Some(("kube-system".to_owned(), "kube-dns".to_owned())));
         assert_eq!(config.hosts[1], ("192.0.2.9".parse().unwrap(), "db".to_owned()));
         assert_eq!(config.upstreams, None);
         assert_eq!(load(&[("dns.upstreams", "none")]).unwrap().upstreams, Some(Vec::new()));

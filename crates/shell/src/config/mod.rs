@@ -4,7 +4,7 @@
 //! `--set network.mode=…` (or a flag of its own) on the command line.
 
 mod conntrack;
-mod dns;
+pub mod dns;
 mod kubernetes;
 mod node_local;
 mod node_ports;
@@ -144,6 +144,11 @@ pub const KEYS: &[Key] = &[
         name: "dns.stubDomains",
         default: "[]",
         help: "Servers for the names of one domain: DOMAIN=SERVER; a domain may be given several times.",
+    },
+    Key {
+        name: "dns.configMap",
+        default: "none",
+        help: "A ConfigMap whose keys upstreamNameservers and stubDomains win over the two above while it exists, without a restart: NAMESPACE/NAME.",
     },
     Key {
         name: "dns.hosts",

@@ -68,9 +68,16 @@ fn read_all(state: &Arc<State>, target: Target, options: &Options) -> Response {
         return stream::events(state, target, version, initial).into_response();
     }
     let (items, version) = state.list(&target.resource, &target.namespace);
-    let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version.to_string()},
-        "items": items});
+    let (kind, api_version) = kind_of(&items);
+    let list = json!({"kind": format!("{kind}List"), "apiVersion": api_version,
+        "metadata": {"resourceVersion": version.to_string()}, "items": items});
     Json(list).into_response()
+}
+
+/// Kind and version of what a list holds: typed clients, those of Go, take nothing else. Nobody knows an empty one's.
+pub(super) fn kind_of(items: &[Value]) -> (&str, &str) {
+    let word = |name: &str| items.first().and_then(|item| item[name].as_str());
+    (word("kind").unwrap_or_default(), word("apiVersion").unwrap_or("v1"))
 }
 
 fn create(state: &State, target: &Target, mut object: Value) -> Response {

@@ -8,6 +8,7 @@ use axum::body::Body;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::answer::kind_of;
 use super::path::Target;
 use super::state::{State, Tick};
 
@@ -37,11 +38,12 @@ pub(super) fn events(state: &Arc<State>, target: Target, version: u64, initial: 
     };
     if initial {
         let (objects, version) = state.list(&watch.target.resource, &watch.target.namespace);
-        watch.first = objects.into_iter().map(|object| line("ADDED", &object)).collect();
-        let end = json!({"kind": "Bookmark", "apiVersion": "v1", "metadata": {
+        let (kind, api_version) = kind_of(&objects);
+        let end = json!({"kind": kind, "apiVersion": api_version, "metadata": {
             "resourceVersion": version.to_string(),
             "annotations": {"k8s.io/initial-events-end": "true"},
         }});
+        watch.first = objects.into_iter().map(|object| line("ADDED", &object)).collect();
         watch.first.push_back(line("BOOKMARK", &end));
         watch.version = version;
     }

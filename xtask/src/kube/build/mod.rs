@@ -151,6 +151,15 @@ pub(crate) fn coredns_for_bench() -> Result<PathBuf> {
     Ok(cache.join(shown("CoreDNS", build)?))
 }
 
+/// kube-proxy, which benchmarks measure beside ours.
+pub(crate) fn kube_proxy_for_bench() -> Result<PathBuf> {
+    let cache = cache();
+    let _lock = lock(&cache)?;
+    let module = shown("Kubernetes' modules", |step| kubernetes(&cache, step))?;
+    let build = |step: &mut Step| kubernetes_program(&module, &cache, "cmd/kube-proxy", step);
+    Ok(cache.join(shown("kube-proxy", build)?.1))
+}
+
 /// cyclonus with our questions: what `tests/interop/tests/networkpolicy` compares with.
 pub(crate) fn cyclonus(repo: &Repo) -> Result<PathBuf> {
     let cache = cache();

@@ -64,12 +64,13 @@ pub(crate) struct Inquiry {
     pub(crate) dnssec_ok: bool,
     pub(crate) checking_disabled: bool,
     pub(crate) group: Arc<Group>,
+    /// Where their answer is remembered.
+    pub(crate) cache: Arc<Cache>,
 }
 
 /// Asks upstream servers, and remembers what they say.
 #[derive(Debug)]
 pub struct Forwarder {
-    cache: Arc<Cache>,
     metrics: Arc<Metrics>,
     slots: Semaphore,
     /// Questions under way: who asks the same waits for the same answer (RFC 5452 §5: no birthday attacks).
@@ -77,8 +78,8 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    pub(crate) fn new(cache: Arc<Cache>, metrics: Arc<Metrics>) -> Self {
-        Self { cache, metrics, slots: Semaphore::new(MAX_CONCURRENT), pending: Mutex::default() }
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, slots: Semaphore::new(MAX_CONCURRENT), pending: Mutex::default() }
     }
 
     /// How many questions are under way.
@@ -104,7 +105,7 @@ impl Forwarder {
         };
         let asked = tokio::time::timeout(DEADLINE, self.try_servers(inquiry)).await;
         let answer = asked.ok().flatten().unwrap_or_else(|| Answer::empty(ResponseCode::ServFail));
-        self.cache.put(inquiry.key.clone(), &answer, Instant::now());
+        inquiry.cache.put(inquiry.key.clone(), &answer, Instant::now());
         answer
     }
 

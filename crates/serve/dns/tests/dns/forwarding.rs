@@ -175,3 +175,19 @@ async fn a_stub_domain_has_servers_of_its_own() {
     }
     assert_eq!((corp.count(), lab.count(), default.count()), (2, 1, 1));
 }
+
+#[tokio::test]
+async fn other_routes_forget_what_the_earlier_servers_said() {
+    let earlier = Upstream::start(|query, _| vec![denial(query)]).await;
+    let later = Upstream::start(|query, _| vec![address(query)]).await;
+    let responder = responder(vec![earlier.addr]);
+    let asked = query("db.corp.example.", RecordType::A);
+    assert_eq!(ask_all(&responder, &asked).await.metadata.response_code, ResponseCode::NXDomain);
+    responder.set_routes(Routes::new(vec![earlier.addr], [("corp.example", vec![later.addr])]));
+    for _ in 0..2 {
+        assert_eq!(ask_all(&responder, &asked).await.answers.len(), 1);
+    }
+    responder.set_routes(Routes::new(vec![earlier.addr], []));
+    assert_eq!(ask_all(&responder, &asked).await.metadata.response_code, ResponseCode::NXDomain);
+    assert_eq!((earlier.count(), later.count()), (2, 1));
+}
