@@ -15,6 +15,8 @@ use crate::progress::Step;
 
 const SECTION: &str = "Agents rolled under load";
 const DAEMON_SET: &str = "daemonset/sheetbend-agent";
+/// A roll takes about so long, and the control run as long as all of them.
+const ROLL: Duration = Duration::from_secs(7);
 
 /// Same node, other node and Service, in every family.
 pub(super) fn destinations(cluster: &Cluster) -> Result<Vec<IpAddr>> {
@@ -38,7 +40,7 @@ pub(super) fn measure(cluster: &Cluster, times: u32, step: &mut Step) -> Result<
     let client = cluster.place(&cluster.record.settings.node_names()[0], "client")?;
     step.note("a control run without rolls");
     let control = Load::start(&client, &to)?;
-    std::thread::sleep(Duration::from_secs(20));
+    std::thread::sleep(ROLL * times);
     let control = control.end()?;
     if lost(&control) > 0 {
         bail!("something is lost without any roll: {}", losses(&control));
