@@ -17,7 +17,8 @@ use crate::{
     maps::{AFFINITY, BACKENDS, SERVICE_FLOWS, SERVICE_FLOWS_OLD, SERVICES, SOURCES},
     outside,
     packet::{
-        DROP, HAIRPIN, Ip, MAPPED, OUTSIDE, Packet, SERVICE, TCP, TCP_ACK, TCP_SYN, hairpin, put, same, words,
+        DROP, HAIRPIN, Ip, MAPPED, OUTSIDE, Packet, SCTP, SERVICE, TCP, TCP_ACK, TCP_SYN, hairpin, put, same,
+        words,
     },
     rewrite::{self, End},
     stage,
@@ -102,6 +103,9 @@ fn moved(packet: &mut Packet, key: &ServiceFlowKey, now: u64) -> Option<u16> {
 fn other_port(packet: &mut Packet, now: u64) -> Result<u16, Reason> {
     let own = packet.src_port;
     let mut found = Err(Reason::SnatExhausted);
+    if packet.protocol == SCTP {
+        return found; // Its port cannot be written.
+    }
     for _ in 0..TRIES {
         // SAFETY: no argument, no effect.
         packet.src_port = FIRST_DRAWN | (unsafe { bpf_get_prandom_u32() }) as u16;
@@ -218,6 +222,9 @@ pub fn translate(ctx: &TcContext, packet: &mut Packet, entry: &ServiceEntry) -> 
                 protocol: packet.protocol,
             };
             let (number, backend) = choose(entry, &asker, now)?;
+            if packet.protocol == SCTP && backend.port != packet.dst_port {
+                return Err(Reason::NoEndpoints);
+            }
             let source_port = free_port(packet, backend, now)?;
             let value = ServiceFlowValue {
                 last_seen: now,
@@ -261,7 +268,7 @@ fn admit(entry: &ServiceEntry, client: &Ip) -> Result<(), Reason> {
 }
 
 /// The source port towards the backend: the client's own, or another when one of its other flows, through another
-/// Service or to the pod itself, already goes from there to the same backend.
+/// Service or to the pod itself, already goes from there to the same backend. SCTP has its own or none.
 ///
 /// # Errors
 /// [`Reason::SnatExhausted`].
@@ -277,6 +284,9 @@ fn free_port(packet: &mut Packet, backend: &BackendEntry, now: u64) -> Result<u1
     for _ in 0..TRIES {
         if !conntrack::is_taken(packet, now) {
             found = Ok(packet.src_port);
+            break;
+        }
+        if packet.protocol == SCTP {
             break;
         }
         // SAFETY: no argument, no effect.
