@@ -4,3 +4,4 @@ pub mod apply;
 pub mod lab;
 pub mod netlink;
 pub mod program;
+pub mod raw;

@@ -212,6 +212,7 @@ fn choice(of: &ExplainedChoice<'_>, live: &Live) -> Choice {
         protocol: of.port.protocol.to_string(),
         family: of.family.to_string(),
         only_this_node: of.only_this_node,
+        fixed_port: of.fixed_port.map(sheetbend_model::types::Port::get),
         endpoints: of.endpoints.iter().map(|endpoint| self::endpoint(of.port, endpoint, live)).collect(),
     }
 }
@@ -284,7 +285,7 @@ fn sentence(why: Why) -> &'static str {
         Why::PodEnded => "its Pod has ended",
         Why::NoPort => "its EndpointSlice gives this Service port no number",
         Why::SctpPort => {
-            "its SCTP port is not the Service's and cannot be translated; set targetPort to the Service port"
+            "its port is not the one that clients use, and an SCTP packet's port cannot be translated"
         }
         Why::WrongFamily => {
             "its address is not of the family of its EndpointSlice, or the Service has none of that family"

@@ -62,7 +62,9 @@ pub(super) fn show(out: &mut dyn Write, details: &[Detail], wide: bool) -> Resul
         }
         for choice in choices {
             let local = if choice.only_this_node { ", only of this node (traffic policy Local)" } else { "" };
-            writeln!(out, "\nendpoints of {}, {}{local}", port(choice), choice.family)?;
+            let fixed = choice.fixed_port.filter(|fixed| *fixed != choice.port);
+            let fixed = fixed.map(|fixed| format!(" for clients of port {fixed}")).unwrap_or_default();
+            writeln!(out, "\nendpoints of {}{fixed}, {}{local}", port(choice), choice.family)?;
             if choice.endpoints.is_empty() {
                 writeln!(out, " no EndpointSlice names any")?;
             } else {

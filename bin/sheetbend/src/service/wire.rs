@@ -103,6 +103,8 @@ pub(crate) struct Choice {
     pub(crate) family: String,
     /// A traffic policy Local: only endpoints of this node count.
     pub(crate) only_this_node: bool,
+    /// The port that clients use, where it cannot be translated (SCTP): only endpoints with it count.
+    pub(crate) fixed_port: Option<u16>,
     /// In the order of the slices.
     pub(crate) endpoints: Vec<Endpoint>,
 }

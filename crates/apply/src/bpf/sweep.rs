@@ -18,6 +18,7 @@ use super::table::Table;
 const SECOND: u64 = 1_000_000_000;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const SCTP: u8 = 132;
 const ICMP: [u8; 2] = [1, 58];
 
 /// A closed flow is kept so long for late packets (Linux: nf_conntrack_tcp_timeout_close).
@@ -28,6 +29,10 @@ const TIME_WAIT: u64 = abi::TIME_WAIT_SECONDS * SECOND;
 const TCP_ESTABLISHED: u64 = 6 * 3_600 * SECOND;
 /// TCP without an answer (Linux: nf_conntrack_tcp_timeout_syn_sent; RFC 5382 §5 REQ-5 asks for 4 min only once open).
 const TCP_HALF_OPEN: u64 = 120 * SECOND;
+/// An SCTP association with an answer: the programs begin it anew after that silence. Heartbeats keep it.
+const SCTP_BOTH_WAYS: u64 = abi::CT_IDLE_SECONDS * SECOND;
+/// One without: two INITs are at most RTO.Max, 60 s, apart (RFC 9260 §16).
+const SCTP_HALF_OPEN: u64 = 120 * SECOND;
 /// UDP seen both ways: above the 2 min that RFC 4787 §4.3 REQ-5 asks for (Linux: nf_conntrack_udp_timeout_stream).
 const UDP_BOTH_WAYS: u64 = 180 * SECOND;
 /// ICMP queries (RFC 5508 §3.2 REQ-2), and UDP without an answer.
@@ -401,10 +406,12 @@ fn is_over(key: &CtKey, entry: &CtEntry, now: u64, time_wait: u64) -> bool {
     let idle = now.saturating_sub(entry.last_seen);
     let is_answered = entry.flags & abi::CT_REPLIED != 0;
     let limit = match (key.protocol, is_answered) {
-        (TCP, _) if entry.flags & abi::CT_RST != 0 => CLOSED,
+        (TCP | SCTP, _) if entry.flags & abi::CT_RST != 0 => CLOSED,
         (TCP, _) if is_closed(entry) => time_wait,
         (TCP, true) => TCP_ESTABLISHED,
         (TCP, false) => TCP_HALF_OPEN,
+        (SCTP, true) => SCTP_BOTH_WAYS,
+        (SCTP, false) => SCTP_HALF_OPEN,
         (UDP, true) => UDP_BOTH_WAYS,
         (UDP, false) => ONE_WAY,
         (protocol, _) if ICMP.contains(&protocol) => ONE_WAY,
@@ -462,7 +469,12 @@ mod tests {
         assert!(flow(UDP, replied, 180));
         assert!(flow(UDP, 0, 60));
         assert!(flow(58, replied, 60));
-        assert!(!flow(132, 0, 599));
+        assert!(!flow(SCTP, replied, 179));
+        assert!(flow(SCTP, replied, 180));
+        assert!(!flow(SCTP, 0, 119));
+        assert!(flow(SCTP, 0, 120));
+        assert!(flow(SCTP, replied | abi::CT_RST, 10));
+        assert!(!flow(47, 0, 599), "of other protocols nothing is known");
     }
 
     #[test]

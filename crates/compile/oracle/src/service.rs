@@ -68,7 +68,7 @@ pub fn service(
     let Some((service, service_port, is_cluster_address)) = owner(snapshot, at, addr, protocol, port) else {
         return host_port(snapshot, at.node(), addr, protocol, port);
     };
-    let endpoints = endpoints(snapshot, service, service_port, Family::of(addr));
+    let endpoints = endpoints(snapshot, service, service_port, Family::of(addr), port);
     let is_local = match at {
         At::ClientNode(_) => is_cluster_address && service.internal_policy == TrafficPolicy::Local,
         At::Entry(_) => service.external_policy == TrafficPolicy::Local,
@@ -109,7 +109,7 @@ pub fn node_local_dns(
     }
     let service = snapshot.services.get(&dns.service)?;
     let service_port = service.ports.iter().find(|own| own.protocol == protocol && own.port.get() == port)?;
-    let endpoints = endpoints(snapshot, service, service_port, Family::of(addr));
+    let endpoints = endpoints(snapshot, service, service_port, Family::of(addr), port);
     let own: Vec<Of<'_>> =
         endpoints.iter().filter(|of| of.endpoint.node.as_ref() == Some(node)).copied().collect();
     let mut candidates = candidates(&own, |endpoint| endpoint.ready);
@@ -203,7 +203,7 @@ fn chosen(endpoints: &[Of<'_>]) -> Vec<Candidate> {
 
 /// The least key wins a frontend that two Services claim, and within it the first port. Also whether it is a cluster
 /// address.
-fn owner<'a>(
+pub(crate) fn owner<'a>(
     snapshot: &'a Snapshot,
     at: At<'_>,
     addr: IpAddr,
@@ -274,11 +274,13 @@ fn host_port(
     None
 }
 
+/// `asked`: the port that the client used.
 fn endpoints<'a>(
     snapshot: &'a Snapshot,
     service: &Service,
     service_port: &ServicePort,
     family: Family,
+    asked: u16,
 ) -> Vec<Of<'a>> {
     let mut found = Vec::new();
     for slice in snapshot.endpoint_slices.values() {
@@ -294,8 +296,8 @@ fn endpoints<'a>(
             else {
                 continue;
             };
-            // Our data path cannot rewrite an SCTP port: its checksum covers the payload (`design.md` §3).
-            if port.protocol == Protocol::Sctp && number != service_port.port {
+            // An SCTP packet keeps the port that its client wrote: its checksum covers the payload (RFC 9260 §6.8).
+            if port.protocol == Protocol::Sctp && number.get() != asked {
                 continue;
             }
             for endpoint in &slice.endpoints {

@@ -140,7 +140,7 @@ pub enum Why {
     PodEnded,
     /// Its slice gives the Service port no number.
     NoPort,
-    /// Its port is not the Service's, and an SCTP packet's port cannot be translated.
+    /// Its port is not the one that clients use, and an SCTP packet's port cannot be translated.
     SctpPort,
     /// Its address is not of the slice's family, or the Service has no address of that family.
     WrongFamily,
@@ -178,6 +178,8 @@ pub(super) struct Question<'a> {
     pub(super) service: &'a Service,
     pub(super) port: &'a ServicePort,
     pub(super) family: Family,
+    /// What [`sctp::fixed_port`](super::sctp::fixed_port) says of the frontend.
+    pub(super) fixed_port: Option<Port>,
     pub(super) from: Viewpoint<'a>,
 }
 
@@ -186,7 +188,7 @@ impl Choice {
         let Question { service, port, family, from, .. } = question;
         let mut states: BTreeMap<Backend, State> = BTreeMap::new();
         for slice in slices.filter(|slice| slice.family == family) {
-            for number in numbers(slice, port) {
+            for number in numbers(slice, port, question.fixed_port) {
                 for endpoint in &slice.endpoints {
                     let Ok(backend) = question.backend(slice, endpoint, number) else { continue };
                     let state = states.entry(backend).or_default();
@@ -288,27 +290,18 @@ pub(super) fn weight(service: &Service, slice: &EndpointSlice, endpoint: &Endpoi
     slice.weights.of(endpoint).or_else(|| service.weights.of(endpoint)).unwrap_or(1)
 }
 
-/// Whether some slice has another number for an SCTP port than the Service.
-pub(super) fn has_other_port<'a>(
-    slices: impl Iterator<Item = &'a EndpointSlice>,
-    port: &ServicePort,
-) -> bool {
-    slices.flat_map(|slice| &slice.ports).any(|other| {
-        other.name == port.name
-            && other.protocol == port.protocol
-            && other.port.is_some_and(|number| number != port.port)
-    })
-}
-
-/// The numbers that `slice` gives `port`.
-pub(super) fn numbers<'a>(slice: &'a EndpointSlice, port: &'a ServicePort) -> impl Iterator<Item = Port> {
+/// The numbers that `slice` gives `port`; `fixed`: only this one.
+pub(super) fn numbers<'a>(
+    slice: &'a EndpointSlice,
+    port: &'a ServicePort,
+    fixed: Option<Port>,
+) -> impl Iterator<Item = Port> {
     slice
         .ports
         .iter()
         .filter(|other| other.name == port.name && other.protocol == port.protocol)
         .filter_map(|other| other.port)
-        // Our data path cannot rewrite an SCTP port: its checksum covers the payload.
-        .filter(|number| port.protocol != Protocol::Sctp || *number == port.port)
+        .filter(move |number| fixed.is_none_or(|fixed| fixed == *number))
 }
 
 /// Whether the endpoint is a pod that has ended. A targetRef into another namespace says nothing (discovery/v1: it is

@@ -11,7 +11,7 @@ use sheetbend_model::types::{Family, NodeName, ObjectKey, Port};
 
 pub use super::endpoints::Why;
 use super::endpoints::{self, Choice, Judged, Own, Question, Viewpoint};
-use super::{ServiceTables, frontends};
+use super::{ServiceTables, frontends, sctp};
 use crate::changes::Changes;
 
 /// Explains the Services of a Snapshot as one node sees them, but for node-local addresses. Building it costs a walk over all of them.
@@ -54,6 +54,8 @@ pub struct ExplainedChoice<'a> {
     pub family: Family,
     /// A traffic policy Local: only endpoints of this node count.
     pub only_this_node: bool,
+    /// The port that clients use, where it cannot be translated (SCTP): only endpoints with it count.
+    pub fixed_port: Option<Port>,
     /// All that EndpointSlices name, in their order.
     pub endpoints: Vec<ExplainedEndpoint<'a>>,
 }
@@ -113,8 +115,9 @@ impl<'a> Explainer<'a> {
                 },
             };
             let only = meaning.policy == TrafficPolicy::Local;
-            let choice =
-                Some(self.choice(&mut explanation, service, (port, Family::of(frontend.addr), only)));
+            let fixed = sctp::fixed_port(&frontend);
+            let which = (port, Family::of(frontend.addr), only, fixed);
+            let choice = Some(self.choice(&mut explanation, service, which));
             explanation.frontends.push(ExplainedFrontend { frontend, choice, entry });
         }
         // Of a headless Service all, and of others those that no address leads to.
@@ -123,7 +126,8 @@ impl<'a> Explainer<'a> {
                 let chosen = |of: &ExplainedChoice<'_>| std::ptr::eq(of.port, port) && of.family == family;
                 let mut slices = self.tables.slices.of(self.snapshot, &service.key);
                 if !explanation.choices.iter().any(chosen) && slices.any(|slice| slice.family == family) {
-                    self.choice(&mut explanation, service, (port, family, false));
+                    // Nobody translates what no address leads to.
+                    self.choice(&mut explanation, service, (port, family, false, None));
                 }
             }
         }
@@ -135,19 +139,26 @@ impl<'a> Explainer<'a> {
         &'s self,
         explanation: &mut Explanation<'s>,
         service: &'s Service,
-        (port, family, only): (&'s ServicePort, Family, bool),
+        (port, family, only, fixed_port): (&'s ServicePort, Family, bool, Option<Port>),
     ) -> usize {
         let same = |of: &ExplainedChoice<'_>| {
-            std::ptr::eq(of.port, port) && of.family == family && of.only_this_node == only
+            std::ptr::eq(of.port, port)
+                && (of.family, of.only_this_node, of.fixed_port) == (family, only, fixed_port)
         };
         if let Some(index) = explanation.choices.iter().position(same) {
             return index;
         }
         let own = if only { Own::Only } else { Own::Alike };
         let from = Viewpoint { node: &self.tables.node, zone: self.tables.zone(self.snapshot), own };
-        let question = Question { snapshot: self.snapshot, service, port, family, from };
+        let question = Question { snapshot: self.snapshot, service, port, family, fixed_port, from };
         let endpoints = self.endpoints(question, service);
-        explanation.choices.push(ExplainedChoice { port, family, only_this_node: only, endpoints });
+        explanation.choices.push(ExplainedChoice {
+            port,
+            family,
+            only_this_node: only,
+            fixed_port,
+            endpoints,
+        });
         explanation.choices.len() - 1
     }
 
@@ -159,7 +170,8 @@ impl<'a> Explainer<'a> {
         let mut seen: BTreeSet<Backend> = BTreeSet::new();
         let mut endpoints = Vec::new();
         for slice in slices().filter(|slice| slice.family == question.family) {
-            let mut numbers: Vec<Option<Port>> = endpoints::numbers(slice, question.port).map(Some).collect();
+            let numbers = endpoints::numbers(slice, question.port, question.fixed_port);
+            let mut numbers: Vec<Option<Port>> = numbers.map(Some).collect();
             if numbers.is_empty() {
                 numbers.push(None);
             }
@@ -197,11 +209,9 @@ fn judge(
     question: &Question<'_>,
     (slice, endpoint, number): (&EndpointSlice, &Endpoint, Option<Port>),
 ) -> Result<Judged, Why> {
-    let without_number = if endpoints::has_other_port([slice].into_iter(), question.port) {
-        Why::SctpPort
-    } else {
-        Why::NoPort
-    };
+    // Without a number that can be used: has it another?
+    let has_other = endpoints::numbers(slice, question.port, None).next().is_some();
+    let without_number = if has_other { Why::SctpPort } else { Why::NoPort };
     let backend = question.backend(slice, endpoint, number.ok_or(without_number)?)?;
     let judged = choice.of(&backend).ok_or(Why::NoPort)?;
     if seen.insert(backend) { Ok(judged) } else { Err(Why::Duplicate) }

@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sheetbend_model::plan::{Frontend, Reach, Scope};
 use sheetbend_model::state::{ContainerPort, Pod, Service, ServicePort, ServiceType, TrafficPolicy};
-use sheetbend_model::types::{Family, NetworkId, NodeName, Port, Protocol};
+use sheetbend_model::types::{Family, NetworkId, NodeName, Port};
+
+use super::sctp;
 
 /// Stands for every address of the node.
 pub(super) fn any_address(family: Family) -> IpAddr {
@@ -105,8 +107,8 @@ pub(super) fn of_pod<'a>(pod: &'a Pod, node: &NodeName) -> Vec<(Frontend, &'a Co
     }
     for port in pod.ports.iter() {
         let Some(number) = port.host_port else { continue };
-        // An SCTP packet's port cannot be translated: its checksum covers the payload.
-        if port.protocol == Protocol::Sctp && number != port.port {
+        // The number stays the node's own; `sctp::of_pod` names it.
+        if sctp::has_other_number(port) {
             continue;
         }
         for family in Family::ALL.into_iter().filter(|family| pod.address(*family).is_some()) {

@@ -7,7 +7,7 @@ use sheetbend_model::plan::{Backend, Condition, Frontend, Reach, ServiceEntry};
 use sheetbend_model::state::{Algorithm, Pod, Snapshot};
 use sheetbend_model::types::{Family, NodeName, ObjectKey};
 
-use super::frontends;
+use super::{frontends, sctp};
 use crate::changes::Changes;
 
 /// Which pods of this node claim which frontends.
@@ -17,11 +17,13 @@ pub(super) struct HostPorts {
     /// Frontend → pods that claim it; the first has it.
     claims: BTreeMap<Frontend, BTreeSet<ObjectKey>>,
     conditions: BTreeMap<(ObjectKey, Frontend), Condition>,
+    /// Pods with host ports that no translation leads to.
+    untranslated: BTreeMap<ObjectKey, Vec<Condition>>,
 }
 
 impl HostPorts {
     pub(super) fn new(node: NodeName) -> Self {
-        Self { node, claims: BTreeMap::new(), conditions: BTreeMap::new() }
+        Self { node, claims: BTreeMap::new(), conditions: BTreeMap::new(), untranslated: BTreeMap::new() }
     }
 
     fn of(&self, pod: Option<&Arc<Pod>>) -> Vec<Frontend> {
@@ -48,6 +50,14 @@ impl HostPorts {
             }
             for frontend in self.of(change.new) {
                 self.claims.entry(frontend).or_default().insert(change.key.clone());
+            }
+            match change.new.map(|pod| sctp::of_pod(pod, &self.node)) {
+                Some(found) if !found.is_empty() => {
+                    self.untranslated.insert(change.key.clone(), found);
+                }
+                _ => {
+                    self.untranslated.remove(change.key);
+                }
             }
         }
     }
@@ -86,7 +96,7 @@ impl HostPorts {
     }
 
     pub(super) fn conditions(&self) -> impl Iterator<Item = &Condition> {
-        self.conditions.values()
+        self.conditions.values().chain(self.untranslated.values().flatten())
     }
 
     /// The pod that has `frontend`, as its only backend.

@@ -9,6 +9,7 @@ mod frontends;
 mod health;
 mod host_ports;
 mod node_local;
+mod sctp;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -81,6 +82,7 @@ impl ServiceTables {
         }
         let mut frontends = self.host_ports.touched(changes);
         if dirty.is_empty() && frontends.is_empty() {
+            self.host_ports.update(changes);
             return delta;
         }
         counters.services += dirty.len() as u64;
@@ -248,7 +250,9 @@ impl ServiceTables {
         let service = snapshot.services.get(owner)?;
         let (port, meaning, own) = self.port_of(service, frontend)?;
         let from = Viewpoint { node: &self.node, zone: self.zone(snapshot), own };
-        let question = Question { snapshot, service, port, family: Family::of(frontend.addr), from };
+        let fixed_port = sctp::fixed_port(frontend);
+        let question =
+            Question { snapshot, service, port, family: Family::of(frontend.addr), fixed_port, from };
         let backends = Choice::new(question, self.slices.of(snapshot, &service.key)).backends();
         Some(ServiceEntry {
             service: service.key.clone(),
@@ -329,12 +333,23 @@ impl ServiceTables {
                 );
             }
         }
-        for port in service.ports.iter().filter(|port| port.protocol == Protocol::Sctp) {
-            if endpoints::has_other_port(self.slices.of(snapshot, &service.key), port) {
-                add("SctpPortTranslation", sctp_message(port));
-            }
+        for fault in self.sctp_faults(snapshot, service) {
+            add(sctp::REASON, fault.to_string());
         }
         conditions
+    }
+
+    /// The ports of `service` that SCTP clients use and that not all of its endpoints have.
+    fn sctp_faults(&self, snapshot: &Snapshot, service: &Service) -> BTreeSet<sctp::Fault> {
+        let owned = self.claimed(service).into_iter().filter(|frontend| {
+            let is_sctp = frontend.protocol == Protocol::Sctp && frontend.scope == Scope::Inside;
+            is_sctp && self.owner(frontend) == Some(&service.key)
+        });
+        let faults = owned.filter_map(|frontend| {
+            let (port, ..) = self.port_of(service, &frontend)?;
+            sctp::Fault::of(service, port, &frontend, self.slices.of(snapshot, &service.key))
+        });
+        faults.collect()
     }
 }
 
@@ -357,14 +372,6 @@ fn sources(service: &Service, frontend: &Frontend) -> Option<Arc<[IpNet]>> {
     ranges.sort_unstable();
     ranges.dedup();
     Some(ranges.into())
-}
-
-fn sctp_message(port: &ServicePort) -> String {
-    format!(
-        "port {}: an SCTP packet's port cannot be translated, its checksum covers the payload; endpoints with another \
-         port than {} are left out. Set targetPort to {}",
-        port.port, port.port, port.port
-    )
 }
 
 /// Services that changed, whose slices changed, or with an endpoint whose pod ended or came back.

@@ -140,8 +140,9 @@ fn holds(
         Err(Why::PodEnded) => has_ended(cluster, of),
         Err(Why::NoPort) => of.port.is_none() && ports().all(|port| port.port.is_none()),
         Err(Why::SctpPort) => {
-            let other = |number: Option<Port>| number.is_some_and(|number| number != choice.port.port);
-            choice.port.protocol == Protocol::Sctp
+            let other = |number: Option<Port>| number.is_some_and(|number| Some(number) != choice.fixed_port);
+            choice.fixed_port.is_some()
+                && choice.port.protocol == Protocol::Sctp
                 && of.port.is_none()
                 && ports().any(|port| other(port.port))
         }

@@ -19,6 +19,7 @@ mod kernel;
 mod lint;
 mod names;
 mod node_ports;
+mod sctp;
 mod sequences;
 mod services;
 mod tiers;

@@ -46,7 +46,8 @@ pub const CT_FROM_NODE: u32 = 256;
 /// before they leave the node.
 pub const CT_OUTSIDE: u32 = 512;
 
-/// A flow that is not TCP begins anew after this silence, seconds, even when no sweep has freed it.
+/// A flow that is not TCP begins anew after this silence, seconds, even when no sweep has freed it. An SCTP association's
+/// heartbeats come more often: each 30 s and at most an RTO of 60 s with its jitter (RFC 9260 §8.3, §16).
 pub const CT_IDLE_SECONDS: u64 = 180;
 
 /// The end of a TCP connection that closes first remembers it so long, seconds, and refuses another connection's SYN

@@ -60,9 +60,9 @@ reasons! {
     TunnelPort = 20, Drop, "tunnel_port", "Pods may not send to a node's tunnel port.";
     NoSuchPod = 21, Drop, "no_such_pod", "The address belongs to this node's range, but to no pod.";
     Unreachable = 22, Drop, "unreachable", "The address is in a pod range that no node owns.";
-    NoEndpoints = 23, Refuse, "no_endpoints", "The Service has no ready endpoint.";
+    NoEndpoints = 23, Refuse, "no_endpoints", "The Service has no ready endpoint; for SCTP, none with the port that the client used.";
     BackendGone = 24, Refuse, "backend_gone", "The endpoint this connection used was removed.";
-    SnatExhausted = 25, Drop, "snat_exhausted", "No free source port towards this remote end; raise nat.ports.";
+    SnatExhausted = 25, Drop, "snat_exhausted", "No free source port towards this remote end; raise nat.ports. SCTP keeps its own, which another flow has.";
     Malformed = 26, Drop, "malformed", "The headers are cut short or contradict each other.";
     UnknownVni = 27, Drop, "unknown_vni", "The tunnel packet carries a network identifier that is not in use.";
     FragmentUnknown = 28, Drop, "fragment_unknown", "A later fragment arrived without its first.";

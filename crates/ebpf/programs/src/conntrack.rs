@@ -121,7 +121,7 @@ pub fn is_held(packet: &Packet, entry: &CtEntry, now: u64) -> bool {
     !is_idle(packet, entry, now)
 }
 
-/// Whether the flow is over: RST, or FIN both ways.
+/// Whether the flow is over: RST, an SCTP association's end, or FIN both ways.
 #[inline(always)]
 pub fn is_closed(entry: &CtEntry) -> bool {
     let both = CT_FIN_INITIATOR | CT_FIN_RESPONDER;
@@ -131,10 +131,14 @@ pub fn is_closed(entry: &CtEntry) -> bool {
 /// Whether this packet begins a new flow under the key of an old one.
 #[inline(always)]
 fn begins_anew(packet: &Packet, entry: &CtEntry, from_initiator: bool, now: u64) -> bool {
-    if packet.protocol == TCP {
-        let opens = packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
-        return opens && (!from_initiator || is_closed(entry));
+    let opens = packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+    if opens && is_closed(entry) {
+        return true;
     }
+    if packet.protocol == TCP {
+        return opens && !from_initiator;
+    }
+    // An SCTP INIT of the responder is of the same association: it collides, or restarts (RFC 9260 §5.2).
     // The responder's own echo request is no reply.
     packet.has(ECHO_REQUEST) && !from_initiator || is_idle(packet, entry, now)
 }

@@ -20,7 +20,7 @@ use crate::{
     maps::CONFIG,
     node,
     packet::{
-        DROP, FIRST_FRAGMENT, ICMP_ERROR, LATER_FRAGMENT, OUTSIDE, PASS, Packet, REPLY, TCP, TRANSPORT_V4,
+        DROP, FIRST_FRAGMENT, ICMP_ERROR, LATER_FRAGMENT, OUTSIDE, PASS, Packet, REPLY, TRANSPORT_V4,
         TRANSPORT_V6, UDP, put, same, set_mark, words,
     },
     parse::pointer,
@@ -293,7 +293,7 @@ pub fn restore_found(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason
 /// [`Reason::Malformed`], [`Reason::MapFull`].
 #[inline(always)]
 pub fn restore_own(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
-    if !matches!(packet.protocol, TCP | UDP) || packet.has(FIRST_FRAGMENT | LATER_FRAGMENT) {
+    if !packet.has_ports() || packet.has(FIRST_FRAGMENT | LATER_FRAGMENT) {
         return Ok(PASS);
     }
     let config = config()?;

@@ -134,7 +134,7 @@ pub struct Packet {
     pub dst_port: u16,
     /// IANA protocol number.
     pub protocol: u8,
-    /// Flags of the TCP header.
+    /// Flags of the TCP header; of SCTP what its first chunk means in these words; else 0.
     pub tcp_flags: u8,
     /// Time to live or hop limit.
     pub ttl: u8,
@@ -146,7 +146,7 @@ pub struct Packet {
     pub icmp_code: u8,
     /// Offset of the transport header.
     pub transport: u16,
-    /// Offset behind the headers of TCP and UDP.
+    /// Offset behind the headers of TCP, UDP and SCTP.
     pub payload: u16,
     pub pad: u16,
     /// Length with the link header of the longest packet that this one will be segmented into: itself without that.
@@ -182,7 +182,7 @@ pub struct Packet {
     /// The Ethernet address that the packet's sender was found to have as another node's link; first part 0 = none.
     pub link: Mac,
     /// Space for a header that does not lie at a fixed place.
-    pub header: [u32; 12],
+    pub header: [u32; 15],
 }
 
 impl Packet {

@@ -5,8 +5,14 @@ use sheetbend_ebpf_abi::Reason;
 
 use crate::packet::{
     ECHO, ECHO_REQUEST, ETHERNET, FIRST_FRAGMENT, ICMP, ICMP_ERROR, ICMPV6, LATER_FRAGMENT, MAPPED, OPTIONS,
-    Packet, SCTP, TCP, TRANSPORT_V4, TRANSPORT_V6, UDP,
+    Packet, SCTP, TCP, TCP_ACK, TCP_RST, TCP_SYN, TRANSPORT_V4, TRANSPORT_V6, UDP,
 };
+
+/// Chunk types, RFC 9260 §3.2.
+const SCTP_INIT: u8 = 1;
+const SCTP_INIT_ACK: u8 = 2;
+const SCTP_ABORT: u8 = 6;
+const SCTP_SHUTDOWN_COMPLETE: u8 = 14;
 
 /// What the frame carries.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -249,7 +255,7 @@ fn extensions(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Ports, TCP flags and ICMP fields. `fixed`: `offset` is a constant, and the header is read in place.
+/// Ports, flags and ICMP fields. `fixed`: `offset` is a constant, and the header is read in place.
 #[inline(always)]
 fn transport(ctx: &TcContext, packet: &mut Packet, offset: usize, fixed: bool) -> Result<(), Reason> {
     match packet.protocol {
@@ -259,9 +265,16 @@ fn transport(ctx: &TcContext, packet: &mut Packet, offset: usize, fixed: bool) -
             packet.tcp_flags = (words[3] >> 8) as u8;
             packet.payload = packet.transport + ((words[3] & 0xf0) >> 2) as u16;
         }
-        UDP | SCTP => {
+        UDP => {
             ports(packet, header::<2>(ctx, offset, fixed)?[0]);
             packet.payload = packet.transport + 8;
+        }
+        SCTP => {
+            // The common header, and the first chunk's: a packet without a chunk says nothing (RFC 9260 §3).
+            let words = header::<4>(ctx, offset, fixed)?;
+            ports(packet, words[0]);
+            packet.tcp_flags = chunk_flags(words[3] as u8);
+            packet.payload = packet.transport + 12;
         }
         ICMP if packet.v6 == 0 => icmp(packet, header::<2>(ctx, offset, fixed)?),
         ICMPV6 if packet.v6 != 0 => icmp(packet, header::<2>(ctx, offset, fixed)?),
@@ -289,6 +302,19 @@ fn header<const N: usize>(ctx: &TcContext, offset: usize, fixed: bool) -> Result
 fn ports(packet: &mut Packet, word: u32) {
     packet.src_port = u16::from_be(word as u16);
     packet.dst_port = u16::from_be((word >> 16) as u16);
+}
+
+/// What a chunk of this type (RFC 9260 §3.2) does to its association, in TCP's words. Whoever gets an ABORT or a
+/// SHUTDOWN COMPLETE forgets the association at once (§9.1, §9.2), and there is no TIME-WAIT: both are an RST. An ABORT
+/// behind other control chunks (§6.10) is not seen; that flow ends by silence.
+#[inline(always)]
+fn chunk_flags(kind: u8) -> u8 {
+    match kind {
+        SCTP_INIT => TCP_SYN,
+        SCTP_INIT_ACK => TCP_SYN | TCP_ACK,
+        SCTP_ABORT | SCTP_SHUTDOWN_COMPLETE => TCP_RST,
+        _ => TCP_ACK,
+    }
 }
 
 /// RFC 792 and RFC 4443 share the first 8 bytes.

@@ -10,16 +10,14 @@ use crate::{
     deliver::{self, pod},
     node,
     packet::{
-        DROP, ETHERNET, ICMP, ICMPV6, Ip, LATER_FRAGMENT, Mac, OPTIONS, Packet, REPLY, SERVICE, TCP, TCP_ACK,
-        TCP_FIN, TCP_RST, TCP_SYN, TRANSPORT_V4, TRANSPORT_V6, set_mark,
+        DROP, ETHERNET, ICMP, ICMPV6, Ip, LATER_FRAGMENT, Mac, OPTIONS, Packet, REPLY, SCTP, SERVICE, TCP,
+        TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TRANSPORT_V4, TRANSPORT_V6, set_mark,
     },
     parse::{load, pointer},
 };
 
-/// Bytes of the refused packet behind its IP header that an ICMP error quotes (RFC 792).
-const QUOTED: usize = 8;
-const ICMP_V4: usize = 8 + 20 + QUOTED;
-const ICMP_V6: usize = 8 + 40 + QUOTED;
+/// From an INIT's ports to the end of its Initiate Tag, RFC 9260 §3.3.2.
+const INIT_QUOTED: u32 = 20;
 const TCP_LENGTH: usize = 20;
 const HOP_LIMIT: u32 = 64;
 
@@ -82,43 +80,45 @@ fn reset(ctx: &TcContext, packet: &mut Packet, from: &Ip, to: &Ip) -> Result<(),
     Ok(())
 }
 
-/// ICMP type 3 code 3 (RFC 792), ICMPv6 type 1 code 4 (RFC 4443 §3.1).
+/// ICMP type 3 code 3 (RFC 792), ICMPv6 type 1 code 4 (RFC 4443 §3.1). It quotes the IP header and 8 bytes behind it; of an
+/// SCTP INIT 20, for only by its Initiate Tag does the sender know it again (RFC 9260 §10, ICMP6).
 #[inline(always)]
 fn unreachable(ctx: &TcContext, packet: &mut Packet, from: &Ip, to: &Ip) -> Result<(), Reason> {
-    if packet.is_v6() {
-        load::<12>(ctx.skb.skb, ETHERNET as u32, &mut packet.header)?;
-        let header = [0x0401, 0];
-        let mut sum = pseudo(from, to, true, ICMPV6, ICMP_V6 as u32) + header[0] as u64;
-        for word in packet.header {
-            sum += word as u64;
-        }
-        let data = begin(ctx, packet, from, to, ICMPV6, ICMP_V6)?;
-        write_icmp::<12>(data, packet, header[0], sum);
-        return Ok(());
+    let is_init = packet.protocol == SCTP && packet.tcp_flags == TCP_SYN;
+    let is_whole = packet.len >= packet.transport as u32 + INIT_QUOTED;
+    match (packet.is_v6(), is_init && is_whole) {
+        (false, false) => quote::<7>(ctx, packet, from, to),
+        (false, true) => quote::<10>(ctx, packet, from, to),
+        (true, false) => quote::<12>(ctx, packet, from, to),
+        (true, true) => quote::<15>(ctx, packet, from, to),
     }
-    let mut quoted = [0_u32; 7];
+}
+
+/// The same with the first `N` words of the packet.
+#[inline(always)]
+fn quote<const N: usize>(ctx: &TcContext, packet: &mut Packet, from: &Ip, to: &Ip) -> Result<(), Reason> {
+    let mut quoted = [0_u32; N];
     load(ctx.skb.skb, ETHERNET as u32, &mut quoted)?;
-    packet.header[..7].copy_from_slice(&quoted);
-    let header: u32 = 0x0303;
-    let mut sum = header as u64;
+    packet.header[..N].copy_from_slice(&quoted);
+    let length = 8 + 4 * N;
+    let (protocol, kind_and_code): (u8, u32) = if packet.is_v6() { (ICMPV6, 0x0401) } else { (ICMP, 0x0303) };
+    let mut sum = kind_and_code as u64;
+    if packet.is_v6() {
+        sum += pseudo(from, to, true, ICMPV6, length as u32);
+    }
     for word in quoted {
         sum += word as u64;
     }
-    let data = begin(ctx, packet, from, to, ICMP, ICMP_V4)?;
-    write_icmp::<7>(data, packet, header, sum);
-    Ok(())
-}
-
-#[inline(always)]
-fn write_icmp<const N: usize>(data: *mut u8, packet: &Packet, header: u32, sum: u64) {
+    let data = begin(ctx, packet, from, to, protocol, length)?;
     // SAFETY: `begin` checked the whole frame.
     unsafe {
-        data.cast::<u32>().write(header | (fold(sum) as u32) << 16);
+        data.cast::<u32>().write(kind_and_code | (fold(sum) as u32) << 16);
         data.add(4).cast::<u32>().write(0);
         for index in 0..N {
             data.add(8 + 4 * index).cast::<u32>().write(packet.header[index]);
         }
     }
+    Ok(())
 }
 
 /// Cuts or grows the frame and writes its IP header; gives the place of the `length` bytes behind it.

@@ -23,7 +23,7 @@ use crate::{
     forward::route,
     maps::{CONFIG, SOCKETS},
     outside,
-    packet::{Ip, MAPPED, SCTP, TCP, UDP, put, same, words},
+    packet::{Ip, MAPPED, TCP, UDP, put, same, words},
     service::{any_address, backend, choose, find},
     unserved,
 };
@@ -99,7 +99,8 @@ fn netns(ctx: &SockAddrContext) -> u64 {
 /// The Service that the address leads to: by its own address, or by a node's.
 #[inline(always)]
 fn service(ctx: &SockAddrContext, named: &Named) -> Option<&'static ServiceEntry> {
-    if !matches!(named.protocol, TCP | UDP | SCTP) {
+    // The kernel asks no program where an SCTP socket connects: the packets are translated.
+    if !matches!(named.protocol, TCP | UDP) {
         return None;
     }
     if let Some(entry) = find(0, &named.ip, named.port, named.protocol, SCOPE_INSIDE) {

@@ -107,8 +107,10 @@ fn container_ports() -> impl Strategy<Value = Vec<ContainerPort>> {
     prop::collection::vec(port, 1..=5).prop_map(|ports| {
         let ports = ports.into_iter().map(|(name, port, protocol, (host_port, host_ip))| ContainerPort {
             name,
-            // An SCTP port that can be a host port has its own number.
-            port: host_port.filter(|_| protocol == Protocol::Sctp).unwrap_or(port),
+            // An SCTP port that can be a host port has its own number: mostly it is one.
+            port: host_port
+                .filter(|number| protocol == Protocol::Sctp && number.get() % 2 == 0)
+                .unwrap_or(port),
             protocol,
             host_port,
             host_ip,

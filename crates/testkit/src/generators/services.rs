@@ -243,7 +243,17 @@ fn hints() -> impl Strategy<Value = Option<Hints>> {
 /// Slice `number` of Service `index`; two slices of a Service may hold the same endpoint.
 pub fn endpoint_slice(index: u8, number: u8) -> impl Strategy<Value = EndpointSlice> {
     let family = if number.is_multiple_of(2) { Family::IPv4 } else { Family::IPv6 };
-    let port = (0..2u8, protocol(), prop::option::weighted(0.95, port_number()));
+    let port_of_slice =
+        prop::option::weighted(0.95, (port_number(), node_port_number(), prop::bool::weighted(0.3)));
+    // An SCTP endpoint behind a node port has the node port's number.
+    let port = (0..2u8, protocol(), port_of_slice).prop_map(|(name, protocol, number)| {
+        let number = number.map(
+            |(port, node_port, behind)| {
+                if behind && protocol == Protocol::Sctp { node_port } else { port }
+            },
+        );
+        (name, protocol, number)
+    });
     let ports = prop::collection::vec(port, 1..=3);
     let endpoints = prop::collection::vec(endpoint(index, family), 0..=4);
     let owner = prop_oneof![12 => Just(Some(index)), 1 => Just(None)];

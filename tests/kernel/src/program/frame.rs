@@ -39,6 +39,8 @@ pub enum Body {
     Tcp(u16, u16, u8, Vec<u8>),
     /// Ports, payload.
     Udp(u16, u16, Vec<u8>),
+    /// Ports, type of the first chunk, and what the chunk carries (RFC 9260 §3).
+    Sctp(u16, u16, u8, Vec<u8>),
     /// Echo request? and identifier.
     Echo(bool, u16),
     /// An ICMP error (type, code) about a packet.
@@ -121,6 +123,16 @@ impl Frame {
                 bytes.extend(data);
                 (17, bytes, 6)
             }
+            Body::Sctp(from, to, kind, data) => {
+                let mut bytes = [from.to_be_bytes(), to.to_be_bytes()].concat();
+                bytes.extend([0, 0, 0, 1, 0, 0, 0, 0, *kind, 0]);
+                bytes.extend(((4 + data.len()) as u16).to_be_bytes());
+                bytes.extend(data);
+                bytes.resize(bytes.len().next_multiple_of(4), 0);
+                let sum = sctp_checksum(&bytes);
+                bytes[8..12].copy_from_slice(&sum);
+                return (132, bytes);
+            }
             Body::Echo(request, id) => {
                 let kind = match (v4, request) {
                     (true, true) => 8,
@@ -180,6 +192,24 @@ fn transport_sum(src: IpAddr, dst: IpAddr, protocol: u8, bytes: &[u8]) -> u16 {
     sum(&all)
 }
 
+/// CRC32c (RFC 9260, appendix A): reflected polynomial 0x1edc6f41, bit by bit.
+pub fn crc32c(bytes: impl IntoIterator<Item = u8>) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in bytes {
+        crc ^= u32::from(byte);
+        for _ in 0..8 {
+            crc = crc >> 1 ^ if crc & 1 != 0 { 0x82f6_3b78 } else { 0 };
+        }
+    }
+    !crc
+}
+
+/// The checksum of an SCTP packet as it lies at bytes 8 to 12: over all of it, with zeros in its own place (RFC 9260 §6.8).
+fn sctp_checksum(packet: &[u8]) -> [u8; 4] {
+    let bytes = packet.iter().enumerate();
+    crc32c(bytes.map(|(at, byte)| if (8..12).contains(&at) { 0 } else { *byte })).to_le_bytes()
+}
+
 /// What stands in a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
@@ -223,6 +253,8 @@ pub fn read_packet(packet: &[u8]) -> anyhow::Result<Seen> {
     let (src, dst, ttl, protocol, transport) = split(packet)?;
     let sound = transport_sum(src, dst, protocol, &transport) == 0xffff;
     anyhow::ensure!(sound || !matches!(protocol, 1 | 6 | 17 | 58), "wrong transport checksum: {packet:02x?}");
+    let sound = protocol != 132 || transport[8..12] == sctp_checksum(&transport);
+    anyhow::ensure!(sound, "wrong CRC32c: {packet:02x?}");
     Ok(ports(Seen {
         to: [0; 6],
         from: [0; 6],

@@ -11,6 +11,7 @@ mod growth;
 mod node_ports;
 mod outside;
 mod published;
+mod sctp;
 mod services;
 mod sockets;
 mod tunnel;
@@ -33,6 +34,7 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         node_ports::CASES,
         outside::CASES,
         published::CASES,
+        sctp::CASES,
         sockets::CASES,
         tunnel::CASES,
         unserved::CASES,

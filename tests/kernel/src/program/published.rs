@@ -36,7 +36,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
 
 pub(super) const NODE_PORT: u16 = 30_080;
 
-fn any(family: Family) -> Result<IpAddr> {
+pub(super) fn any(family: Family) -> Result<IpAddr> {
     family.of("0.0.0.0", "::")
 }
 
@@ -56,7 +56,7 @@ impl Node {
     }
 
     /// What the uplink gets of a frame that the stack forwards.
-    fn leaves(&mut self, frame: &[u8]) -> Result<Seen> {
+    pub(super) fn leaves(&mut self, frame: &[u8]) -> Result<Seen> {
         let left = self.run_with(Hook::ToUplink, UPLINK, frame, MARK_FORWARDED, SERVER)?;
         ensure!(left.verdict == PASS, "{left:?}");
         read(&left.bytes)

@@ -111,6 +111,15 @@ impl Lab {
         Ok(all.join(" "))
     }
 
+    /// What `sheetbend <arguments> --lab <lab> -o json` prints.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Result<Value> {
+        let mut command = Command::new(program("sheetbend")?);
+        let output = command.args(arguments).args(["--lab", &self.name, "-o", "json"]).output()?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "sheetbend {}: {}", arguments.join(" "), text.trim());
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
     /// What the agent of a node says of itself.
     pub(crate) fn status(&self, node: &str) -> Result<Value> {
         let socket = format!("/run/sheetbend/lab/{}/nodes/{node}/run/admin.sock", self.name);

@@ -10,6 +10,7 @@ mod node_ports;
 mod published;
 mod refused;
 mod restart;
+mod sctp;
 mod tunnel;
 mod unserved;
 mod ways;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
             errors::TESTS,
             refused::TESTS,
             unserved::TESTS,
+            sctp::TESTS,
             tunnel,
             around,
             restart::TESTS,
