@@ -10,6 +10,7 @@ mod node_ports;
 mod policy;
 mod service;
 mod tiers;
+mod traffic;
 mod unserved;
 
 pub use expect::{End, Expected, Probe, expect};

@@ -33,6 +33,7 @@ fn with_pod(snapshot: &mut Snapshot, index: u8) -> RandomPod {
 
 fn policy(name: &str, priority: i32, directions: &[Direction]) -> ClusterNetworkPolicy {
     let rule = ClusterRule {
+        index: 0,
         name: "".into(),
         action: Action::Deny,
         peers: Some(vec![ClusterPeer::Pods(PodsByLabels::default())]),
@@ -94,7 +95,7 @@ fn policies_that_share_their_place_are_named() {
 fn sharing(snapshot: &Snapshot) -> BTreeSet<String> {
     let selects = |policy: &ClusterNetworkPolicy, pod: &Pod| {
         let namespace = snapshot.namespaces.get(&pod.key.namespace);
-        let PodsByLabels { namespaces, pods } = &policy.subject;
+        let PodsByLabels { namespaces, pods, .. } = &policy.subject;
         pod.is_peer()
             && pods.matches(&pod.labels)
             && namespace.is_some_and(|known| namespaces.matches(&known.labels))
@@ -105,7 +106,7 @@ fn sharing(snapshot: &Snapshot) -> BTreeSet<String> {
             let meets = |other: &ClusterNetworkPolicy| {
                 let both = |direction| !one.rules(direction).is_empty() && !other.rules(direction).is_empty();
                 one.name != other.name
-                    && (one.tier, one.priority) == (other.tier, other.priority)
+                    && (&one.tier, one.priority) == (&other.tier, other.priority)
                     && (both(Direction::Ingress) || both(Direction::Egress))
                     && selects(one, pod)
                     && selects(other, pod)
