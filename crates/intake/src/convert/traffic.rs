@@ -17,6 +17,9 @@ use crate::resources::{
     TrafficSubject, TransportMatch,
 };
 
+/// Said of protocols that are not built yet.
+pub(crate) const ICMP: &str =
+    "ICMP by type is not built yet; a rule without protocols is for every IP protocol, ICMP too";
 /// Said of subjects that are not built yet.
 pub(crate) const NODES: &str = "policy for nodes themselves is not built yet; the policy holds for pods only, and for none that it does not select";
 
@@ -253,7 +256,10 @@ fn network(written: &TrafficNetwork) -> Result<Peer, Fault> {
 }
 
 fn ports(written: &TrafficProtocol) -> Result<Vec<PolicyPort>, Fault> {
-    let TrafficProtocol { tcp, udp, sctp, destination_named_port } = written;
+    let TrafficProtocol { tcp, udp, sctp, destination_named_port, icmp } = written;
+    if icmp.is_some() {
+        return Err(ICMP.to_owned());
+    }
     let one = |protocol, written: &TransportMatch| match &written.destination_port {
         None => Ok(vec![PolicyPort { protocol, port: PortMatch::All }]),
         Some(_) => Ok(vec![port(protocol, written)?]),

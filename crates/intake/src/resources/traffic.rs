@@ -199,4 +199,7 @@ pub struct TrafficProtocol {
     /// The container port with this name, whatever its protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination_named_port: Option<String>,
+    /// ICMP by type and code; not built yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icmp: Option<serde_json::Value>,
 }

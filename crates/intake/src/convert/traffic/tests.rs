@@ -86,6 +86,7 @@ fn what_is_not_understood_fails_closed() {
         json!({"to": [{"networkSets": {"names": ["a"]}}], "protocols": [{"destinationNamedPort": "http"}]}),
         json!({"to": pods, "protocols": []}),
         json!({"to": pods, "protocols": [{"quic": {}}]}),
+        json!({"to": pods, "protocols": [{"icmp": {"type": 8}}]}),
         json!({"to": pods, "protocols": [{"tcp": {"destinationPort": {"number": 0}}}]}),
         json!({"to": pods, "protocols": [{"udp": {"destinationPort": {"range": {"start": 9, "end": 8}}}}]}),
     ];

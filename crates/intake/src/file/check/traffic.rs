@@ -5,7 +5,7 @@ use sheetbend_model::state::traffic::LAST_ORDER;
 use sheetbend_model::types::Port;
 
 use super::{Check, names, selector};
-use crate::convert::{DOMAIN_NAMES, NODES};
+use crate::convert::{DOMAIN_NAMES, ICMP, NODES};
 use crate::file::Problem;
 use crate::file::field::Field;
 use crate::resources::{
@@ -291,10 +291,14 @@ fn service(
 }
 
 fn protocol(check: &mut Check<'_>, field: &Field<'_>, protocol: &TrafficProtocol) {
-    let TrafficProtocol { tcp, udp, sctp, destination_named_port } = protocol;
+    let TrafficProtocol { tcp, udp, sctp, destination_named_port, icmp } = protocol;
+    if icmp.is_some() {
+        let field = field.key("icmp");
+        check.error(&field, Problem::NotBuilt { field: field.to_string(), fix: ICMP.to_owned() });
+    }
     let given = [("tcp", tcp), ("udp", udp), ("sctp", sctp)].map(|(key, given)| (key, given.as_ref()));
     let count = given.iter().filter(|(_, given)| given.is_some()).count();
-    if count + usize::from(destination_named_port.is_some()) != 1 {
+    if count + usize::from(destination_named_port.is_some()) + usize::from(icmp.is_some()) != 1 {
         let fix = "write exactly one of tcp, udp, sctp and destinationNamedPort";
         check.conflict(field, "an element is one protocol or one named port", fix);
     }
