@@ -57,7 +57,7 @@ fn whole(is_cluster: bool) -> Value {
         peer
     };
     let rule = |direction: &str| {
-        json!([{"name": "a", "action": "Deny", direction: [peer(direction)], "protocols": [
+        json!([{"name": "a", "action": "Deny", "log": true, direction: [peer(direction)], "protocols": [
             {"tcp": port, "udp": port, "sctp": port, "destinationNamedPort": "a", "icmp": {"type": 8}}]}])
     };
     let mut spec = json!({"order": 1, "subject": {"podSelector": selector(), "serviceAccounts": ["a"]},

@@ -148,16 +148,14 @@ impl ClusterPolicies {
             "status": {"conditions": [condition]},
         });
         let client = self.client.clone();
-        match id.kind {
-            Kind::TrafficPolicy => {
-                let api: Api<resources::TrafficPolicy> = Api::namespaced(client, &id.namespace);
-                patch_status(&api, id, &patch).await
-            }
-            Kind::ClusterTrafficPolicy => {
-                patch_status(&Api::<resources::ClusterTrafficPolicy>::all(client), id, &patch).await
-            }
-            _ => patch_status(&Api::<resources::ClusterNetworkPolicy>::all(client), id, &patch).await,
+        if id.kind == Kind::TrafficPolicy {
+            let api: Api<resources::TrafficPolicy> = Api::namespaced(client, &id.namespace);
+            return patch_status(&api, id, &patch).await;
         }
+        if id.kind == Kind::ClusterTrafficPolicy {
+            return patch_status(&Api::<resources::ClusterTrafficPolicy>::all(client), id, &patch).await;
+        }
+        patch_status(&Api::<resources::ClusterNetworkPolicy>::all(client), id, &patch).await
     }
 }
 

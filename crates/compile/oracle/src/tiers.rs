@@ -65,7 +65,7 @@ pub(crate) fn ask(
 pub(crate) fn is_among(snapshot: &Snapshot, pods: &PodsByLabels, pod: &Pod) -> bool {
     pods.namespaces.matches(&namespace_labels(snapshot, &pod.key.namespace))
         && pods.pods.matches(&pod.labels)
-        && (pods.accounts.is_empty() || pods.accounts.iter().any(|name| *name == pod.service_account))
+        && (pods.accounts.is_empty() || pods.accounts.contains(&pod.service_account))
 }
 
 fn rule_matches(

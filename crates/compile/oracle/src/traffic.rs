@@ -122,7 +122,7 @@ fn matches(
     match rule.action {
         Action::Accept if place_is_unknown => None,
         Action::Pass if place_is_unknown => Some(Action::Deny),
-        action => Some(action),
+        action @ (Action::Accept | Action::Deny | Action::Pass) => Some(action),
     }
 }
 

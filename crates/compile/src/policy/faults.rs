@@ -109,6 +109,7 @@ mod tests {
             action: Action::Deny,
             peers: Some(peers.collect()),
             ports: Vec::new(),
+            log: false,
             fault: None,
         };
         let policy = ClusterNetworkPolicy {

@@ -164,6 +164,7 @@ fn at_the_end(tier: &str, policy: &Policy, form: &ClusterNetworkPolicy) -> Clust
         action: Action::Deny,
         peers: None,
         ports: Vec::new(),
+        log: false,
         fault: None,
     };
     let like = |rules: &[ClusterRule]| if rules.is_empty() { Vec::new() } else { vec![deny.clone()] };
@@ -219,6 +220,7 @@ fn rules_of(snapshot: &Snapshot, index: u32, rule: &Rule) -> Vec<ClusterRule> {
         action: rule.action,
         peers,
         ports,
+        log: rule.log,
         fault: rule.fault.clone(),
     };
     let Some(peers) = &rule.peers else { return vec![with(None, rule.ports.clone())] };

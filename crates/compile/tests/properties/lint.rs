@@ -66,6 +66,7 @@ fn what_fails_closed_is_an_error() {
         action: Action::Deny,
         peers: None,
         ports: Vec::new(),
+        log: false,
         fault: Some(rule.into()),
     };
     let policy = ClusterNetworkPolicy {

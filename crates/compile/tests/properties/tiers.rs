@@ -38,6 +38,7 @@ fn policy(name: &str, priority: i32, directions: &[Direction]) -> ClusterNetwork
         action: Action::Deny,
         peers: Some(vec![ClusterPeer::Pods(PodsByLabels::default())]),
         ports: Vec::new(),
+        log: false,
         fault: None,
     };
     let rules = |direction| if directions.contains(&direction) { vec![rule.clone()] } else { Vec::new() };

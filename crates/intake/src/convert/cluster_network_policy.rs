@@ -78,7 +78,7 @@ fn rule(direction: Direction, index: u32, rule: &resources::Rule) -> ClusterRule
     };
     match understood {
         Ok((action, peers, ports)) => {
-            ClusterRule { index, name, action, peers: Some(peers), ports, fault: None }
+            ClusterRule { index, name, action, peers: Some(peers), ports, log: false, fault: None }
         }
         Err(fault) => ClusterRule::closed(index, name, action, &fault),
     }

@@ -156,16 +156,20 @@ fn rule(direction: Direction, namespace: Option<&Arc<str>>, rule: &TrafficRule) 
         "Pass" => Some(Action::Pass),
         _ => None,
     };
+    let log = rule.log.unwrap_or_default();
+    let closed = |fault: &str| {
+        let ClusterRule { name, action, peers, fault, .. } =
+            ClusterRule::closed(0, Arc::clone(&name), action, fault);
+        Rule { name, action, peers: peers.map(|_| Vec::new()), ports: Vec::new(), log: false, fault }
+    };
     let understood = match action {
         Some(action) => parts(direction, namespace, rule).map(|(peers, ports)| (action, peers, ports)),
         None => Err("action is none of Accept, Deny and Pass".to_owned()),
     };
     match understood {
-        Ok((action, peers, ports)) => Rule { name, action, peers, ports, fault: None },
-        Err(fault) => {
-            let ClusterRule { name, action, peers, fault, .. } = ClusterRule::closed(0, name, action, &fault);
-            Rule { name, action, peers: peers.map(|_| Vec::new()), ports: Vec::new(), fault }
-        }
+        Ok((Action::Pass, ..)) if log => closed("a rule that passes decides nothing that could be logged"),
+        Ok((action, peers, ports)) => Rule { name, action, peers, ports, log, fault: None },
+        Err(fault) => closed(&fault),
     }
 }
 

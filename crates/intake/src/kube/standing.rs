@@ -21,11 +21,14 @@ pub struct Standing {
 impl Standing {
     /// `None` for kinds without such a condition.
     pub(super) fn of(object: &Object) -> Option<Self> {
-        let status = match object {
-            Object::ClusterNetworkPolicy(policy) => &policy.status,
-            Object::ClusterTrafficPolicy(policy) => &policy.status,
-            Object::TrafficPolicy(policy) => &policy.status,
-            _ => return None,
+        let status = if let Object::ClusterNetworkPolicy(policy) = object {
+            &policy.status
+        } else if let Object::ClusterTrafficPolicy(policy) = object {
+            &policy.status
+        } else if let Object::TrafficPolicy(policy) = object {
+            &policy.status
+        } else {
+            return None;
         };
         let conditions = status.as_ref().and_then(|status| status["conditions"].as_array());
         let is_ours = |condition: &&Value| condition["type"] == ACCEPTED;

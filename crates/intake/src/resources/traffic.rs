@@ -109,6 +109,9 @@ pub struct TrafficRule {
     /// Absent for every protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocols: Option<Vec<TrafficProtocol>>,
+    /// Write what it decides into the agent's log; not of a rule that passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<bool>,
 }
 
 /// Exactly one is set.

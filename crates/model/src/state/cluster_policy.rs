@@ -170,6 +170,8 @@ pub struct ClusterRule {
     pub peers: Option<Vec<ClusterPeer>>,
     /// `protocols`. Empty means every IP protocol and port.
     pub ports: Vec<PolicyPort>,
+    /// Whether what it decides is written into the agent's log; of other kinds of policies.
+    pub log: bool,
     /// Why the rule is not followed as written, if so: it fails closed.
     pub fault: Option<Arc<str>>,
 }
@@ -182,7 +184,7 @@ impl ClusterRule {
             Some(Action::Deny | Action::Pass) | None => (Action::Deny, None, "it denies everything"),
         };
         let fault = Some(format!("{fault}; {effect}").into());
-        Self { index, name, action, peers, ports: Vec::new(), fault }
+        Self { index, name, action, peers, ports: Vec::new(), log: false, fault }
     }
 }
 

@@ -125,6 +125,8 @@ pub struct Rule {
     pub peers: Option<Vec<Peer>>,
     /// `protocols`. Empty means every IP protocol and port.
     pub ports: Vec<PolicyPort>,
+    /// `log`: what it decides is written into the agent's log. It is no rule that passes.
+    pub log: bool,
     /// Why the rule is not followed as written, if so: it fails closed.
     pub fault: Option<Arc<str>>,
 }

@@ -73,6 +73,7 @@ fn rule(egress: bool) -> impl Strategy<Value = ClusterRule> {
             action,
             peers: (!closed).then_some(peers),
             ports: if closed { Vec::new() } else { ports },
+            log: false,
             fault: closed.then(|| text("of an unknown kind")),
         }
     })

@@ -91,11 +91,13 @@ fn peers(egress: bool) -> BoxedStrategy<Option<Vec<Peer>>> {
 
 fn rule(egress: bool) -> impl Strategy<Value = Rule> {
     let ports = prop_oneof![1 => Just(Vec::new()), 2 => protocols()];
-    (action(), peers(egress), ports).prop_map(|(action, peers, ports): (Action, _, Vec<PolicyPort>)| {
+    let log = prop::bool::weighted(0.2);
+    (action(), peers(egress), ports, log).prop_map(|(action, peers, ports, log)| {
+        let peers: Option<Vec<Peer>> = peers;
         let has_service = peers.iter().flatten().any(|peer| matches!(peer, Peer::Service(_)));
         // Where ports may be written at all.
-        let ports = if has_service { Vec::new() } else { ports };
-        Rule { name: text(""), action, peers, ports, fault: None }
+        let ports: Vec<PolicyPort> = if has_service { Vec::new() } else { ports };
+        Rule { name: text(""), action, peers, ports, log: log && action != Action::Pass, fault: None }
     })
 }
 

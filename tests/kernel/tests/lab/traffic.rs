@@ -23,6 +23,7 @@ const WANTED: [(&str, &str, u16, &str, &str); 10] = [
 pub(crate) fn policies() -> anyhow::Result<()> {
     let lab = Lab::new("kt")?;
     lab.expect(0, "up", &["-f", &data("traffic.yaml")])?;
+    what_is_logged(&lab)?;
     let matrix = lab.json("matrix", &["-o", "json"])?;
     ensure!(matrix["summary"]["mismatches"] == 0, "{}", matrix["summary"]);
     let cells = matrix["cells"].as_array().context("no cells")?;
@@ -49,6 +50,34 @@ pub(crate) fn policies() -> anyhow::Result<()> {
     ensure!(why.contains("denied by default of TrafficTier security"), "{why}");
     ensure!(why.contains("service account: the peer has default, the rule asks for reader or web"), "{why}");
     Ok(())
+}
+
+/// Rules that say so are in the log of the agent whose pod was judged, whether they accept or deny.
+fn what_is_logged(lab: &Lab) -> anyhow::Result<()> {
+    for (pod, to) in [("shop/web", "db.shop/15432"), ("partners/other", "198.51.100.7/80")] {
+        let attempt = format!("timeout 2 bash -c 'exec 3<>/dev/tcp/{to}' || true");
+        lab.expect(0, "exec", &[pod, "--", "sh", "-c", &attempt])?;
+    }
+    let wanted = [
+        ("forwarded", "by ClusterTrafficPolicy/database ingress[0]"),
+        ("dropped", "by ClusterTrafficPolicy/threats egress[0]"),
+    ];
+    let is_there = |(verdict, by): &(&str, &str), text: &str| {
+        let lines = text.lines().filter(|line| line.contains("policy log: "));
+        lines.into_iter().any(|line| line.contains(verdict) && line.contains(by))
+    };
+    let mut text = String::new();
+    for _ in 0..50 {
+        text.clear();
+        for entry in std::fs::read_dir(lab.dir().join("nodes"))? {
+            text += &std::fs::read_to_string(entry?.path().join("agent.log"))?;
+        }
+        if wanted.iter().all(|line| is_there(line, &text)) {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    anyhow::bail!("not all of {wanted:?} in the agents' logs:\n{text}")
 }
 
 /// The front reaches the database by its Service's port too.

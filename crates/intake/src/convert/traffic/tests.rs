@@ -30,7 +30,7 @@ fn a_whole_policy_is_read() {
                     {"networkSets": {"names": ["partners"]}},
                     {"networkSets": {"selector": {"matchLabels": {"kind": "bad"}}}},
                 ]},
-                {"action": "Accept", "to": [{"service": {"namespace": "data", "name": "db"}}]},
+                {"action": "Accept", "log": true, "to": [{"service": {"namespace": "data", "name": "db"}}]},
             ],
         }),
     );
@@ -49,7 +49,9 @@ fn a_whole_policy_is_read() {
     assert_eq!(peers[3], Peer::NetworkSet("partners".into()));
     assert!(matches!(&peers[4], Peer::NetworkSets(selector) if selector.to_string() == "kind=bad"));
     assert_eq!(accept.peers, Some(vec![Peer::Service(ObjectKey::new("data", "db"))]));
+    assert!(accept.log && !deny.log);
     assert_eq!(converted("", json!({})).order.get(), LAST_ORDER);
+    assert!(with_egress(json!({"action": "Pass", "log": true})).fault.is_some());
 }
 
 #[test]

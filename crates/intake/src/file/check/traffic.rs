@@ -139,6 +139,10 @@ fn rule(check: &mut Check<'_>, field: &Field<'_>, rule: &TrafficRule, is_egress:
         "" => check.missing(&action, "write Accept, Deny or Pass"),
         word => check.word(&action, Some(word), &["Accept", "Deny", "Pass"]),
     }
+    if rule.log == Some(true) && rule.action == "Pass" {
+        let why = "a rule that passes decides nothing that could be logged";
+        check.conflict(&field.key("log"), why, "remove it, or write Accept or Deny");
+    }
     let (own, other) = if is_egress { ("to", "from") } else { ("from", "to") };
     let (peers, misplaced) = if is_egress { (&rule.to, &rule.from) } else { (&rule.from, &rule.to) };
     if misplaced.is_some() {
