@@ -10,7 +10,7 @@ use sheetbend_model::state::{AttachmentId, NetworkConfig, Snapshot};
 use sheetbend_model::types::{BlockKey, NodeName, Port};
 
 use crate::changes::Changes;
-use crate::policy::{self, Isolations, PolicyTables};
+use crate::policy::{self, Isolations, PolicyTables, TrafficPolicies};
 use crate::service::{self, ServiceTables};
 use crate::{overlay, route};
 
@@ -37,9 +37,10 @@ pub struct Counters {
 pub struct Compiler {
     node: NodeName,
     config: NetworkConfig,
-    /// With the policies that labels stand for.
+    /// As [`resolved`](crate::resolved).
     snapshot: Snapshot,
     isolations: Isolations,
+    traffic: TrafficPolicies,
     pub(crate) policy: PolicyTables,
     pub(crate) services: ServiceTables,
     routes: BTreeMap<BlockKey, Route>,
@@ -64,6 +65,7 @@ impl Compiler {
             config,
             snapshot: Snapshot::default(),
             isolations: Isolations::default(),
+            traffic: TrafficPolicies::default(),
             policy: PolicyTables::default(),
             routes: BTreeMap::new(),
             route_conditions: Vec::new(),
@@ -128,8 +130,7 @@ impl Compiler {
         found.chain(self.services.conditions()).chain(self.isolations.conditions()).collect()
     }
 
-    /// The Snapshot of the last update, with the policies that labels and Tenants stand for
-    /// ([`with_isolation`](crate::with_isolation())).
+    /// The Snapshot of the last update, [`resolved`](crate::resolved).
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }
@@ -141,7 +142,7 @@ impl Compiler {
 
     /// `tells`: whether Services are compiled as they were and as they will be, for a Plan.
     fn advance(&mut self, next: &Snapshot, tells: bool) -> Delta {
-        let next = &self.isolations.follow(next);
+        let next = &self.traffic.follow(&self.isolations.follow(next));
         let old = std::mem::replace(&mut self.snapshot, next.clone());
         let changes = Changes::between(&old, next);
         let first = self.counters.updates == 0;

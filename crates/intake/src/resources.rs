@@ -2,16 +2,22 @@
 //! and those of others (`cluster_network_policy`).
 
 mod cluster_network_policy;
+mod traffic;
 
 pub use cluster_network_policy::{
     ClusterNetworkPolicy, ClusterNetworkPolicySpec, DestinationPort, NamespacedPod, NetworkPolicyPeer,
     PolicyPortRange, ProtocolMatch, Rule, Subject, TransportMatch,
 };
 
+pub use traffic::{
+    ClusterTrafficPolicy, NetworkSet, NetworkSetSpec, NetworkSets, ServiceReference, TrafficNetwork,
+    TrafficPeer, TrafficPods, TrafficPolicy, TrafficPolicySpec, TrafficProtocol, TrafficRule, TrafficSubject,
+    TrafficTier, TrafficTierSpec,
+};
+
 use std::borrow::Cow;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
-use kube::core::ClusterResourceScope;
 use serde::{Deserialize, Serialize};
 
 /// Their API group.
@@ -23,6 +29,9 @@ pub const API_VERSION: &str = "sheetbend.dev/v1alpha1";
 
 macro_rules! resource {
     ($(#[$doc:meta])* $kind:ident, $spec:ident, $group:expr, $version:expr, $plural:literal) => {
+        resource! { $(#[$doc])* $kind, $spec, $group, $version, $plural, kube::core::ClusterResourceScope }
+    };
+    ($(#[$doc:meta])* $kind:ident, $spec:ident, $group:expr, $version:expr, $plural:literal, $scope:ty) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -58,7 +67,7 @@ macro_rules! resource {
 
         impl kube::Resource for $kind {
             type DynamicType = ();
-            type Scope = ClusterResourceScope;
+            type Scope = $scope;
 
             fn kind((): &()) -> Cow<'_, str> {
                 stringify!($kind).into()

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use aya::maps::{Map, MapData, PerCpuHashMap, RingBuf};
 use nix::errno::Errno;
@@ -15,6 +16,7 @@ use sheetbend_observe::{Count, Hub, Lookup, by_reason, decode, parse};
 use tokio::sync::watch;
 use tracing::{error, warn};
 
+use super::policy_log::PolicyLog;
 use super::view::View;
 
 /// New flows do not wake the reader (that would cost each of them microseconds): it looks by itself this often, ms.
@@ -40,6 +42,7 @@ pub(crate) fn spawn(
 }
 
 fn pump(mut ring: RingBuf<MapData>, hub: &Hub, node: &NodeName, views: &watch::Receiver<Arc<View>>) {
+    let mut log = PolicyLog::new(Instant::now());
     loop {
         let mut waiting = [PollFd::new(ring.as_fd(), PollFlags::POLLIN)];
         match poll(&mut waiting, PollTimeout::from(LOOK)) {
@@ -48,11 +51,24 @@ fn pump(mut ring: RingBuf<MapData>, hub: &Hub, node: &NodeName, views: &watch::R
         }
         let view = Arc::clone(&views.borrow());
         while let Some(record) = ring.next() {
-            if !hub.has_listeners() {
+            let is_heard = hub.has_listeners();
+            if !is_heard && view.logged().is_empty() {
                 continue; // freed unread, so that the kernel never finds the buffer full
             }
             match parse(&record) {
-                Some(event) => hub.publish(&decode(&event, &node.0, &*view)),
+                Some(event) => {
+                    let is_logged = view.logged().contains(&event.origin);
+                    if !is_heard && !is_logged {
+                        continue;
+                    }
+                    let event = decode(&event, &node.0, &*view);
+                    if is_logged {
+                        log.tell(&event, Instant::now());
+                    }
+                    if is_heard {
+                        hub.publish(&event);
+                    }
+                }
                 None => warn!(
                     length = record.len(),
                     "an event of unknown length; is another version's program loaded?"

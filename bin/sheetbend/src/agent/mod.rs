@@ -13,6 +13,7 @@ mod health_checks;
 mod heap;
 mod leaks;
 mod policies;
+mod policy_log;
 mod prerequisites;
 mod publish;
 mod services;

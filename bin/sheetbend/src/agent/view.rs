@@ -1,6 +1,6 @@
 //! What the core shows of itself: names for events, and the document of `sheetbend status`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sheetbend_apply::bpf::{Kernel, Names};
 use sheetbend_compile::Compiler;
 use sheetbend_model::plan::{
-    Condition, Entry, EntryKey, HealthCheck, LocalPod, Overlay, Posture, Route, Step,
+    Condition, Entry, EntryKey, HealthCheck, LocalPod, Origin, Overlay, Posture, Route, Step,
 };
 use sheetbend_model::state::Snapshot;
 use sheetbend_model::types::{AddrKey, Port};
@@ -43,6 +43,8 @@ pub(crate) struct View {
     sockets: Sockets,
     /// Built when the first event of this state asks.
     owners: OnceLock<HashMap<AddrKey, Arc<str>>>,
+    /// The same.
+    logged: OnceLock<BTreeSet<u32>>,
 }
 
 impl View {
@@ -59,12 +61,18 @@ impl View {
             pods: compiler.pods().map(|(_, pod)| pod.clone()).collect(),
             sockets,
             owners: OnceLock::new(),
+            logged: OnceLock::new(),
         }
     }
 
     /// `namespace/name` of the pod or Service, or the name of the node, that has this address.
     pub(crate) fn owner(&self, addr: AddrKey) -> Option<Arc<str>> {
         self.owners.get_or_init(|| owners(&self.snapshot)).get(&addr).cloned()
+    }
+
+    /// Origins, by their numbers, whose rules say `log`. Mostly none.
+    pub(crate) fn logged(&self) -> &BTreeSet<u32> {
+        self.logged.get_or_init(|| logged(&self.snapshot, &self.names))
     }
 
     /// The document of `/status`. `drops` is (reason → packets) since the node booted.
@@ -90,7 +98,9 @@ impl View {
                 "pods": self.snapshot.pods.len(),
                 "services": self.snapshot.services.len(),
                 "networkPolicies": self.snapshot.policies.len(),
-                "clusterNetworkPolicies": self.snapshot.cluster_policies.len(),
+                "clusterNetworkPolicies":
+                    self.snapshot.cluster_policies.values().filter(|policy| policy.tier.is_standard()).count(),
+                "trafficPolicies": self.snapshot.traffic_policies.len(),
             },
             "pods": pods,
             "conditions": conditions,
@@ -104,6 +114,19 @@ impl View {
 fn service_ranges(compiler: &Compiler) -> Vec<IpNet> {
     let ranges = compiler.routes().iter().filter(|(_, route)| matches!(route, Route::Service));
     ranges.map(|(key, _)| key.block).collect()
+}
+
+fn logged(snapshot: &Snapshot, names: &Names) -> BTreeSet<u32> {
+    let mut policies = snapshot.traffic_policies.values();
+    if !policies.any(|policy| policy.ingress.iter().chain(&policy.egress).any(|rule| rule.log)) {
+        return BTreeSet::new();
+    }
+    let is_logged = |origin: &Origin| {
+        let policy = snapshot.cluster_policies.get(&origin.policy.name);
+        let mut rules = policy.into_iter().flat_map(|policy| policy.rules(origin.direction));
+        origin.policy.namespace.is_empty() && rules.any(|rule| rule.index == origin.rule && rule.log)
+    };
+    names.origins.iter().filter(|(_, origin)| is_logged(origin)).map(|(number, _)| *number).collect()
 }
 
 fn owners(snapshot: &Snapshot) -> HashMap<AddrKey, Arc<str>> {

@@ -1,7 +1,8 @@
-//! What is wrong with ClusterNetworkPolicies on no matter which node, and the condition that says on each of them
+//! What is wrong with policies that have an order, on no matter which node, and the condition that says on each of them
 //! whether it is followed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -9,8 +10,9 @@ use imbl::ordmap::DiffItem;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
-use serde_json::json;
-use sheetbend_compile::SharedPlaces;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use sheetbend_compile::{SharedPlaces, TrafficFaults};
 use sheetbend_intake::file::{Kind, ObjectId};
 use sheetbend_intake::kube::{ACCEPTED, Client, Standing};
 use sheetbend_intake::resources;
@@ -18,7 +20,7 @@ use sheetbend_model::plan;
 use sheetbend_model::state::{ClusterNetworkPolicy, Snapshot};
 use tracing::{debug, warn};
 
-use super::report::{Fault, INVALID, NOT_SUPPORTED};
+use super::report::{Fault, INVALID, NOT_FOUND, NOT_SUPPORTED};
 
 /// Whose fields the conditions are, for server-side apply.
 const OWNER: &str = "sheetbend-controller";
@@ -34,7 +36,8 @@ pub(super) struct ClusterPolicies {
     places: SharedPlaces,
     /// Of policies with networks that no address matches.
     networks: BTreeMap<Arc<str>, Vec<Fault>>,
-    told: BTreeMap<Arc<str>, Wanted>,
+    traffic: TrafficFaults,
+    told: BTreeMap<ObjectId, Wanted>,
 }
 
 /// What a condition shall say.
@@ -53,6 +56,7 @@ impl ClusterPolicies {
             seen: OrdMap::new(),
             places: SharedPlaces::default(),
             networks: BTreeMap::new(),
+            traffic: TrafficFaults::default(),
             told: BTreeMap::new(),
         }
     }
@@ -62,7 +66,8 @@ impl ClusterPolicies {
         self.told.clear();
     }
 
-    /// What is wrong with the policies that the API took and that are understood. Networks are looked at once per version.
+    /// What is wrong with the policies that the API took and that are understood. Networks of ClusterNetworkPolicies are
+    /// looked at once per version.
     pub(super) fn follow(&mut self, snapshot: &Snapshot) -> Vec<Fault> {
         for item in self.seen.diff(&snapshot.cluster_policies) {
             let (name, found) = match item {
@@ -78,27 +83,28 @@ impl ClusterPolicies {
             }
         }
         self.seen = snapshot.cluster_policies.clone();
-        let shared = self.places.follow(snapshot).into_iter().map(fault);
-        shared.chain(self.networks.values().flatten().cloned()).collect()
+        let shared = self.places.follow(snapshot);
+        let found = shared.into_iter().chain(self.traffic.follow(snapshot)).map(fault);
+        found.chain(self.networks.values().flatten().cloned()).collect()
     }
 
     /// Makes the condition on each policy say what `faults` say of it: where it says so, or was made to, nothing is
     /// written. False: there is more to write.
     pub(super) async fn tell(
         &mut self,
-        standings: &OrdMap<Arc<str>, Standing>,
+        standings: &OrdMap<ObjectId, Standing>,
         faults: &BTreeSet<Fault>,
     ) -> bool {
-        let mut open: BTreeMap<&str, Vec<&Fault>> = BTreeMap::new();
-        for fault in faults.iter().filter(|fault| fault.object.kind == Kind::ClusterNetworkPolicy) {
-            open.entry(&fault.object.name).or_default().push(fault);
+        let mut open: BTreeMap<&ObjectId, Vec<&Fault>> = BTreeMap::new();
+        for fault in faults {
+            open.entry(&fault.object).or_default().push(fault);
         }
-        self.told.retain(|name, _| standings.contains_key(name));
+        self.told.retain(|id, _| standings.contains_key(id));
         let (mut written, mut done) = (0, true);
-        for (name, standing) in standings {
-            let found = open.get(name.as_ref()).map(Vec::as_slice).unwrap_or_default();
+        for (id, standing) in standings {
+            let found = open.get(id).map(Vec::as_slice).unwrap_or_default();
             let wanted = Wanted::of(standing.generation, found);
-            if self.told.get(name) == Some(&wanted) {
+            if self.told.get(id) == Some(&wanted) {
                 continue;
             }
             if !wanted.stands(standing) {
@@ -106,25 +112,25 @@ impl ClusterPolicies {
                     return false;
                 }
                 written += 1;
-                match self.write(name, standing, &wanted).await {
+                match self.write(id, standing, &wanted).await {
                     Ok(()) => {}
                     Err(kube::Error::Api(status)) if status.code == 404 => {
-                        debug!(policy = %name, "is gone");
+                        debug!(policy = %id, "is gone");
                         continue;
                     }
                     Err(error) => {
-                        warn!(policy = %name, "cannot write the condition {ACCEPTED}: {error}");
+                        warn!(policy = %id, "cannot write the condition {ACCEPTED}: {error}");
                         done = false;
                         continue;
                     }
                 }
             }
-            self.told.insert(Arc::clone(name), wanted);
+            self.told.insert(id.clone(), wanted);
         }
         done
     }
 
-    async fn write(&self, name: &str, standing: &Standing, wanted: &Wanted) -> Result<(), kube::Error> {
+    async fn write(&self, id: &ObjectId, standing: &Standing, wanted: &Wanted) -> Result<(), kube::Error> {
         let before = standing.accepted.as_ref().filter(|condition| condition.status == wanted.status);
         let condition = Condition {
             type_: ACCEPTED.to_owned(),
@@ -136,15 +142,29 @@ impl ClusterPolicies {
                 .map_or_else(|| Time(Timestamp::now()), |condition| condition.last_transition_time.clone()),
         };
         let patch = json!({
-            "apiVersion": Kind::ClusterNetworkPolicy.api_version(),
-            "kind": Kind::ClusterNetworkPolicy.name(),
-            "metadata": {"name": name},
+            "apiVersion": id.kind.api_version(),
+            "kind": id.kind.name(),
+            "metadata": {"name": id.name},
             "status": {"conditions": [condition]},
         });
-        let api: Api<resources::ClusterNetworkPolicy> = Api::all(self.client.clone());
-        let owned = PatchParams::apply(OWNER).force();
-        api.patch_status(name, &owned, &Patch::Apply(&patch)).await.map(drop)
+        let client = self.client.clone();
+        if id.kind == Kind::TrafficPolicy {
+            let api: Api<resources::TrafficPolicy> = Api::namespaced(client, &id.namespace);
+            return patch_status(&api, id, &patch).await;
+        }
+        if id.kind == Kind::ClusterTrafficPolicy {
+            return patch_status(&Api::<resources::ClusterTrafficPolicy>::all(client), id, &patch).await;
+        }
+        patch_status(&Api::<resources::ClusterNetworkPolicy>::all(client), id, &patch).await
     }
+}
+
+async fn patch_status<K>(api: &Api<K>, id: &ObjectId, patch: &Value) -> Result<(), kube::Error>
+where
+    K: Clone + Debug + DeserializeOwned,
+{
+    let owned = PatchParams::apply(OWNER).force();
+    api.patch_status(&id.name, &owned, &Patch::Apply(patch)).await.map(drop)
 }
 
 impl Wanted {
@@ -152,7 +172,7 @@ impl Wanted {
     /// accepted.
     fn of(generation: Option<i64>, open: &[&Fault]) -> Self {
         let (wrong, noted): (Vec<&Fault>, Vec<&Fault>) =
-            open.iter().partition(|fault| [INVALID, NOT_SUPPORTED].contains(&fault.reason));
+            open.iter().partition(|fault| [INVALID, NOT_SUPPORTED, NOT_FOUND].contains(&fault.reason));
         let messages: Vec<&str> = wrong.iter().chain(&noted).map(|fault| fault.message.as_ref()).collect();
         Self {
             generation,
@@ -174,7 +194,11 @@ impl Wanted {
 
 fn fault(condition: plan::Condition) -> Fault {
     Fault {
-        object: ObjectId::new(Kind::ClusterNetworkPolicy, "", &condition.object.name),
+        object: ObjectId::new(
+            Kind::named(condition.kind).unwrap_or(Kind::ClusterNetworkPolicy),
+            &condition.object.namespace,
+            &condition.object.name,
+        ),
         reason: condition.reason,
         message: condition.message,
     }

@@ -26,6 +26,8 @@ const ACCEPTED: &str = "sheetbend.dev/Accepted";
 pub(super) const INVALID: &str = "Invalid";
 /// Reason of what the API allows and nobody acts on yet.
 pub(super) const NOT_SUPPORTED: &str = "NotSupported";
+/// Reason of what names an object that is not there.
+pub(super) const NOT_FOUND: &str = "NotFound";
 /// Between two Events, so that a thousand broken objects are no storm.
 const PACE: Duration = Duration::from_millis(100);
 
@@ -70,7 +72,14 @@ fn effect(kind: Kind) -> &'static str {
         Kind::NetworkPolicy => {
             "Until it is put right, the pods it selects are isolated and nothing is allowed"
         }
-        Kind::ClusterNetworkPolicy => {
+        Kind::TrafficTier => {
+            "Until it is put right, policies that name it stand before all other tiers, and only their denials count"
+        }
+        Kind::NetworkSet => {
+            "Until it is put right, rules with it fail closed: such an Accept rule matches nothing, such a Deny or Pass \
+             rule denies everything"
+        }
+        Kind::ClusterNetworkPolicy | Kind::ClusterTrafficPolicy | Kind::TrafficPolicy => {
             "Until it is put right, what is wrong fails closed: such an Accept rule matches nothing, such a Deny or Pass \
              rule denies everything"
         }

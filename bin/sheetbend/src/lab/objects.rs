@@ -46,7 +46,7 @@ impl Cluster {
     /// Every (protocol, port) that some pod, policy or Service names: what the world serves.
     pub(crate) fn served_ports(&self) -> Vec<(Protocol, u16)> {
         let snapshot = file::snapshot(self.others.iter().chain(self.pods.values()));
-        super::matrix::named_ports(&snapshot)
+        super::matrix::named_ports(&sheetbend_compile::resolved(&snapshot))
     }
 }
 
@@ -116,6 +116,10 @@ fn split(expanded: Expanded, request: &LabRequest) -> Cluster {
             | Object::ServiceCIDR(_)
             | Object::ClusterNetworkPolicy(_)
             | Object::Tenant(_)
+            | Object::TrafficTier(_)
+            | Object::NetworkSet(_)
+            | Object::ClusterTrafficPolicy(_)
+            | Object::TrafficPolicy(_)
             | Object::LoadBalancerPool(_)
             | Object::L2Announcement(_) => {}
         }

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use sheetbend_compile::lint::{Level, lint};
 use sheetbend_model::state::Snapshot;
-use sheetbend_model::types::ObjectKey;
+use sheetbend_model::state::traffic::written_as;
 use sheetbend_shell::exit;
 
 use super::offline::{self, Places};
@@ -68,7 +68,7 @@ struct Finding {
     name: String,
     /// `info`, `warning` or `error`.
     level: String,
-    /// NetworkPolicy or ClusterNetworkPolicy.
+    /// NetworkPolicy, ClusterNetworkPolicy, ClusterTrafficPolicy or TrafficPolicy.
     kind: String,
     /// `namespace/name`, or the name.
     policy: String,
@@ -93,12 +93,12 @@ impl Findings {
             code: found.code.id().to_owned(),
             name: found.code.name().to_owned(),
             level: found.code.level().to_string(),
-            kind: kind(&found.policy).to_owned(),
-            policy: found.policy.to_string(),
+            kind: written_as(&found.policy).0.to_owned(),
+            policy: written_as(&found.policy).1.to_string(),
             direction: found.rule.map(|(direction, _)| direction.to_string()),
             rule: found.rule.map(|(_, rule)| rule),
             message: found.message,
-            place: places.get(&found.policy).cloned(),
+            place: places.get(&written_as(&found.policy)).cloned(),
         });
         Self { findings: findings.collect() }
     }
@@ -113,10 +113,6 @@ impl Findings {
         let levels: Vec<String> = levels.map(|level| level.to_string()).collect();
         self.findings.retain(|finding| levels.contains(&finding.level));
     }
-}
-
-fn kind(policy: &ObjectKey) -> &'static str {
-    if policy.namespace.is_empty() { "ClusterNetworkPolicy" } else { "NetworkPolicy" }
 }
 
 /// Prints what is found, and says how the command ends.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeSpec, Pod, PodCondition, PodIP, PodStatus};
-use sheetbend_compile::with_isolation;
+use sheetbend_compile::resolved;
 use sheetbend_intake::file::{
     self, Assigned, Cluster, Expanded, Kind, ManifestError, Manifests, Object, ObjectId,
     build_endpoint_slices, expand,
@@ -28,8 +28,8 @@ pub(super) struct Offline {
     pub(super) places: Places,
 }
 
-/// Policy → file and line.
-pub(super) type Places = BTreeMap<ObjectKey, String>;
+/// Kind and policy → file and line.
+pub(super) type Places = BTreeMap<(&'static str, ObjectKey), String>;
 
 /// Reads manifests and does what controllers, the scheduler and CNI would: workloads become pods on nodes, pods get
 /// addresses and are ready. Addresses that a dump names are kept.
@@ -55,14 +55,18 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Offline, Failure> {
             ranges.values().flatten().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         ));
     }
-    let snapshot = with_isolation(&file::snapshot(&objects));
+    let snapshot = resolved(&file::snapshot(&objects));
     let policies = manifests.objects.iter().filter(|(id, _)| is_policy(id));
-    let places = policies.map(|(id, manifest)| (id.key(), manifest.place.to_string())).collect();
+    let places = policies.map(|(id, manifest)| ((id.kind.name(), id.key()), manifest.place.to_string()));
+    let places = places.collect();
     Ok(Offline { snapshot, notes, places })
 }
 
 fn is_policy(id: &ObjectId) -> bool {
-    matches!(id.kind, Kind::NetworkPolicy | Kind::ClusterNetworkPolicy)
+    matches!(
+        id.kind,
+        Kind::NetworkPolicy | Kind::ClusterNetworkPolicy | Kind::ClusterTrafficPolicy | Kind::TrafficPolicy
+    )
 }
 
 fn refuse(errors: &[ManifestError]) -> Failure {

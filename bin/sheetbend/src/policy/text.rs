@@ -1,7 +1,7 @@
 //! Rules of policies in a line.
 
 use sheetbend_model::state::{
-    ClusterPeer, ClusterRule, Peer, PodsByLabels, PolicyPort, PolicyRule, PortMatch,
+    ClusterPeer, ClusterRule, IpBlock, Peer, PodsByLabels, PolicyPort, PolicyRule, PortMatch,
 };
 use sheetbend_model::types::Direction;
 
@@ -11,11 +11,7 @@ pub(super) fn network_rule(direction: Direction, rule: &PolicyRule) -> String {
         .peers
         .iter()
         .map(|peer| match peer {
-            Peer::Block(block) if block.except.is_empty() => block.cidr.to_string(),
-            Peer::Block(block) => {
-                let except: Vec<String> = block.except.iter().map(ToString::to_string).collect();
-                format!("{} except {}", block.cidr, except.join(" and "))
-            }
+            Peer::Block(of) => block(of),
             Peer::Pods { namespaces: None, pods } => {
                 format!("pods {} of its namespace", pods.clone().unwrap_or_default())
             }
@@ -30,19 +26,35 @@ pub(super) fn network_rule(direction: Direction, rule: &PolicyRule) -> String {
     line(direction, (!rule.peers.is_empty()).then_some(peers), &rule.ports)
 }
 
-/// A rule of a ClusterNetworkPolicy, without its action.
+/// A rule of a policy whose rules have an order, without its action.
 pub(super) fn cluster_rule(direction: Direction, rule: &ClusterRule) -> String {
     let peers = rule.peers.as_ref().map(|peers| {
         let text = |peer: &ClusterPeer| match peer {
-            ClusterPeer::Pods(PodsByLabels { namespaces, pods }) => {
+            ClusterPeer::Pods(PodsByLabels { namespaces, pods, accounts }) if accounts.is_empty() => {
                 format!("pods {pods} of namespaces {namespaces}")
+            }
+            ClusterPeer::Pods(PodsByLabels { namespaces, pods, accounts }) => {
+                format!(
+                    "pods {pods} of namespaces {namespaces} with ServiceAccount {}",
+                    accounts.join(" or ")
+                )
             }
             ClusterPeer::Nodes(selector) => format!("nodes {selector}"),
             ClusterPeer::Network(network) => network.to_string(),
+            ClusterPeer::Block(of) => block(of),
+            ClusterPeer::Blocks(blocks) => blocks.of.to_string(),
         };
         peers.iter().map(text).collect()
     });
     line(direction, peers, &rule.ports)
+}
+
+fn block(block: &IpBlock) -> String {
+    if block.except.is_empty() {
+        return block.cidr.to_string();
+    }
+    let except: Vec<String> = block.except.iter().map(ToString::to_string).collect();
+    format!("{} except {}", block.cidr, except.join(" and "))
 }
 
 fn line(direction: Direction, peers: Option<Vec<String>>, ports: &[PolicyPort]) -> String {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use sha2::{Digest as _, Sha256};
 use sheetbend_ebpf_abi::SymbolKind;
 use sheetbend_model::plan::{Backend, Class, Frontend, Origin, PolicySet, Scope, ServiceEntry, Term};
-use sheetbend_model::state::Tier;
+use sheetbend_model::state::{Tier, TierPlace};
 use sheetbend_model::types::{Direction, ObjectKey};
 
 /// The first 16 bytes of the SHA-256 of a symbol's content. Equal content has equal digests in every version of this
@@ -87,10 +87,19 @@ pub(super) fn policy_set(set: &PolicySet) -> Digest {
         content.number(set.tiers.len() as u64);
     }
     for tier in set.tiers.iter() {
-        content.number(match tier.tier {
-            Tier::Admin => 0,
-            Tier::Baseline => 1,
-        });
+        let place = |content: &mut Content, kind, place: &TierPlace| {
+            content.number(kind);
+            content.number(place.order.into());
+            content.text(&place.name);
+        };
+        match &tier.tier {
+            Tier::Admin => content.number(0),
+            Tier::Baseline => content.number(1),
+            Tier::Before(of) => place(&mut content, 2, of),
+            Tier::Unnamed => content.number(3),
+            Tier::Own => content.number(4),
+            Tier::After(of) => place(&mut content, 5, of),
+        }
         content.number(tier.priority.get().into());
         content.text(&tier.name);
         content.number(tier.digest);

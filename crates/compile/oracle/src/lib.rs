@@ -11,6 +11,7 @@ mod policy;
 mod sctp;
 mod service;
 mod tiers;
+mod traffic;
 mod unserved;
 
 pub use expect::{End, Expected, Probe, expect};

@@ -1,9 +1,11 @@
-//! Policy of one flow, read literally; NetworkPolicy here, the tiers around it in [`crate::tiers`].
+//! Policy of one flow, read literally: the order of all kinds, and NetworkPolicy; ClusterNetworkPolicy in
+//! [`crate::tiers`], TrafficPolicies in [`crate::traffic`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use sheetbend_model::state::traffic::Stage;
 use sheetbend_model::state::{
     Action, ISOLATION, IpBlock, LabelSelector, NetworkPolicy, Peer, Pod, PolicyPort, PolicyRule, PortMatch,
     Snapshot, Tier,
@@ -12,6 +14,7 @@ use sheetbend_model::types::{Direction, Labels, ObjectKey};
 
 use crate::L4;
 use crate::tiers::{self, ByTier, Said};
+use crate::traffic;
 
 /// The first packet of a flow, behind Service translation and before our SNAT.
 #[derive(Clone, Copy, Debug)]
@@ -50,9 +53,9 @@ pub enum Decision {
     Allowed(Vec<Allowed>),
     /// Default deny: these policies isolate the pod and no rule of theirs allows it. Sorted.
     Denied(Vec<ObjectKey>),
-    /// A rule of a ClusterNetworkPolicy accepts it.
+    /// A rule of a ClusterNetworkPolicy or TrafficPolicy accepts it.
     Accepted(ByTier),
-    /// A rule of a ClusterNetworkPolicy denies it.
+    /// A rule of a ClusterNetworkPolicy or TrafficPolicy denies it, or the default of a TrafficTier.
     Refused(ByTier),
 }
 
@@ -118,15 +121,22 @@ fn judge(
     flow: &Flow<'_>,
 ) -> Decision {
     let Some(subject) = subject else { return Decision::NotJudged };
-    let ask = |tier| tiers::ask(snapshot, tier, direction, subject, peer, destination, flow);
-    if let Said::Decided(action, by) = ask(Tier::Admin) {
+    let standard = |tier| tiers::ask(snapshot, tier, direction, subject, peer, destination, flow);
+    let traffic = |stage| traffic::ask(snapshot, stage, direction, subject, peer, destination, flow);
+    if let Said::Decided(action, by) = standard(&Tier::Admin) {
+        return decided(action, by);
+    }
+    if let Said::Decided(action, by) = traffic(Stage::BeforeNetworkPolicies) {
         return decided(action, by);
     }
     let isolation = isolation(snapshot, direction, subject, peer, destination, flow);
     if isolation != Decision::NotIsolated {
         return isolation;
     }
-    match ask(Tier::Baseline) {
+    if let Said::Decided(action, by) = standard(&Tier::Baseline) {
+        return decided(action, by);
+    }
+    match traffic(Stage::AfterNetworkPolicies) {
         Said::Decided(action, by) => decided(action, by),
         Said::Nothing => isolation,
     }
@@ -222,7 +232,7 @@ pub(crate) fn namespace_labels(snapshot: &Snapshot, namespace: &Arc<str>) -> Lab
     }
 }
 
-fn block_matches(block: &IpBlock, addr: IpAddr) -> bool {
+pub(crate) fn block_matches(block: &IpBlock, addr: IpAddr) -> bool {
     let addr = addr.to_canonical();
     block.cidr.contains(&addr) && !block.except.iter().any(|except| except.contains(&addr))
 }

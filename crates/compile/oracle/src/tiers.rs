@@ -11,12 +11,12 @@ use sheetbend_model::types::Direction;
 use crate::Flow;
 use crate::policy::{namespace_labels, port_matches};
 
-/// The rule of a ClusterNetworkPolicy that decided.
+/// The rule of a ClusterNetworkPolicy, or of a TrafficPolicy of either kind, that decided.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByTier {
     /// The tier.
     pub tier: Tier,
-    /// The policy's name.
+    /// The policy, as a drop names it.
     pub policy: Arc<str>,
     /// Index in `spec.ingress` or `spec.egress`, from 0.
     pub rule: u32,
@@ -34,7 +34,7 @@ pub(crate) enum Said {
 /// matches counts.
 pub(crate) fn ask(
     snapshot: &Snapshot,
-    tier: Tier,
+    tier: &Tier,
     direction: Direction,
     subject: &Pod,
     peer: (Option<&Arc<Pod>>, IpAddr),
@@ -44,7 +44,7 @@ pub(crate) fn ask(
     let mut policies: Vec<&Arc<ClusterNetworkPolicy>> = snapshot
         .cluster_policies
         .values()
-        .filter(|policy| policy.tier == tier && is_among(snapshot, &policy.subject, subject))
+        .filter(|policy| policy.tier == *tier && is_among(snapshot, &policy.subject, subject))
         .collect();
     policies.sort_by_key(|policy| (policy.priority, policy.name.clone()));
     for policy in policies {
@@ -52,7 +52,7 @@ pub(crate) fn ask(
             if !rule_matches(snapshot, rule, peer, destination, flow) {
                 continue;
             }
-            let by = ByTier { tier, policy: policy.name.clone(), rule: index };
+            let by = ByTier { tier: tier.clone(), policy: policy.name.clone(), rule: index };
             return match rule.action {
                 Action::Pass => Said::Nothing,
                 action @ (Action::Accept | Action::Deny) => Said::Decided(action, by),
@@ -62,8 +62,10 @@ pub(crate) fn ask(
     Said::Nothing
 }
 
-fn is_among(snapshot: &Snapshot, pods: &PodsByLabels, pod: &Pod) -> bool {
-    pods.namespaces.matches(&namespace_labels(snapshot, &pod.key.namespace)) && pods.pods.matches(&pod.labels)
+pub(crate) fn is_among(snapshot: &Snapshot, pods: &PodsByLabels, pod: &Pod) -> bool {
+    pods.namespaces.matches(&namespace_labels(snapshot, &pod.key.namespace))
+        && pods.pods.matches(&pod.labels)
+        && (pods.accounts.is_empty() || pods.accounts.contains(&pod.service_account))
 }
 
 fn rule_matches(
@@ -83,6 +85,8 @@ fn rule_matches(
                 .flat_map(|node| node.addresses.iter().chain(&node.other_addresses))
                 .any(|own| own.to_canonical() == addr.to_canonical()),
             ClusterPeer::Network(network) => network.contains(&addr.to_canonical()),
+            // No ClusterNetworkPolicy has these.
+            ClusterPeer::Block(_) | ClusterPeer::Blocks(_) => false,
         })
     });
     peers && (rule.ports.is_empty() || rule.ports.iter().any(|port| port_matches(port, destination, flow)))

@@ -30,6 +30,7 @@ fn add_pod(cluster: &mut Snapshot, name: &str, n: u8, node: &str, host_network: 
         key: key(name),
         uid: name.into(),
         labels: Arc::new([("app".into(), name.into())].into()),
+        service_account: "default".into(),
         node: Some(NodeName::new(node)),
         network: NetworkId::default(),
         addresses: vec![addr(&format!("10.244.0.{n}")), addr(&format!("fd00::{n}"))].into(),

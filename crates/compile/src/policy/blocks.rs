@@ -231,9 +231,15 @@ fn prefixes(block: &IpBlock) -> impl Iterator<Item = (IpNet, Role)> {
 
 fn blocks<'a>(terms: &TermTable, indices: impl Iterator<Item = &'a u32>) -> Vec<(u32, IpBlock)> {
     indices
-        .filter_map(|index| match &**terms.key(*index)? {
-            TermKey::Block(block) if is_usable(&block.cidr) => Some((*index, block.clone())),
-            TermKey::Block(_) | TermKey::Selector(..) | TermKey::Nodes(_) | TermKey::Named(..) => None,
+        .flat_map(|index| {
+            let blocks = match terms.key(*index).map(|key| &**key) {
+                Some(TermKey::Block(block)) => vec![block.clone()],
+                Some(TermKey::Blocks(cidrs)) => {
+                    cidrs.iter().map(|cidr| IpBlock { cidr: *cidr, except: Vec::new() }).collect()
+                }
+                Some(TermKey::Selector(..) | TermKey::Nodes(_) | TermKey::Named(..)) | None => Vec::new(),
+            };
+            blocks.into_iter().filter(|block| is_usable(&block.cidr)).map(|block| (*index, block))
         })
         .collect()
 }

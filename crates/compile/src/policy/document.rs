@@ -170,12 +170,16 @@ fn peer_term(policy: &NetworkPolicy, peer: &Peer) -> TermKey {
                 None => NamespaceMatch::Own(policy.key.namespace.clone()),
                 Some(selector) => NamespaceMatch::Labels(canonical_selector(selector)),
             };
-            TermKey::Selector(namespace, pods.as_ref().map(canonical_selector).unwrap_or_default())
+            TermKey::Selector(
+                namespace,
+                pods.as_ref().map(canonical_selector).unwrap_or_default(),
+                Vec::new(),
+            )
         }
     }
 }
 
-fn canonical_block(block: &IpBlock) -> IpBlock {
+pub(crate) fn canonical_block(block: &IpBlock) -> IpBlock {
     let mut except: Vec<IpNet> = block.except.iter().map(IpNet::trunc).collect();
     except.sort_unstable();
     except.dedup();

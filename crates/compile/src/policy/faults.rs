@@ -2,8 +2,7 @@
 
 use ipnet::IpNet;
 use sheetbend_model::plan::Condition;
-use sheetbend_model::state::{ClusterNetworkPolicy, ClusterPeer, NetworkPolicy, Peer};
-use sheetbend_model::types::ObjectKey;
+use sheetbend_model::state::{ClusterNetworkPolicy, ClusterPeer, IpBlock, NetworkPolicy, Peer};
 
 use super::blocks::is_usable;
 
@@ -16,20 +15,32 @@ pub(crate) fn unusable_network(network: &IpNet) -> Option<String> {
     })
 }
 
+/// Why addresses that `peer` names match nobody, if some do.
+pub(crate) fn unusable_peer(peer: &ClusterPeer) -> Vec<String> {
+    match peer {
+        ClusterPeer::Network(network) => unusable_network(network).into_iter().collect(),
+        ClusterPeer::Block(block) => unusable_block("network", block).into_iter().collect(),
+        ClusterPeer::Blocks(blocks) => blocks
+            .cidrs
+            .iter()
+            .filter_map(unusable_network)
+            .map(|text| format!("{}: {text}", blocks.of))
+            .collect(),
+        ClusterPeer::Pods(_) | ClusterPeer::Nodes(_) => Vec::new(),
+    }
+}
+
 /// Networks of `policy` that the API takes and no address matches.
 pub fn unusable_networks(policy: &ClusterNetworkPolicy) -> Vec<Condition> {
     let peers = policy.ingress.iter().chain(&policy.egress).flat_map(|rule| rule.peers.iter().flatten());
-    let faults = peers.filter_map(|peer| match peer {
-        ClusterPeer::Network(network) => unusable_network(network),
-        ClusterPeer::Pods(_) | ClusterPeer::Nodes(_) => None,
-    });
+    let (kind, object) = policy.written_as();
     let condition = |message: String| Condition {
-        kind: "ClusterNetworkPolicy",
-        object: ObjectKey::cluster_scoped(policy.name.clone()),
+        kind,
+        object: object.clone(),
         reason: "UnusableBlock",
         message: message.into(),
     };
-    faults.map(condition).collect()
+    peers.flat_map(unusable_peer).map(condition).collect()
 }
 
 /// Blocks of `policy` that the API takes and no address matches.
@@ -39,19 +50,7 @@ pub fn unusable_blocks(policy: &NetworkPolicy) -> Vec<Condition> {
         Peer::Block(block) => Some(block),
         Peer::Pods { .. } => None,
     });
-    let faults = blocks.filter_map(|block| {
-        let cidr = block.cidr;
-        if !is_usable(&cidr) {
-            return Some(format!(
-                "ipBlock {cidr} is an IPv4 block written as IPv6, which no address matches; write it as IPv4"
-            ));
-        }
-        // Each exception is a part of the block, but together they may be all of it.
-        let left_out = IpNet::aggregate(&block.except);
-        left_out.iter().any(|except| except.contains(&cidr)).then(|| {
-            format!("ipBlock {cidr}: its exceptions leave no address; remove one of them, or the block")
-        })
-    });
+    let faults = blocks.filter_map(|block| unusable_block("ipBlock", block));
     let condition = |message: String| Condition {
         kind: "NetworkPolicy",
         object: policy.key.clone(),
@@ -61,13 +60,30 @@ pub fn unusable_blocks(policy: &NetworkPolicy) -> Vec<Condition> {
     faults.map(condition).collect()
 }
 
+/// Why no address matches `block`, if none does; `field` is what the user calls it.
+fn unusable_block(field: &str, block: &IpBlock) -> Option<String> {
+    let cidr = block.cidr;
+    if !is_usable(&cidr) {
+        return Some(format!(
+            "{field} {cidr} is an IPv4 block written as IPv6, which no address matches; write it as IPv4"
+        ));
+    }
+    // Each exception is a part of the block, but together they may be all of it.
+    let left_out = IpNet::aggregate(&block.except);
+    left_out
+        .iter()
+        .any(|except| except.contains(&cidr))
+        .then(|| format!("{field} {cidr}: its exceptions leave no address; remove one of them, or the block"))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
     use sheetbend_model::state::{
-        Action, ClusterRule, IpBlock, LabelSelector, PodsByLabels, PolicyRule, Priority, Tier,
+        Action, ClusterRule, LabelSelector, PodsByLabels, PolicyRule, Priority, Tier,
     };
+    use sheetbend_model::types::ObjectKey;
 
     use super::*;
 
@@ -88,10 +104,12 @@ mod tests {
         let networks = ["10.0.0.0/8", "::ffff:10.0.0.0/104", "::/0"];
         let peers = networks.iter().map(|text| ClusterPeer::Network(text.parse().unwrap()));
         let rule = ClusterRule {
+            index: 0,
             name: "".into(),
             action: Action::Deny,
             peers: Some(peers.collect()),
             ports: Vec::new(),
+            log: false,
             fault: None,
         };
         let policy = ClusterNetworkPolicy {

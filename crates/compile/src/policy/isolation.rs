@@ -25,7 +25,7 @@ type Tenants = OrdMap<Arc<str>, Arc<Tenant>>;
 
 /// `cluster` with the NetworkPolicies that labels and Tenants stand for. Their name, `sheetbend.dev/isolation`, is none
 /// that an API server takes, so that they are in nobody's way.
-pub fn with_isolation(cluster: &Snapshot) -> Snapshot {
+pub(crate) fn with_isolation(cluster: &Snapshot) -> Snapshot {
     Isolations::default().follow(cluster)
 }
 

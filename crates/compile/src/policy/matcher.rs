@@ -47,7 +47,7 @@ impl Matcher {
     pub(crate) fn insert(&mut self, terms: &TermTable, index: u32) {
         let Some(key) = terms.key(index) else { return };
         match &**key {
-            TermKey::Block(_) => {}
+            TermKey::Block(_) | TermKey::Blocks(_) => {}
             TermKey::Nodes(selector) => self.nodes.push((index, selector.clone())),
             TermKey::Named(name, protocol) => {
                 self.named.entry(name.clone()).or_default().push((*protocol, index));
@@ -59,7 +59,7 @@ impl Matcher {
     pub(crate) fn remove(&mut self, terms: &TermTable, index: u32) {
         let Some(key) = terms.key(index) else { return };
         match &**key {
-            TermKey::Block(_) => {}
+            TermKey::Block(_) | TermKey::Blocks(_) => {}
             TermKey::Nodes(_) => self.nodes.retain(|(other, _)| *other != index),
             TermKey::Named(name, _) => {
                 if let Some(uses) = self.named.get_mut(name) {
@@ -163,7 +163,7 @@ enum Anchor<'a> {
 
 /// Something that every pod matching a selector must have: one label, else one namespace.
 fn anchor(key: &TermKey) -> Anchor<'_> {
-    let TermKey::Selector(namespace, pods) = key else { return Anchor::None };
+    let TermKey::Selector(namespace, pods, _) = key else { return Anchor::None };
     if let Some((label, value)) = pods.match_labels.first_key_value() {
         return Anchor::Label(label, value);
     }
@@ -186,12 +186,13 @@ fn anchor(key: &TermKey) -> Anchor<'_> {
 }
 
 fn matches(key: &TermKey, pod: &Pod, labels: &NamespaceLabels<'_>) -> bool {
-    let TermKey::Selector(namespace, pods) = key else { return false };
+    let TermKey::Selector(namespace, pods, accounts) = key else { return false };
     let namespace_matches = match namespace {
         NamespaceMatch::Own(namespace) => *namespace == pod.key.namespace,
         NamespaceMatch::Labels(selector) => selector.matches(labels.get()),
     };
-    namespace_matches && pods.matches(&pod.labels)
+    let has_account = accounts.is_empty() || accounts.contains(&pod.service_account);
+    namespace_matches && has_account && pods.matches(&pod.labels)
 }
 
 /// A namespace's labels. One whose object is not in the Snapshot (a directory of manifests may leave it out) has the

@@ -1,4 +1,4 @@
-//! NetworkPolicy and ClusterNetworkPolicy by peer class: local pods and their sets, classes of addresses and blocks, rules.
+//! NetworkPolicy and policies with an order by peer class: local pods and their sets, classes of addresses and blocks, rules.
 
 mod addresses;
 mod blocks;
@@ -16,6 +16,7 @@ mod places;
 mod set;
 mod terms;
 mod tier;
+mod traffic;
 mod transition;
 pub mod why;
 
@@ -34,12 +35,19 @@ use blocks::BlockTable;
 use classes::{ClassNode, ClassTable};
 pub use faults::{unusable_blocks, unusable_networks};
 pub(crate) use isolation::Isolations;
-pub use isolation::with_isolation;
 use locals::{LocalDelta, Locals};
 use matcher::Matcher;
 pub use places::SharedPlaces;
 use terms::TermTable;
+pub use traffic::TrafficFaults;
+pub(crate) use traffic::TrafficPolicies;
 pub(crate) use transition::PolicySteps;
+
+/// `cluster` with the NetworkPolicies that labels of Namespaces and Tenants stand for, and with TrafficPolicies of both
+/// kinds among its ClusterNetworkPolicies. Of what this gives it gives the same.
+pub fn resolved(cluster: &Snapshot) -> Snapshot {
+    traffic::with_traffic(&isolation::with_isolation(cluster))
+}
 
 /// A row of `classes` or `blocks` that differs.
 #[derive(Debug)]

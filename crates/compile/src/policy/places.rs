@@ -42,7 +42,9 @@ impl SharedPlaces {
         let mut stacks: BTreeSet<Vec<&TierRef>> = BTreeSet::new();
         for (namespace, contenders) in &self.contested {
             for (_, pod) in in_namespace(&snapshot.pods, namespace).filter(|(_, pod)| pod.is_peer()) {
-                let selecting = contenders.iter().filter(|one| one.subject.pods.matches(&pod.labels));
+                let selecting = contenders
+                    .iter()
+                    .filter(|one| one.subject.pods.matches(&pod.labels) && one.subject.has_account(pod));
                 stacks.insert(selecting.map(|one| &one.place).collect());
             }
         }
@@ -52,9 +54,9 @@ impl SharedPlaces {
 
 fn contested(snapshot: &Snapshot) -> Vec<(Arc<str>, Vec<Contender>)> {
     let mut places: BTreeMap<_, Vec<Contender>> = BTreeMap::new();
-    for policy in snapshot.cluster_policies.values() {
+    for policy in snapshot.cluster_policies.values().filter(|policy| policy.tier.is_standard()) {
         let place = TierRef {
-            tier: policy.tier,
+            tier: policy.tier.clone(),
             priority: policy.priority,
             name: Arc::clone(&policy.name),
             digest: 0,
@@ -63,7 +65,7 @@ fn contested(snapshot: &Snapshot) -> Vec<(Arc<str>, Vec<Contender>)> {
         };
         if place.ingress || place.egress {
             let contender = Contender { place, subject: policy.subject.clone() };
-            places.entry((policy.tier, policy.priority)).or_default().push(contender);
+            places.entry((policy.tier.clone(), policy.priority)).or_default().push(contender);
         }
     }
     places.retain(|_, contenders| contenders.len() > 1);

@@ -14,8 +14,8 @@ use super::tier::TierDocument;
 
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
-/// A set in use, with its rules in the order of evaluation: Admin tier, NetworkPolicies in (policy, direction, index)
-/// order, Baseline tier.
+/// A set in use, with its rules in the order of evaluation: the tiers before NetworkPolicies, NetworkPolicies in (policy,
+/// direction, index) order, the tiers after them.
 ///
 /// A direction without tiers only ever allows: its rows are the rules as they are, those for every peer written once,
 /// and what has no row is denied. A direction with tiers is flattened: a class that some rule names has rows for
@@ -42,10 +42,24 @@ struct SetRule {
     named: Vec<(Protocol, u32)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Stage {
     Tier(Tier, Action),
     NetworkPolicy,
+}
+
+impl Stage {
+    /// `None` = NetworkPolicies.
+    fn tier(&self) -> Option<&Tier> {
+        match self {
+            Stage::Tier(tier, _) => Some(tier),
+            Stage::NetworkPolicy => None,
+        }
+    }
+
+    fn is_after_network_policies(&self) -> bool {
+        self.tier().is_some_and(|tier| !tier.is_before_network_policies())
+    }
 }
 
 /// The set that `pod` has when `documents`, sorted by policy, and `tiers`, sorted by reference, select it.
@@ -85,11 +99,13 @@ impl SetNode {
             any_peer_named: Vec::new(),
             flats: [None, None],
         };
-        node.tier_rules(Tier::Admin, tiers);
+        let before = tiers.partition_point(|document| document.reference.tier.is_before_network_policies());
+        let (before, after) = tiers.split_at(before);
+        node.tier_rules(before);
         for rule in documents.flat_map(|document| &document.rules) {
             node.rule(Stage::NetworkPolicy, rule);
         }
-        node.tier_rules(Tier::Baseline, tiers);
+        node.tier_rules(after);
         for direction in DIRECTIONS {
             if node.symbol.has_tiers(direction) {
                 let every_peer = node.indices(|rule| rule.every_peer && rule.origin.direction == direction);
@@ -99,10 +115,10 @@ impl SetNode {
         node
     }
 
-    fn tier_rules(&mut self, tier: Tier, tiers: &[&TierDocument]) {
-        for document in tiers.iter().filter(|document| document.reference.tier == tier) {
+    fn tier_rules(&mut self, tiers: &[&TierDocument]) {
+        for document in tiers {
             for (action, rule) in &document.rules {
-                self.rule(Stage::Tier(tier, *action), rule);
+                self.rule(Stage::Tier(document.reference.tier.clone(), *action), rule);
             }
         }
     }
@@ -213,33 +229,21 @@ impl SetNode {
     /// What the rules `matching` a peer, in order, say of everything it may send; the peer has `terms`.
     fn flatten(&self, direction: Direction, matching: &[u32], terms: &[TermId]) -> Flat {
         let mut painting = Painting::new();
-        let is_baseline = |index: &u32| {
-            matches!(
-                self.rules.get(*index as usize).map(|rule| rule.stage),
-                Some(Stage::Tier(Tier::Baseline, _))
-            )
-        };
-        let (before, baseline) = matching.split_at(matching.partition_point(|index| !is_baseline(index)));
         let is_isolated = self.symbol.isolates(direction);
-        let mut is_admin = true;
-        for index in before {
+        let mut tier = None;
+        for index in matching {
             let Some(rule) = self.rules.get(*index as usize) else { continue };
-            if is_admin && rule.stage == Stage::NetworkPolicy {
+            if is_isolated && rule.stage.is_after_network_policies() {
+                break;
+            }
+            if tier != rule.stage.tier() {
                 painting.end_tier();
-                is_admin = false;
+                tier = rule.stage.tier();
             }
             rule.paint(*index, terms, &mut painting);
         }
         painting.end_tier();
-        if is_isolated {
-            return painting.finish(false);
-        }
-        for index in baseline {
-            if let Some(rule) = self.rules.get(*index as usize) {
-                rule.paint(*index, terms, &mut painting);
-            }
-        }
-        painting.finish(true)
+        painting.finish(!is_isolated)
     }
 
     fn push_flat(
@@ -271,7 +275,7 @@ impl SetRule {
     fn paint(&self, index: u32, terms: &[TermId], painting: &mut Painting) {
         let named = self.named_numbers(terms).map(|(protocol, port)| (Some(protocol), exactly(port)));
         for (protocol, ports) in self.ports.iter().copied().chain(named) {
-            let decided: Decided = match self.stage {
+            let decided: Decided = match &self.stage {
                 Stage::Tier(_, Action::Pass) => {
                     painting.pass(protocol, ports);
                     continue;

@@ -1,11 +1,15 @@
 //! Terms in force: the selectors, blocks and named ports that policies of this node's pods use.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use sheetbend_model::plan::Term;
 use sheetbend_model::state::{IpBlock, LabelSelector};
 use sheetbend_model::types::{Port, Protocol};
+
+use super::document::fnv;
 
 /// Which namespaces a pod peer is looked for in.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,8 +23,11 @@ pub(crate) enum NamespaceMatch {
 /// A term by its content. A named port stands for all its numbers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum TermKey {
-    Selector(NamespaceMatch, LabelSelector),
+    /// Pods; of them those with one of these ServiceAccounts, sorted, or all where none is named.
+    Selector(NamespaceMatch, LabelSelector, Vec<Arc<str>>),
     Block(IpBlock),
+    /// Addresses in any of these blocks, which are sorted.
+    Blocks(Arc<[IpNet]>),
     /// The addresses of nodes with these labels.
     Nodes(LabelSelector),
     Named(Arc<str>, Protocol),
@@ -29,14 +36,20 @@ pub(crate) enum TermKey {
 impl TermKey {
     fn symbol(&self, port: Option<Port>) -> Term {
         match (self, port) {
-            (TermKey::Selector(NamespaceMatch::Own(namespace), pods), _) => {
-                Term::Selector(format!("ns={namespace} pod={pods}").into())
-            }
-            (TermKey::Selector(NamespaceMatch::Labels(labels), pods), _) => {
-                Term::Selector(format!("nslabels={labels} pod={pods}").into())
+            (TermKey::Selector(namespace, pods, accounts), _) => {
+                let namespace = match namespace {
+                    NamespaceMatch::Own(namespace) => format!("ns={namespace}"),
+                    NamespaceMatch::Labels(labels) => format!("nslabels={labels}"),
+                };
+                let accounts = match accounts.as_slice() {
+                    [] => String::new(),
+                    accounts => format!(" account={}", accounts.join("|")),
+                };
+                Term::Selector(format!("{namespace} pod={pods}{accounts}").into())
             }
             (TermKey::Nodes(labels), _) => Term::Selector(format!("node={labels}").into()),
             (TermKey::Block(block), _) => Term::Block(block_text(block).into()),
+            (TermKey::Blocks(blocks), _) => Term::Block(blocks_text(blocks).into()),
             (TermKey::Named(name, protocol), Some(port)) => Term::NamedPort(name.clone(), *protocol, port),
             // A named port without a number is in no class; it has a text all the same.
             (TermKey::Named(name, protocol), None) => Term::Selector(format!("{name}/{protocol}").into()),
@@ -51,6 +64,16 @@ pub(crate) fn block_text(block: &IpBlock) -> String {
         text.push_str(&except.to_string());
     }
     text
+}
+
+/// A text that is another for other blocks; short, since there may be thousands.
+pub(crate) fn blocks_text(blocks: &[IpNet]) -> String {
+    let mut all = String::new();
+    for block in blocks {
+        // Writing to a String does not fail.
+        let _ = write!(all, "{block};");
+    }
+    format!("{} blocks #{:016x}", blocks.len(), fnv(all.as_bytes()))
 }
 
 /// A term in force, and for a named port the number: `index << 16 | number`, number 0 for all other terms.

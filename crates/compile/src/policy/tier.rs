@@ -1,4 +1,4 @@
-//! One ClusterNetworkPolicy, ready to be used by the sets of the pods that it selects.
+//! One ClusterNetworkPolicy, or a policy of another kind in its form, ready to be used by the sets of the pods that it selects.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,12 +10,11 @@ use sheetbend_model::state::{
 };
 use sheetbend_model::types::{Direction, ObjectKey};
 
-use super::document::{DocumentRule, Uses, canonical_selector, fnv, port_text};
-use super::faults::unusable_network;
+use super::document::{DocumentRule, Uses, canonical_block, canonical_selector, fnv, port_text};
+use super::faults::unusable_peer;
 use super::matcher::NamespaceLabels;
-use super::terms::{NamespaceMatch, TermKey, TermTable};
+use super::terms::{NamespaceMatch, TermKey, TermTable, block_text, blocks_text};
 
-const KIND: &str = "ClusterNetworkPolicy";
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 /// A policy with its peers as terms.
@@ -34,7 +33,7 @@ impl TierDocument {
     pub(crate) fn new(source: &Arc<ClusterNetworkPolicy>, terms: &mut TermTable) -> Self {
         let mut document = Self {
             reference: TierRef {
-                tier: source.tier,
+                tier: source.tier.clone(),
                 priority: source.priority,
                 name: source.name.clone(),
                 digest: fnv(canonical(source).as_bytes()),
@@ -46,12 +45,11 @@ impl TierDocument {
             source: source.clone(),
             uses: Uses::default(),
         };
-        let whole =
-            source.fault.iter().map(|fault| condition(&source.name, "FailsClosed", fault.to_string()));
+        let whole = source.fault.iter().map(|fault| condition(source, "FailsClosed", fault.to_string()));
         document.conditions.extend(whole);
         for direction in DIRECTIONS {
-            for (index, rule) in (0u32..).zip(source.rules(direction)) {
-                let compiled = document.rule(direction, index, rule, terms);
+            for rule in source.rules(direction) {
+                let compiled = document.rule(direction, rule, terms);
                 document.rules.push((rule.action, compiled));
             }
         }
@@ -59,17 +57,11 @@ impl TierDocument {
         document
     }
 
-    fn rule(
-        &mut self,
-        direction: Direction,
-        index: u32,
-        rule: &ClusterRule,
-        terms: &mut TermTable,
-    ) -> DocumentRule {
+    fn rule(&mut self, direction: Direction, rule: &ClusterRule, terms: &mut TermTable) -> DocumentRule {
         if let Some(fault) = &rule.fault {
             let named = if rule.name.is_empty() { String::new() } else { format!(" ({})", rule.name) };
-            let text = format!("spec.{direction}[{index}]{named} fails closed: {fault}");
-            self.conditions.push(condition(&self.source.name, "FailsClosed", text));
+            let text = format!("spec.{direction}[{}]{named} fails closed: {fault}", rule.index);
+            self.conditions.push(condition(&self.source, "FailsClosed", text));
         }
         let peers = rule.peers.as_ref().map(|peers| {
             let mut found: Vec<u32> =
@@ -78,24 +70,18 @@ impl TierDocument {
             found.dedup();
             found
         });
-        for peer in rule.peers.iter().flatten() {
-            if let ClusterPeer::Network(network) = peer
-                && let Some(text) = unusable_network(network)
-            {
-                self.conditions.push(condition(&self.source.name, "UnusableBlock", text));
-            }
-        }
+        let unusable = rule.peers.iter().flatten().flat_map(unusable_peer);
+        self.conditions.extend(unusable.map(|text| condition(&self.source, "UnusableBlock", text)));
         let ports = self.uses.ports(direction, &rule.ports, terms);
-        let policy = ObjectKey::cluster_scoped(self.source.name.clone());
-        DocumentRule { origin: Origin { policy, direction, rule: index }, peers, ports }
+        let origin = Origin { policy: self.source.key(), direction, rule: rule.index };
+        DocumentRule { origin, peers, ports }
     }
 }
 
 /// Whether `policy` applies to `pod`. One without rules affects nothing.
 pub(crate) fn applies(policy: &ClusterNetworkPolicy, pod: &Pod, labels: &NamespaceLabels<'_>) -> bool {
     let has_rules = !(policy.ingress.is_empty() && policy.egress.is_empty());
-    let PodsByLabels { namespaces, pods } = &policy.subject;
-    has_rules && pods.matches(&pod.labels) && namespaces.matches(labels.get())
+    has_rules && policy.subject.matches(pod, labels.get())
 }
 
 /// The names of the policies that apply to `pod`, sorted.
@@ -122,9 +108,9 @@ where
     for stack in stacks {
         for direction in DIRECTIONS {
             let mut first: Option<&TierRef> = None;
-            for tier in stack.clone().filter(|tier| tier.has(direction)) {
+            for tier in stack.clone().filter(|tier| tier.has(direction) && tier.tier.is_standard()) {
                 match first {
-                    Some(known) if (known.tier, known.priority) == (tier.tier, tier.priority) => {
+                    Some(known) if (&known.tier, known.priority) == (&tier.tier, tier.priority) => {
                         note(tier, known);
                         note(known, tier);
                     }
@@ -142,24 +128,32 @@ where
     };
     shared
         .into_iter()
-        .map(|(of, other)| condition(&of.name, "OverlappingPriority", text(of, other)))
+        .map(|(of, other)| Condition {
+            kind: "ClusterNetworkPolicy",
+            object: ObjectKey::cluster_scoped(of.name.clone()),
+            reason: "OverlappingPriority",
+            message: text(of, other).into(),
+        })
         .collect()
 }
 
-fn condition(name: &Arc<str>, reason: &'static str, message: String) -> Condition {
-    Condition { kind: KIND, object: ObjectKey::cluster_scoped(name.clone()), reason, message: message.into() }
+fn condition(policy: &ClusterNetworkPolicy, reason: &'static str, message: String) -> Condition {
+    let (kind, object) = policy.written_as();
+    Condition { kind, object, reason, message: message.into() }
 }
 
 fn peer_term(peer: &ClusterPeer) -> TermKey {
     match peer {
-        ClusterPeer::Pods(PodsByLabels { namespaces, pods }) => {
+        ClusterPeer::Pods(PodsByLabels { namespaces, pods, accounts }) => {
             let namespaces = NamespaceMatch::Labels(canonical_selector(namespaces));
-            TermKey::Selector(namespaces, canonical_selector(pods))
+            TermKey::Selector(namespaces, canonical_selector(pods), accounts.clone())
         }
         ClusterPeer::Nodes(selector) => TermKey::Nodes(canonical_selector(selector)),
         ClusterPeer::Network(network) => {
             TermKey::Block(IpBlock { cidr: network.trunc(), except: Vec::new() })
         }
+        ClusterPeer::Block(block) => TermKey::Block(canonical_block(block)),
+        ClusterPeer::Blocks(blocks) => TermKey::Blocks(blocks.cidrs.clone()),
     }
 }
 
@@ -170,22 +164,27 @@ fn canonical(policy: &ClusterNetworkPolicy) -> String {
         // Writing to a String does not fail.
         let _ = writeln!(text, "{direction}");
         for rule in policy.rules(direction) {
-            let _ = write!(text, "- {}", rule.action);
+            let _ = write!(text, "{} {}", rule.index, rule.action);
             match &rule.peers {
                 None => text.push_str(" every peer;"),
                 Some(peers) => {
                     for peer in peers {
                         let _ = match peer {
-                            ClusterPeer::Pods(PodsByLabels { namespaces, pods }) => write!(
+                            ClusterPeer::Pods(PodsByLabels { namespaces, pods, accounts }) => write!(
                                 text,
-                                " pods {} in {};",
+                                " pods {} of {} in {};",
                                 canonical_selector(pods),
+                                accounts.join("|"),
                                 canonical_selector(namespaces)
                             ),
                             ClusterPeer::Nodes(selector) => {
                                 write!(text, " nodes {};", canonical_selector(selector))
                             }
                             ClusterPeer::Network(network) => write!(text, " network {};", network.trunc()),
+                            ClusterPeer::Block(block) => {
+                                write!(text, " block {};", block_text(&canonical_block(block)))
+                            }
+                            ClusterPeer::Blocks(blocks) => write!(text, " {};", blocks_text(&blocks.cidrs)),
                         };
                     }
                 }

@@ -143,6 +143,7 @@ fn pod(index: u8, labels: &[(&str, &str)]) -> Event {
         key: ObjectKey::new(pools::NAMESPACES[0], format!("pod-{index}")),
         uid: format!("uid-{index}").into(),
         labels: Arc::new(labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()),
+        service_account: "default".into(),
         node: Some(pools::node()),
         network: NetworkId::default(),
         addresses: addresses.clone().into(),

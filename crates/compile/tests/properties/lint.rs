@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use sheetbend_compile::lint::{Code, Finding, Level, lint};
+use sheetbend_compile::resolved;
 use sheetbend_model::state::{
     Action, ClusterNetworkPolicy, ClusterRule, PodsByLabels, Priority, Snapshot, Tier,
 };
 use sheetbend_model::types::Direction;
 use sheetbend_oracle::{Allowed, Decision, networkpolicy};
-use sheetbend_testkit::generators::cluster::{cluster, tiered_cluster};
+use sheetbend_testkit::generators::cluster::{cluster, tiered_cluster, traffic_cluster};
 use sheetbend_testkit::generators::packet::packet;
 
 use crate::runner;
@@ -24,7 +25,10 @@ fn what_is_said_to_do_nothing_does_nothing() {
     let add = |cell: &Cell<usize>, count: usize| cell.set(cell.get() + count);
     runner("lint", 1500)
         .run(
-            &(prop_oneof![cluster(), tiered_cluster()], prop::collection::vec(packet(), PACKETS)),
+            &(
+                prop_oneof![2 => cluster(), 2 => tiered_cluster(), 1 => traffic_cluster()],
+                prop::collection::vec(packet(), PACKETS),
+            ),
             |(cluster, packets)| {
                 let findings = lint(&cluster);
                 let of = |code| findings.iter().filter(move |finding| finding.code == code);
@@ -44,7 +48,7 @@ fn what_is_said_to_do_nothing_does_nothing() {
                     check(&useless, Direction::Egress, &judged.egress)?;
                     check(&useless, Direction::Ingress, &judged.ingress)?;
                 }
-                check_names(&cluster, &findings)
+                check_names(&resolved(&cluster), &findings)
             },
         )
         .unwrap();
@@ -57,10 +61,12 @@ fn what_is_said_to_do_nothing_does_nothing() {
 fn what_fails_closed_is_an_error() {
     let (rule, whole) = ("a peer of an unknown kind", "an unknown tier");
     let rule = ClusterRule {
+        index: 0,
         name: "".into(),
         action: Action::Deny,
         peers: None,
         ports: Vec::new(),
+        log: false,
         fault: Some(rule.into()),
     };
     let policy = ClusterNetworkPolicy {

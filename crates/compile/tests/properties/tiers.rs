@@ -7,13 +7,13 @@ use std::sync::Arc;
 use proptest::prelude::{prop_assert, prop_assert_eq};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
-use sheetbend_compile::{SharedPlaces, compile};
+use sheetbend_compile::{Compiler, SharedPlaces, compile};
 use sheetbend_model::plan::{Dataplane, Posture};
 use sheetbend_model::state::{
     Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, LabelSelector, NetworkConfig, Pod, PodsByLabels,
-    Priority, Snapshot, Tier,
+    Priority, Snapshot, Tier, traffic,
 };
-use sheetbend_model::types::Direction;
+use sheetbend_model::types::{Direction, ObjectKey};
 use sheetbend_testkit::generators::cluster::{Event, sequence};
 use sheetbend_testkit::generators::objects::{RandomPod, pod};
 use sheetbend_testkit::generators::pools;
@@ -33,10 +33,12 @@ fn with_pod(snapshot: &mut Snapshot, index: u8) -> RandomPod {
 
 fn policy(name: &str, priority: i32, directions: &[Direction]) -> ClusterNetworkPolicy {
     let rule = ClusterRule {
+        index: 0,
         name: "".into(),
         action: Action::Deny,
         peers: Some(vec![ClusterPeer::Pods(PodsByLabels::default())]),
         ports: Vec::new(),
+        log: false,
         fault: None,
     };
     let rules = |direction| if directions.contains(&direction) { vec![rule.clone()] } else { Vec::new() };
@@ -94,7 +96,7 @@ fn policies_that_share_their_place_are_named() {
 fn sharing(snapshot: &Snapshot) -> BTreeSet<String> {
     let selects = |policy: &ClusterNetworkPolicy, pod: &Pod| {
         let namespace = snapshot.namespaces.get(&pod.key.namespace);
-        let PodsByLabels { namespaces, pods } = &policy.subject;
+        let PodsByLabels { namespaces, pods, .. } = &policy.subject;
         pod.is_peer()
             && pods.matches(&pod.labels)
             && namespace.is_some_and(|known| namespaces.matches(&known.labels))
@@ -105,7 +107,7 @@ fn sharing(snapshot: &Snapshot) -> BTreeSet<String> {
             let meets = |other: &ClusterNetworkPolicy| {
                 let both = |direction| !one.rules(direction).is_empty() && !other.rules(direction).is_empty();
                 one.name != other.name
-                    && (one.tier, one.priority) == (other.tier, other.priority)
+                    && (&one.tier, one.priority) == (&other.tier, other.priority)
                     && (both(Direction::Ingress) || both(Direction::Egress))
                     && selects(one, pod)
                     && selects(other, pod)
@@ -139,6 +141,58 @@ fn who_shares_a_place_on_any_node_is_followed_through_changes() {
         .unwrap();
     let (some, all) = counts.get();
     assert!(some * 100 > all && some < all, "policies share a place in {some} of {all} states");
+}
+
+/// Ten thousand networks of a NetworkSet are one class of peers, whatever rules name it; one more is one more row.
+#[test]
+fn a_large_network_set_is_one_class() {
+    const NETWORKS: u32 = 10_000;
+    let mut snapshot = Snapshot::default();
+    with_pod(&mut snapshot, 0);
+    let set = |count: u32| {
+        let networks = (0..count).map(|number| {
+            let addr = std::net::Ipv4Addr::from(0xc633_0000 + number * 4);
+            ipnet::IpNet::new(addr.into(), 31).unwrap()
+        });
+        traffic::NetworkSet {
+            name: "many".into(),
+            labels: Default::default(),
+            networks: networks.collect(),
+            fault: None,
+        }
+    };
+    let rule = traffic::Rule {
+        name: "".into(),
+        action: Action::Deny,
+        peers: Some(vec![traffic::Peer::NetworkSet("many".into())]),
+        ports: Vec::new(),
+        log: false,
+        fault: None,
+    };
+    let policy = traffic::Policy {
+        key: ObjectKey::cluster_scoped("threats"),
+        tier: None,
+        order: Priority::default(),
+        subject: PodsByLabels::default(),
+        ingress: vec![rule.clone()],
+        egress: vec![rule],
+        fault: None,
+    };
+    snapshot.network_sets.insert("many".into(), Arc::new(set(NETWORKS)));
+    snapshot.traffic_policies.insert(policy.key.clone(), Arc::new(policy));
+    let mut compiler = Compiler::new(pools::node(), NetworkConfig::default());
+    compiler.update(&snapshot);
+    let tables = compiler.dataplane();
+    let classes: BTreeSet<_> = tables.blocks.values().collect();
+    assert_eq!((tables.blocks.len(), classes.len()), (NETWORKS as usize, 1));
+    // Of both directions: every peer, and the class.
+    assert_eq!(tables.rules.len(), 4, "{:?}", tables.rules.keys());
+
+    snapshot.network_sets.insert("many".into(), Arc::new(set(NETWORKS + 1)));
+    compiler.update(&snapshot);
+    let tables = compiler.dataplane();
+    assert_eq!((tables.blocks.len(), tables.rules.len()), (NETWORKS as usize + 1, 4));
+    assert_eq!(tables, compiled(&snapshot));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use proptest::prelude::*;
-use sheetbend_compile::{compile, with_isolation};
+use sheetbend_compile::{compile, resolved};
 use sheetbend_model::plan::{Dataplane, Origin, Posture};
 use sheetbend_model::state::{
     Action, AttachmentId, ClusterPeer, ISOLATION, NetworkConfig, NetworkPolicy, Peer, Pod, PolicyRule,
@@ -13,7 +13,7 @@ use sheetbend_model::state::{
 };
 use sheetbend_model::types::{Direction, Family, ObjectKey, Protocol};
 use sheetbend_oracle::{Allowed, ByTier, Decision, Flow, L4, networkpolicy, pod_at};
-use sheetbend_testkit::generators::cluster::{cluster, isolated_cluster, tiered_cluster};
+use sheetbend_testkit::generators::cluster::{cluster, isolated_cluster, tiered_cluster, traffic_cluster};
 use sheetbend_testkit::generators::packet::{Packet, PacketEnd, packet};
 use sheetbend_testkit::generators::pools;
 
@@ -37,6 +37,11 @@ fn every_packet_is_judged_as_the_labels_of_namespaces_say() {
     judge_packets("isolation", 1_200, isolated_cluster()).assert_wide(&Coverage::ISOLATION);
 }
 
+#[test]
+fn every_packet_is_judged_as_traffic_policies_say() {
+    judge_packets("traffic", 1_600, traffic_cluster()).assert_wide(&Coverage::TRAFFIC);
+}
+
 fn judge_packets(name: &str, cases: u32, clusters: impl Strategy<Value = Snapshot>) -> Coverage {
     let coverage = RefCell::new(Coverage::default());
     // So many that what is drawn least is met far more often than [`Coverage::assert_wide`] wants: clusters differ.
@@ -44,7 +49,7 @@ fn judge_packets(name: &str, cases: u32, clusters: impl Strategy<Value = Snapsho
         .run(&(clusters, prop::collection::vec(packet(), PACKETS)), |(cluster, packets)| {
             let tables = compile(&cluster, &pools::node(), &NetworkConfig::default());
             check_postures(&cluster, &tables)?;
-            let named = with_isolation(&cluster);
+            let named = resolved(&cluster);
             for packet in &packets {
                 check(&cluster, &named, &tables, packet, &mut coverage.borrow_mut())?;
             }
@@ -232,6 +237,26 @@ impl Coverage {
         "tier network",
     ];
 
+    const TRAFFIC: [&'static str; 17] = [
+        "not isolated",
+        "denied",
+        "allowed",
+        "traffic Accept",
+        "traffic Deny",
+        "traffic default",
+        "traffic unknown tier",
+        "traffic before NetworkPolicies",
+        "traffic without a tier",
+        "traffic of a namespace",
+        "traffic after NetworkPolicies",
+        "traffic accounts",
+        "traffic network",
+        "traffic set",
+        "traffic Service",
+        "traffic closed",
+        "tier pods",
+    ];
+
     fn hit(&mut self, kind: &'static str) {
         *self.kinds.entry(kind).or_default() += 1;
     }
@@ -260,13 +285,15 @@ impl Coverage {
                 }
             }
             Decision::Accepted(by) | Decision::Refused(by) => {
-                self.hit(match (by.tier, decision.allows()) {
+                self.hit(match (&by.tier, decision.allows()) {
                     (Tier::Admin, true) => "Admin Accept",
                     (Tier::Admin, false) => "Admin Deny",
                     (Tier::Baseline, true) => "Baseline Accept",
                     (Tier::Baseline, false) => "Baseline Deny",
+                    (_, true) => "traffic Accept",
+                    (_, false) => "traffic Deny",
                 });
-                self.count_tier(cluster, by, question.direction);
+                self.count_tier(cluster, by, question);
             }
             Decision::Allowed(rules) => {
                 self.hit("allowed");
@@ -314,12 +341,36 @@ impl Coverage {
     }
 
     /// Counts the rule of a tier that decided, by peers and ports where they are of one kind only.
-    fn count_tier(&mut self, cluster: &Snapshot, by: &ByTier, direction: Direction) {
-        let rule = &cluster.cluster_policies[&by.policy].rules(direction)[by.rule as usize];
+    fn count_tier(&mut self, cluster: &Snapshot, by: &ByTier, question: &Question) {
+        if let Tier::Before(place) = &by.tier
+            && place.name.is_empty()
+        {
+            self.hit("traffic unknown tier");
+        }
+        self.hit(match &by.tier {
+            Tier::Admin | Tier::Baseline => "tier of ClusterNetworkPolicies",
+            _ if by.policy.starts_with("TrafficTier/") => "traffic default",
+            Tier::Before(_) => "traffic before NetworkPolicies",
+            Tier::Unnamed => "traffic without a tier",
+            Tier::Own => "traffic of a namespace",
+            Tier::After(_) => "traffic after NetworkPolicies",
+        });
+        let rules = cluster.cluster_policies[&by.policy].rules(question.direction);
+        let mut rules = rules.iter().filter(|rule| rule.index == by.rule);
+        let (Some(rule), None) = (rules.next(), rules.next()) else {
+            return self.hit("traffic Service");
+        };
+        if rule.fault.is_some() {
+            return self.hit("traffic closed");
+        }
         let peers = rule.peers.iter().flatten().map(|peer| match peer {
+            ClusterPeer::Pods(pods) if !pods.accounts.is_empty() => "traffic accounts",
             ClusterPeer::Pods(_) => "tier pods",
             ClusterPeer::Nodes(_) => "tier nodes",
             ClusterPeer::Network(_) => "tier network",
+            ClusterPeer::Block(_) => "traffic network",
+            ClusterPeer::Blocks(blocks) if blocks.of.starts_with("Service ") => "traffic Service",
+            ClusterPeer::Blocks(_) => "traffic set",
         });
         if let Some(kind) = only(peers, "tier every peer") {
             self.hit(kind);
@@ -379,12 +430,12 @@ impl Coverage {
             if other == *decision {
                 continue;
             }
-            self.hit(match (tier, decision) {
+            self.hit(match (&tier, decision) {
                 (Tier::Baseline, _) => "Baseline Pass",
                 (Tier::Admin, Decision::Denied(_) | Decision::Allowed(_)) => {
                     "Admin Pass, then a NetworkPolicy"
                 }
-                (Tier::Admin, _) => "Admin Pass, then no NetworkPolicy",
+                (_, _) => "Admin Pass, then no NetworkPolicy",
             });
         }
     }

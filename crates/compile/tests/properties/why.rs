@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use sheetbend_compile::why::{Effect, End, Explainer, Flow, Judgement, Miss, Outcome, Policy, Whose};
-use sheetbend_compile::{compile, with_isolation};
+use sheetbend_compile::{compile, resolved};
 use sheetbend_model::plan::{Dataplane, Origin};
 use sheetbend_model::state::{Action, LabelSelector, NetworkConfig, Peer, Snapshot};
 use sheetbend_model::types::{Direction, Protocol};
 use sheetbend_oracle::{Allowed, Decision, networkpolicy};
-use sheetbend_testkit::generators::cluster::{cluster, tiered_cluster};
+use sheetbend_testkit::generators::cluster::{cluster, tiered_cluster, traffic_cluster};
 use sheetbend_testkit::generators::packet::packet;
 use sheetbend_testkit::generators::pools;
 
@@ -27,10 +27,13 @@ fn what_is_explained_is_what_objects_and_tables_say() {
     let seen = Seen::default();
     runner("why", 600)
         .run(
-            &(prop_oneof![cluster(), tiered_cluster()], prop::collection::vec(packet(), PACKETS)),
+            &(
+                prop_oneof![2 => cluster(), 2 => tiered_cluster(), 1 => traffic_cluster()],
+                prop::collection::vec(packet(), PACKETS),
+            ),
             |(cluster, packets)| {
                 let tables = compile(&cluster, &pools::node(), &NetworkConfig::default());
-                let cluster = with_isolation(&cluster);
+                let cluster = resolved(&cluster);
                 // Pods of all nodes, as no single node's tables have them.
                 let explainer = Explainer::new(&cluster, cluster.pods.keys());
                 for (number, packet) in packets.iter().enumerate() {
@@ -79,6 +82,8 @@ impl Seen {
             "protocol",
             "port",
             "named_port",
+            "service_account",
+            "set",
         ];
         let mended = ["mended port", "mended label"];
         for what in outcomes.iter().chain(&misses).chain(&mended) {
@@ -291,6 +296,13 @@ fn holds(cluster: &Snapshot, judgement: &Judgement<'_>, miss: &Miss, flow: &Flow
         Miss::NoNode => cluster.nodes.values().all(|node| !node.addresses.contains(&addr)),
         Miss::OutsideBlock { block, .. } => !block.contains(&addr),
         Miss::Except { block, except, .. } => block.contains(&addr) && except.contains(&addr),
+        Miss::ServiceAccount { wanted, found } => judgement.peer.is_some_and(|pod| {
+            pod.service_account == *found && wanted.split(" or ").all(|name| *name != **found)
+        }),
+        Miss::OutsideSet { of, .. } => match of.strip_prefix("NetworkSet ") {
+            Some(name) => cluster.network_sets[name].networks.iter().all(|block| !block.contains(&addr)),
+            None => of.starts_with("NetworkSets ") || of.starts_with("Service "),
+        },
         Miss::NoPeers => true,
         Miss::Protocol { wanted, found } => *found == flow.protocol && Some(*wanted) != flow.protocol,
         Miss::Port { wanted, .. } => flow.port < wanted.first().get() || wanted.last().get() < flow.port,

@@ -18,7 +18,7 @@ pub(crate) const DOMAIN_NAMES: &str =
     "peers by domainNames are not built yet; name the addresses in networks until they are";
 
 /// Why a rule is not understood.
-type Fault = String;
+pub(super) type Fault = String;
 
 pub(super) fn policy(policy: &resources::ClusterNetworkPolicy) -> ClusterNetworkPolicy {
     let spec = policy.spec.clone().unwrap_or_default();
@@ -30,14 +30,15 @@ pub(super) fn policy(policy: &resources::ClusterNetworkPolicy) -> ClusterNetwork
     let priority = spec.priority.and_then(Priority::new);
     let subject = spec.subject.unwrap_or_default();
     let subject = pods(subject.namespaces.as_ref(), subject.pods.as_ref());
-    let fault = match (tier, priority, &subject) {
+    let fault = match (&tier, priority, &subject) {
         (None, ..) => Some("spec.tier is neither Admin nor Baseline".to_owned()),
         (_, None, _) => Some("spec.priority is not from 0 to 1000".to_owned()),
         (.., Err(fault)) => Some(format!("spec.subject: {fault}")),
         _ => None,
     };
     let rules = |direction, rules: Option<Vec<resources::Rule>>| -> Vec<ClusterRule> {
-        let rules = rules.into_iter().flatten().map(|one| rule(direction, &one));
+        let rules = (0u32..).zip(rules.into_iter().flatten());
+        let rules = rules.map(|(index, one)| rule(direction, index, &one));
         rules.map(|rule| if fault.is_some() { doubtful(rule) } else { rule }).collect()
     };
     ClusterNetworkPolicy {
@@ -63,7 +64,7 @@ fn doubtful(rule: ClusterRule) -> ClusterRule {
     }
 }
 
-fn rule(direction: Direction, rule: &resources::Rule) -> ClusterRule {
+fn rule(direction: Direction, index: u32, rule: &resources::Rule) -> ClusterRule {
     let name: Arc<str> = rule.name.as_deref().unwrap_or_default().into();
     let action = match rule.action.as_str() {
         "Accept" => Some(Action::Accept),
@@ -76,17 +77,11 @@ fn rule(direction: Direction, rule: &resources::Rule) -> ClusterRule {
         None => Err("action is none of Accept, Deny and Pass".to_owned()),
     };
     match understood {
-        Ok((action, peers, ports)) => ClusterRule { name, action, peers: Some(peers), ports, fault: None },
-        Err(fault) => closed(name, action, &fault),
+        Ok((action, peers, ports)) => {
+            ClusterRule { index, name, action, peers: Some(peers), ports, log: false, fault: None }
+        }
+        Err(fault) => ClusterRule::closed(index, name, action, &fault),
     }
-}
-
-fn closed(name: Arc<str>, action: Option<Action>, fault: &str) -> ClusterRule {
-    let (action, peers, effect) = match action {
-        Some(Action::Accept) => (Action::Accept, Some(Vec::new()), "it accepts nothing"),
-        Some(Action::Deny | Action::Pass) | None => (Action::Deny, None, "it denies everything"),
-    };
-    ClusterRule { name, action, peers, ports: Vec::new(), fault: Some(format!("{fault}; {effect}").into()) }
 }
 
 fn parts(direction: Direction, rule: &resources::Rule) -> Result<(Vec<ClusterPeer>, Vec<PolicyPort>), Fault> {
@@ -145,11 +140,12 @@ fn pods(
 ) -> Result<PodsByLabels, Fault> {
     match (namespaces, pods) {
         (Some(namespaces), None) => {
-            Ok(PodsByLabels { namespaces: selector(namespaces)?, pods: LabelSelector::default() })
+            Ok(PodsByLabels { namespaces: selector(namespaces)?, ..PodsByLabels::default() })
         }
         (None, Some(pods)) => Ok(PodsByLabels {
             namespaces: selector(&pods.namespace_selector)?,
             pods: selector(&pods.pod_selector)?,
+            accounts: Vec::new(),
         }),
         _ => Err("it is not exactly one of namespaces and pods".to_owned()),
     }
@@ -157,7 +153,7 @@ fn pods(
 
 /// The resource's schema lets expressions pass that mean nothing. What they select is not known, and not nothing: a Deny
 /// must not be lost.
-fn selector(written: &meta::LabelSelector) -> Result<LabelSelector, Fault> {
+pub(super) fn selector(written: &meta::LabelSelector) -> Result<LabelSelector, Fault> {
     for expression in written.match_expressions.iter().flatten() {
         let has_values = expression.values.as_ref().is_some_and(|values| !values.is_empty());
         let is_understood = match expression.operator.as_str() {
@@ -190,7 +186,7 @@ fn ports(written: &ProtocolMatch) -> Result<Vec<PolicyPort>, Fault> {
     }
 }
 
-fn port(protocol: Protocol, written: &TransportMatch) -> Result<PolicyPort, Fault> {
+pub(super) fn port(protocol: Protocol, written: &TransportMatch) -> Result<PolicyPort, Fault> {
     let Some(DestinationPort { number, range }) = &written.destination_port else {
         return Err(format!("{protocol} says nothing of the destination port"));
     };

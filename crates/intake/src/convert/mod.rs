@@ -8,6 +8,7 @@ pub(crate) mod load_balancer;
 mod network_policy;
 mod pod;
 mod service;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use serde::{Deserialize, Serialize};
 use sheetbend_model::state::{
-    ClusterNetworkPolicy, EndpointSlice, L2Announcement, LabelSelector, LoadBalancerPool, Namespace,
+    self, ClusterNetworkPolicy, EndpointSlice, L2Announcement, LabelSelector, LoadBalancerPool, Namespace,
     NetworkPolicy, Node, Operator, Pod, Requirement, Service, ServiceCidr, Sharing, Snapshot, Tenant,
 };
 use sheetbend_model::types::{Labels, NodeName, ObjectKey, Protocol, Uid};
@@ -38,6 +39,9 @@ pub(crate) enum Part {
     NetworkPolicy(Arc<NetworkPolicy>),
     ServiceCidr(Arc<ServiceCidr>),
     ClusterNetworkPolicy(Arc<ClusterNetworkPolicy>),
+    TrafficTier(Arc<state::traffic::Tier>),
+    NetworkSet(Arc<state::traffic::NetworkSet>),
+    TrafficPolicy(Arc<state::traffic::Policy>),
     Tenant(Arc<Tenant>),
     LoadBalancerPool(Arc<LoadBalancerPool>),
     L2Announcement(Arc<L2Announcement>),
@@ -60,6 +64,14 @@ impl Part {
             Object::ServiceCIDR(object) => Part::ServiceCidr(Arc::new(service::service_cidr(object))),
             Object::ClusterNetworkPolicy(policy) => {
                 Part::ClusterNetworkPolicy(Arc::new(cluster_network_policy::policy(policy)))
+            }
+            Object::TrafficTier(tier) => Part::TrafficTier(Arc::new(traffic::tier(tier))),
+            Object::NetworkSet(set) => Part::NetworkSet(Arc::new(traffic::network_set(set))),
+            Object::ClusterTrafficPolicy(policy) => {
+                Part::TrafficPolicy(Arc::new(traffic::policy(policy.spec.as_ref(), object.id().key())))
+            }
+            Object::TrafficPolicy(policy) => {
+                Part::TrafficPolicy(Arc::new(traffic::policy(policy.spec.as_ref(), object.id().key())))
             }
             Object::Tenant(tenant) => Part::Tenant(Arc::new(self::tenant(tenant))),
             Object::LoadBalancerPool(pool) => Part::LoadBalancerPool(Arc::new(load_balancer::pool(pool))),
@@ -88,6 +100,12 @@ impl Part {
             Part::ClusterNetworkPolicy(policy) => {
                 (Kind::ClusterNetworkPolicy, ObjectKey::cluster_scoped(Arc::clone(&policy.name)))
             }
+            Part::TrafficTier(tier) => (Kind::TrafficTier, ObjectKey::cluster_scoped(Arc::clone(&tier.name))),
+            Part::NetworkSet(set) => (Kind::NetworkSet, ObjectKey::cluster_scoped(Arc::clone(&set.name))),
+            Part::TrafficPolicy(policy) if policy.key.namespace.is_empty() => {
+                (Kind::ClusterTrafficPolicy, policy.key.clone())
+            }
+            Part::TrafficPolicy(policy) => (Kind::TrafficPolicy, policy.key.clone()),
             Part::Tenant(tenant) => (Kind::Tenant, ObjectKey::cluster_scoped(Arc::clone(&tenant.name))),
             Part::LoadBalancerPool(pool) => {
                 (Kind::LoadBalancerPool, ObjectKey::cluster_scoped(Arc::clone(&pool.name)))
@@ -115,6 +133,9 @@ impl Part {
             | Part::NetworkPolicy(_)
             | Part::ServiceCidr(_)
             | Part::ClusterNetworkPolicy(_)
+            | Part::TrafficTier(_)
+            | Part::NetworkSet(_)
+            | Part::TrafficPolicy(_)
             | Part::Tenant(_)
             | Part::LoadBalancerPool(_)
             | Part::L2Announcement(_) => {}
@@ -132,6 +153,9 @@ impl Part {
             Part::NetworkPolicy(policy) => snapshot.policies.get(&policy.key) == Some(policy),
             Part::ServiceCidr(object) => snapshot.service_cidrs.get(&object.name) == Some(object),
             Part::ClusterNetworkPolicy(policy) => snapshot.cluster_policies.get(&policy.name) == Some(policy),
+            Part::TrafficTier(tier) => snapshot.traffic_tiers.get(&tier.name) == Some(tier),
+            Part::NetworkSet(set) => snapshot.network_sets.get(&set.name) == Some(set),
+            Part::TrafficPolicy(policy) => snapshot.traffic_policies.get(&policy.key) == Some(policy),
             Part::Tenant(tenant) => snapshot.tenants.get(&tenant.name) == Some(tenant),
             Part::LoadBalancerPool(pool) => snapshot.load_balancer_pools.get(&pool.name) == Some(pool),
             Part::L2Announcement(object) => snapshot.l2_announcements.get(&object.name) == Some(object),
@@ -148,11 +172,15 @@ impl Part {
         let policies = snapshot.policies.values().cloned().map(Part::NetworkPolicy);
         let ranges = snapshot.service_cidrs.values().cloned().map(Part::ServiceCidr);
         let tiers = snapshot.cluster_policies.values().cloned().map(Part::ClusterNetworkPolicy);
+        let traffic_tiers = snapshot.traffic_tiers.values().cloned().map(Part::TrafficTier);
+        let sets = snapshot.network_sets.values().cloned().map(Part::NetworkSet);
+        let traffic = snapshot.traffic_policies.values().cloned().map(Part::TrafficPolicy);
+        let traffic = traffic_tiers.chain(sets).chain(traffic);
         let tenants = snapshot.tenants.values().cloned().map(Part::Tenant);
         let pools = snapshot.load_balancer_pools.values().cloned().map(Part::LoadBalancerPool);
         let announcements = snapshot.l2_announcements.values().cloned().map(Part::L2Announcement);
         let cluster = nodes.chain(namespaces).chain(pods).chain(services).chain(slices).chain(policies);
-        cluster.chain(ranges).chain(tiers).chain(tenants).chain(pools).chain(announcements)
+        cluster.chain(ranges).chain(tiers).chain(traffic).chain(tenants).chain(pools).chain(announcements)
     }
 
     /// Puts it into `snapshot`, in the place of what had its name.
@@ -171,6 +199,13 @@ impl Part {
             }
             Part::ClusterNetworkPolicy(policy) => {
                 drop(snapshot.cluster_policies.insert(Arc::clone(&policy.name), policy));
+            }
+            Part::TrafficTier(tier) => {
+                drop(snapshot.traffic_tiers.insert(Arc::clone(&tier.name), tier));
+            }
+            Part::NetworkSet(set) => drop(snapshot.network_sets.insert(Arc::clone(&set.name), set)),
+            Part::TrafficPolicy(policy) => {
+                drop(snapshot.traffic_policies.insert(policy.key.clone(), policy));
             }
             Part::Tenant(tenant) => drop(snapshot.tenants.insert(Arc::clone(&tenant.name), tenant)),
             Part::LoadBalancerPool(pool) => {
@@ -193,6 +228,9 @@ impl Part {
             Part::NetworkPolicy(policy) => drop(snapshot.policies.remove(&policy.key)),
             Part::ServiceCidr(object) => drop(snapshot.service_cidrs.remove(&object.name)),
             Part::ClusterNetworkPolicy(policy) => drop(snapshot.cluster_policies.remove(&policy.name)),
+            Part::TrafficTier(tier) => drop(snapshot.traffic_tiers.remove(&tier.name)),
+            Part::NetworkSet(set) => drop(snapshot.network_sets.remove(&set.name)),
+            Part::TrafficPolicy(policy) => drop(snapshot.traffic_policies.remove(&policy.key)),
             Part::Tenant(tenant) => drop(snapshot.tenants.remove(&tenant.name)),
             Part::LoadBalancerPool(pool) => drop(snapshot.load_balancer_pools.remove(&pool.name)),
             Part::L2Announcement(object) => drop(snapshot.l2_announcements.remove(&object.name)),
@@ -297,3 +335,4 @@ fn pod_reference(
 pub(crate) use cluster_network_policy::DOMAIN_NAMES;
 pub(crate) use pod::{addresses as pod_addresses, container_ports, phase as pod_phase, ready as pod_ready};
 pub(crate) use service::{SOURCE_RANGES, cluster_ips, source_range_texts};
+pub(crate) use traffic::{ICMP, NODES};

@@ -4,18 +4,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
-use sheetbend_model::state::{ContainerPort, Pod, PodPhase};
+use sheetbend_model::state::{ContainerPort, DEFAULT_ACCOUNT, Pod, PodPhase};
 use sheetbend_model::types::{NetworkId, NodeName, ObjectKey, PodIps, Port};
 
 use super::protocol_of;
 
 pub(super) fn pod(pod: &core::Pod, key: ObjectKey) -> Pod {
     let (spec, status) = (pod.spec.as_ref(), pod.status.as_ref());
+    let account = spec.and_then(|spec| spec.service_account_name.as_deref()).filter(|name| !name.is_empty());
     let node = spec.and_then(|spec| spec.node_name.as_deref()).filter(|name| !name.is_empty());
     Pod {
         key,
         uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
         labels: Arc::new(super::labels(pod.metadata.labels.as_ref())),
+        service_account: account.unwrap_or(DEFAULT_ACCOUNT).into(),
         node: node.map(NodeName::new),
         network: NetworkId::default(),
         addresses: known_addresses(pod),

@@ -11,7 +11,10 @@ use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sheetbend_model::types::ObjectKey;
 
-use crate::resources::{ClusterNetworkPolicy, L2Announcement, LoadBalancerPool, Tenant};
+use crate::resources::{
+    ClusterNetworkPolicy, ClusterTrafficPolicy, L2Announcement, LoadBalancerPool, NetworkSet, Tenant,
+    TrafficPolicy, TrafficTier,
+};
 
 macro_rules! kinds {
     ($($kind:ident in $version:literal, $doc:literal;)*) => {
@@ -93,6 +96,10 @@ kinds! {
     NetworkPolicy in "networking.k8s.io/v1", "networking.k8s.io/v1.";
     ServiceCIDR in "networking.k8s.io/v1", "networking.k8s.io/v1.";
     ClusterNetworkPolicy in "policy.networking.k8s.io/v1alpha2", "policy.networking.k8s.io/v1alpha2.";
+    TrafficTier in "sheetbend.dev/v1alpha1", "sheetbend.dev/v1alpha1.";
+    NetworkSet in "sheetbend.dev/v1alpha1", "sheetbend.dev/v1alpha1.";
+    ClusterTrafficPolicy in "sheetbend.dev/v1alpha1", "sheetbend.dev/v1alpha1.";
+    TrafficPolicy in "sheetbend.dev/v1alpha1", "sheetbend.dev/v1alpha1.";
     Tenant in "sheetbend.dev/v1alpha1", "sheetbend.dev/v1alpha1.";
     LoadBalancerPool in "sheetbend.dev/v1alpha1", "sheetbend.dev/v1alpha1.";
     L2Announcement in "sheetbend.dev/v1alpha1", "sheetbend.dev/v1alpha1.";
@@ -112,6 +119,9 @@ impl Kind {
                 | Kind::Node
                 | Kind::ServiceCIDR
                 | Kind::ClusterNetworkPolicy
+                | Kind::TrafficTier
+                | Kind::NetworkSet
+                | Kind::ClusterTrafficPolicy
                 | Kind::Tenant
                 | Kind::LoadBalancerPool
                 | Kind::L2Announcement

@@ -31,8 +31,11 @@ pub(super) fn part(object: &Object, problems: &[Problem]) -> Option<Part> {
         Part::Tenant(tenant) => {
             (tenant.namespaces != LabelSelector::default()).then_some(Part::Tenant(tenant))
         }
-        // Each rule that cannot be understood is closed already.
-        part @ Part::ClusterNetworkPolicy(_) => Some(part),
+        // Each rule that cannot be understood is closed already, and so is each that uses these.
+        part @ (Part::ClusterNetworkPolicy(_)
+        | Part::TrafficPolicy(_)
+        | Part::TrafficTier(_)
+        | Part::NetworkSet(_)) => Some(part),
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::file::Object;
 
-/// Condition type of ClusterNetworkPolicies.
+/// Condition type of policies with an order.
 pub const ACCEPTED: &str = "Accepted";
 
 /// Which version of the object there is, and the condition that somebody wrote on it. A status of its own does not make
@@ -21,13 +21,21 @@ pub struct Standing {
 impl Standing {
     /// `None` for kinds without such a condition.
     pub(super) fn of(object: &Object) -> Option<Self> {
-        let Object::ClusterNetworkPolicy(policy) = object else { return None };
-        let conditions = policy.status.as_ref().and_then(|status| status["conditions"].as_array());
+        let status = if let Object::ClusterNetworkPolicy(policy) = object {
+            &policy.status
+        } else if let Object::ClusterTrafficPolicy(policy) = object {
+            &policy.status
+        } else if let Object::TrafficPolicy(policy) = object {
+            &policy.status
+        } else {
+            return None;
+        };
+        let conditions = status.as_ref().and_then(|status| status["conditions"].as_array());
         let is_ours = |condition: &&Value| condition["type"] == ACCEPTED;
         // One that cannot be read is written over.
         let read = |condition: &Value| serde_json::from_value(condition.clone()).ok();
         Some(Self {
-            generation: policy.metadata.generation,
+            generation: object.metadata().generation,
             accepted: conditions.into_iter().flatten().find(is_ours).and_then(read),
         })
     }

@@ -21,6 +21,10 @@ pub(super) const KINDS: &[Kind] = &[
     Kind::NetworkPolicy,
     Kind::ServiceCIDR,
     Kind::ClusterNetworkPolicy,
+    Kind::TrafficTier,
+    Kind::NetworkSet,
+    Kind::ClusterTrafficPolicy,
+    Kind::TrafficPolicy,
     Kind::Tenant,
     Kind::L2Announcement,
 ];
@@ -56,7 +60,7 @@ pub(super) struct Store {
     listing: BTreeMap<Kind, BTreeSet<ObjectId>>,
     synced: BTreeSet<Kind>,
     problems: BTreeMap<ObjectId, Arc<[Problem]>>,
-    standings: OrdMap<Arc<str>, Standing>,
+    standings: OrdMap<ObjectId, Standing>,
     sharing: Sharing,
     /// Objects that came since nobody's texts were last forgotten.
     arrived: usize,
@@ -97,8 +101,8 @@ impl Store {
         &self.problems
     }
 
-    /// What stands in the status of ClusterNetworkPolicies, by name.
-    pub(super) fn standings(&self) -> &OrdMap<Arc<str>, Standing> {
+    /// What stands in the status of policies that have one.
+    pub(super) fn standings(&self) -> &OrdMap<ObjectId, Standing> {
         &self.standings
     }
 
@@ -137,9 +141,9 @@ impl Store {
         let id = object.id();
         let found = problems(object);
         if let Some(standing) = Standing::of(object)
-            && self.standings.get(&id.name) != Some(&standing)
+            && self.standings.get(&id) != Some(&standing)
         {
-            self.standings.insert(Arc::clone(&id.name), standing);
+            self.standings.insert(id.clone(), standing);
         }
         let part = closed::part(object, &found).map(|part| self.share(part));
         if found.is_empty() {
@@ -183,8 +187,14 @@ impl Store {
             Kind::NetworkPolicy => drop(snapshot.policies.remove(&id.key())),
             Kind::ServiceCIDR => drop(snapshot.service_cidrs.remove(&id.name)),
             Kind::ClusterNetworkPolicy => {
-                self.standings.remove(&id.name);
+                self.standings.remove(id);
                 drop(snapshot.cluster_policies.remove(&id.name));
+            }
+            Kind::TrafficTier => drop(snapshot.traffic_tiers.remove(&id.name)),
+            Kind::NetworkSet => drop(snapshot.network_sets.remove(&id.name)),
+            Kind::ClusterTrafficPolicy | Kind::TrafficPolicy => {
+                self.standings.remove(id);
+                drop(snapshot.traffic_policies.remove(&id.key()));
             }
             Kind::Tenant => drop(snapshot.tenants.remove(&id.name)),
             Kind::LoadBalancerPool => drop(snapshot.load_balancer_pools.remove(&id.name)),
@@ -210,6 +220,13 @@ impl Store {
             Kind::NetworkPolicy => snapshot.policies.keys().map(named).collect(),
             Kind::ServiceCIDR => snapshot.service_cidrs.keys().map(bare).collect(),
             Kind::ClusterNetworkPolicy => snapshot.cluster_policies.keys().map(bare).collect(),
+            Kind::TrafficTier => snapshot.traffic_tiers.keys().map(bare).collect(),
+            Kind::NetworkSet => snapshot.network_sets.keys().map(bare).collect(),
+            Kind::ClusterTrafficPolicy | Kind::TrafficPolicy => {
+                let is_namespaced = kind.is_namespaced();
+                let keys = snapshot.traffic_policies.keys();
+                keys.filter(|key| key.namespace.is_empty() != is_namespaced).map(named).collect()
+            }
             Kind::Tenant => snapshot.tenants.keys().map(bare).collect(),
             Kind::LoadBalancerPool => snapshot.load_balancer_pools.keys().map(bare).collect(),
             Kind::L2Announcement => snapshot.l2_announcements.keys().map(bare).collect(),

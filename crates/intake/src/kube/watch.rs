@@ -19,7 +19,10 @@ use super::follow::{chain, follow, trimmed};
 use super::standing::Standing;
 use super::store::{Change, KINDS, Store};
 use crate::file::{Kind, ObjectId, Problem};
-use crate::resources::{ClusterNetworkPolicy, L2Announcement, LoadBalancerPool, Tenant};
+use crate::resources::{
+    ClusterNetworkPolicy, ClusterTrafficPolicy, L2Announcement, LoadBalancerPool, NetworkSet, Tenant,
+    TrafficPolicy, TrafficTier,
+};
 
 /// Changes that wait for the task; watches wait when it is full.
 const QUEUE: usize = 512;
@@ -48,8 +51,8 @@ pub struct Watched {
     /// What the API server should have refused, by object. Such a Service or EndpointSlice counts as absent, such a
     /// NetworkPolicy isolates and allows nothing.
     pub problems: watch::Receiver<Arc<BTreeMap<ObjectId, Arc<[Problem]>>>>,
-    /// What stands in the status of ClusterNetworkPolicies, by name. As of `readings`.
-    pub standings: watch::Receiver<OrdMap<Arc<str>, Standing>>,
+    /// What stands in the status of policies that have one. As of `readings`.
+    pub standings: watch::Receiver<OrdMap<ObjectId, Standing>>,
     /// Pods to look for by name, with one GET each.
     pub lookups: mpsc::Sender<ObjectKey>,
 }
@@ -73,6 +76,10 @@ const CONTROLLED: &[Kind] = &[
     Kind::NetworkPolicy,
     Kind::ServiceCIDR,
     Kind::ClusterNetworkPolicy,
+    Kind::TrafficTier,
+    Kind::NetworkSet,
+    Kind::ClusterTrafficPolicy,
+    Kind::TrafficPolicy,
     Kind::Tenant,
     Kind::L2Announcement,
     Kind::LoadBalancerPool,
@@ -124,7 +131,7 @@ struct Task {
     grace: Option<Instant>,
     readings: watch::Sender<Option<Reading>>,
     problems: watch::Sender<Arc<BTreeMap<ObjectId, Arc<[Problem]>>>>,
-    standings: watch::Sender<OrdMap<Arc<str>, Standing>>,
+    standings: watch::Sender<OrdMap<ObjectId, Standing>>,
 }
 
 impl Task {
@@ -221,6 +228,9 @@ fn same(a: &Snapshot, b: &Snapshot) -> bool {
         && a.policies.ptr_eq(&b.policies)
         && a.service_cidrs.ptr_eq(&b.service_cidrs)
         && a.cluster_policies.ptr_eq(&b.cluster_policies)
+        && a.traffic_tiers.ptr_eq(&b.traffic_tiers)
+        && a.network_sets.ptr_eq(&b.network_sets)
+        && a.traffic_policies.ptr_eq(&b.traffic_policies)
         && a.tenants.ptr_eq(&b.tenants)
         && a.load_balancer_pools.ptr_eq(&b.load_balancer_pools)
         && a.l2_announcements.ptr_eq(&b.l2_announcements)
@@ -244,6 +254,10 @@ async fn follow_all(client: Client, kinds: &'static [Kind], changes: mpsc::Sende
         NetworkPolicy,
         ServiceCIDR,
         ClusterNetworkPolicy,
+        TrafficTier,
+        NetworkSet,
+        ClusterTrafficPolicy,
+        TrafficPolicy,
         Tenant,
         L2Announcement,
         LoadBalancerPool

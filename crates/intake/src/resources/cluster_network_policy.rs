@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
-use kube::core::ClusterResourceScope;
 use serde::{Deserialize, Serialize};
 
 use super::resource;

@@ -15,18 +15,19 @@ mod service;
 mod sharing;
 mod snapshot;
 mod tenant;
+pub mod traffic;
 mod weights;
 
 pub use attachment::{Attachment, AttachmentId, Bandwidth, Rate};
 pub use cluster_policy::{
-    Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodsByLabels, Priority, Tier,
+    Action, Blocks, ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodsByLabels, Priority, Tier, TierPlace,
 };
 pub use config::{NetworkConfig, NetworkMode, NetworkModeError, NodeLocalDns, NodePortAddresses};
 pub use load_balancer::{
     AddressRange, AddressRangeError, Exposure, L2Announcement, LOAD_BALANCER_CLASS, LoadBalancerPool,
 };
 pub use node::{Namespace, Node, ZONE};
-pub use pod::{ContainerPort, Pod, PodPhase};
+pub use pod::{ContainerPort, DEFAULT_ACCOUNT, Pod, PodPhase};
 pub use policy::{IpBlock, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortMatch};
 pub use selector::{LabelSelector, Operator, Requirement};
 pub use service::{

@@ -55,6 +55,8 @@ pub struct Pod {
     pub uid: Uid,
     /// `metadata.labels`.
     pub labels: Arc<Labels>,
+    /// `spec.serviceAccountName`; `default` where that is absent.
+    pub service_account: Arc<str>,
     /// `spec.nodeName`.
     pub node: Option<NodeName>,
     /// The network its addresses belong to.
@@ -72,6 +74,9 @@ pub struct Pod {
     /// Every container's ports.
     pub ports: Arc<[ContainerPort]>,
 }
+
+/// The ServiceAccount of pods that name none.
+pub const DEFAULT_ACCOUNT: &str = "default";
 
 impl Pod {
     /// Whether selectors and backend lists may see this pod: it has its own addresses and has not ended.

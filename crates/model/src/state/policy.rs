@@ -45,7 +45,7 @@ pub enum Peer {
 }
 
 /// IPBlock: `cidr` without what lies in `except`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct IpBlock {
     /// The block, host bits cleared.
     pub cidr: IpNet,

@@ -17,9 +17,10 @@ pub struct Sharing {
 }
 
 impl Sharing {
-    /// Lets `pod` use what others have too: namespace, node, labels, ports.
+    /// Lets `pod` use what others have too: namespace, ServiceAccount, node, labels, ports.
     pub fn pod(&mut self, pod: &mut Pod) {
         self.key(&mut pod.key);
+        self.text(&mut pod.service_account);
         if let Some(node) = &mut pod.node {
             self.text(&mut node.0);
         }
@@ -120,6 +121,7 @@ mod tests {
             key: ObjectKey::new("shop", name),
             uid: name.into(),
             labels: Arc::new(BTreeMap::from([("app".into(), app.into())])),
+            service_account: "default".into(),
             node: Some(NodeName::new("a")),
             network: NetworkId::default(),
             addresses: vec!["10.0.0.1".parse().unwrap()].into(),

@@ -6,7 +6,7 @@ use imbl::OrdMap;
 
 use super::{
     Attachment, AttachmentId, ClusterNetworkPolicy, EndpointSlice, L2Announcement, LoadBalancerPool,
-    Namespace, NetworkPolicy, Node, Pod, Service, ServiceCidr, Tenant,
+    Namespace, NetworkPolicy, Node, Pod, Service, ServiceCidr, Tenant, traffic,
 };
 use crate::types::{NodeName, ObjectKey};
 
@@ -29,6 +29,12 @@ pub struct Snapshot {
     pub policies: OrdMap<ObjectKey, Arc<NetworkPolicy>>,
     /// ClusterNetworkPolicy name → ClusterNetworkPolicy.
     pub cluster_policies: OrdMap<Arc<str>, Arc<ClusterNetworkPolicy>>,
+    /// ClusterTrafficPolicies, without a namespace, and TrafficPolicies, by key.
+    pub traffic_policies: OrdMap<ObjectKey, Arc<traffic::Policy>>,
+    /// TrafficTier name → TrafficTier.
+    pub traffic_tiers: OrdMap<Arc<str>, Arc<traffic::Tier>>,
+    /// NetworkSet name → NetworkSet.
+    pub network_sets: OrdMap<Arc<str>, Arc<traffic::NetworkSet>>,
     /// Tenant name → Tenant.
     pub tenants: OrdMap<Arc<str>, Arc<Tenant>>,
     /// LoadBalancerPool name → LoadBalancerPool.

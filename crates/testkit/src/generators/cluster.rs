@@ -5,18 +5,20 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use proptest::prelude::*;
 use sheetbend_model::state::{
-    Attachment, AttachmentId, ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Service,
-    ServiceCidr, Snapshot, Tenant, ZONE,
+    self, Attachment, AttachmentId, ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node,
+    Service, ServiceCidr, Snapshot, Tenant, ZONE,
 };
 use sheetbend_model::types::{Family, Mac, NetworkId, NodeName, ObjectKey};
 
 use super::objects::{RandomPod, labels, namespace, namespace_with, pod, pods, policies, policy, tenant};
 use super::pools::{
-    CLUSTER_POLICIES, NAMESPACES, NODES, PODS, POLICIES, SERVICES, TENANTS, ZONES, external_address,
-    node_address, pod_key, pod_range, policy_key, service_key, text, tier_name,
+    CLUSTER_POLICIES, NAMESPACES, NETWORK_SETS, NODES, PODS, POLICIES, SERVICES, TENANTS, TRAFFIC_POLICIES,
+    TRAFFIC_TIERS, ZONES, external_address, node_address, pod_key, pod_range, policy_key, service_key, text,
+    tier_name, traffic_key,
 };
 use super::services::{endpoint_slice, service, service_cidr, service_cidr_name};
 use super::tiers::{cluster_policies, cluster_policy};
+use super::traffic::{Traffic, network_set, traffic, traffic_policy, traffic_tier};
 
 /// Something that happens to a cluster.
 #[derive(Clone, Debug)]
@@ -35,6 +37,18 @@ pub enum Event {
     ClusterPolicy(ClusterNetworkPolicy),
     /// A ClusterNetworkPolicy goes.
     ClusterPolicyGone(u8),
+    /// A TrafficPolicy of either kind comes or changes.
+    TrafficPolicy(state::traffic::Policy),
+    /// A TrafficPolicy goes.
+    TrafficPolicyGone(u8),
+    /// A TrafficTier comes or changes.
+    TrafficTier(state::traffic::Tier),
+    /// A TrafficTier goes.
+    TrafficTierGone(usize),
+    /// A NetworkSet comes or changes.
+    NetworkSet(state::traffic::NetworkSet),
+    /// A NetworkSet goes.
+    NetworkSetGone(usize),
     /// A namespace comes or changes.
     Namespace(Namespace),
     /// A namespace's object goes.
@@ -76,6 +90,18 @@ impl Event {
                 snapshot.cluster_policies.insert(policy.name.clone(), Arc::new(policy.clone()));
             }
             Event::ClusterPolicyGone(index) => drop(snapshot.cluster_policies.remove(&tier_name(*index))),
+            Event::TrafficPolicy(policy) => {
+                snapshot.traffic_policies.insert(policy.key.clone(), Arc::new(policy.clone()));
+            }
+            Event::TrafficPolicyGone(index) => drop(snapshot.traffic_policies.remove(&traffic_key(*index))),
+            Event::TrafficTier(tier) => {
+                snapshot.traffic_tiers.insert(tier.name.clone(), Arc::new(tier.clone()));
+            }
+            Event::TrafficTierGone(index) => drop(snapshot.traffic_tiers.remove(TRAFFIC_TIERS[*index])),
+            Event::NetworkSet(set) => {
+                snapshot.network_sets.insert(set.name.clone(), Arc::new(set.clone()));
+            }
+            Event::NetworkSetGone(index) => drop(snapshot.network_sets.remove(NETWORK_SETS[*index])),
             Event::Namespace(namespace) => {
                 snapshot.namespaces.insert(namespace.name.clone(), Arc::new(namespace.clone()));
             }
@@ -172,6 +198,12 @@ pub fn event() -> impl Strategy<Value = Event> {
         2 => (0..POLICIES).prop_map(Event::PolicyGone),
         5 => (0..CLUSTER_POLICIES).prop_flat_map(cluster_policy).prop_map(Event::ClusterPolicy),
         2 => (0..CLUSTER_POLICIES).prop_map(Event::ClusterPolicyGone),
+        4 => (0..TRAFFIC_POLICIES).prop_flat_map(traffic_policy).prop_map(Event::TrafficPolicy),
+        2 => (0..TRAFFIC_POLICIES).prop_map(Event::TrafficPolicyGone),
+        1 => (0..TRAFFIC_TIERS.len()).prop_flat_map(traffic_tier).prop_map(Event::TrafficTier),
+        1 => (0..TRAFFIC_TIERS.len()).prop_map(Event::TrafficTierGone),
+        2 => (0..NETWORK_SETS.len()).prop_flat_map(network_set).prop_map(Event::NetworkSet),
+        1 => (0..NETWORK_SETS.len()).prop_map(Event::NetworkSetGone),
         2 => (0..NAMESPACES.len()).prop_flat_map(namespace).prop_map(Event::Namespace),
         1 => (0..NAMESPACES.len()).prop_map(Event::NamespaceGone),
         1 => (0..TENANTS.len()).prop_flat_map(tenant).prop_map(Event::Tenant),
@@ -192,19 +224,27 @@ pub fn event() -> impl Strategy<Value = Event> {
 pub fn cluster() -> impl Strategy<Value = Snapshot> {
     let count = prop_oneof![1 => Just(0), 6 => 3..=POLICIES];
     let tiers = prop_oneof![3 => Just(0), 1 => 1..=CLUSTER_POLICIES];
-    cluster_with(policies(count), cluster_policies(tiers), namespaces(0.1))
+    let traffic_count = prop_oneof![3 => Just(0), 1 => 1..=TRAFFIC_POLICIES];
+    cluster_with(policies(count), cluster_policies(tiers), traffic(traffic_count), namespaces(0.1))
+}
+
+/// A cluster with TrafficPolicies, and few policies of other kinds.
+pub fn traffic_cluster() -> impl Strategy<Value = Snapshot> {
+    let count = prop_oneof![1 => Just(0), 2 => 1..=4u8];
+    let tiers = prop_oneof![2 => Just(0), 1 => 1..=2u8];
+    cluster_with(policies(count), cluster_policies(tiers), traffic(3..=TRAFFIC_POLICIES), namespaces(0.05))
 }
 
 /// A cluster with ClusterNetworkPolicies, and few NetworkPolicies.
 pub fn tiered_cluster() -> impl Strategy<Value = Snapshot> {
     let count = prop_oneof![1 => Just(0), 3 => 2..=5u8];
-    cluster_with(policies(count), cluster_policies(3..=CLUSTER_POLICIES), namespaces(0.1))
+    cluster_with(policies(count), cluster_policies(3..=CLUSTER_POLICIES), traffic(Just(0)), namespaces(0.1))
 }
 
 /// A cluster most of whose namespaces are isolated by their labels, with few policies.
 pub fn isolated_cluster() -> impl Strategy<Value = Snapshot> {
     let count = prop_oneof![2 => Just(0), 1 => 1..=3u8];
-    cluster_with(policies(count), cluster_policies(Just(0)), namespaces(0.7))
+    cluster_with(policies(count), cluster_policies(Just(0)), traffic(Just(0)), namespaces(0.7))
 }
 
 fn namespaces(isolated: f64) -> Vec<impl Strategy<Value = Namespace>> {
@@ -214,6 +254,7 @@ fn namespaces(isolated: f64) -> Vec<impl Strategy<Value = Namespace>> {
 fn cluster_with(
     policies: impl Strategy<Value = Vec<NetworkPolicy>>,
     tiers: impl Strategy<Value = Vec<ClusterNetworkPolicy>>,
+    traffic: impl Strategy<Value = Traffic>,
     namespaces: Vec<impl Strategy<Value = Namespace>>,
 ) -> impl Strategy<Value = Snapshot> {
     let nodes = (0..NODES.len()).map(node).collect::<Vec<_>>();
@@ -225,8 +266,10 @@ fn cluster_with(
     let tenants = prop_oneof![3 => Just(0), 1 => 1..=TENANTS.len()];
     let tenants = tenants.prop_flat_map(|count| (0..count).map(tenant).collect::<Vec<_>>());
     let ranges = (0..=2u8).prop_flat_map(|count| (0..count).map(service_cidr).collect::<Vec<_>>());
-    (nodes, (namespaces, tenants), known, pods(), policies, tiers, (services, ranges), slices).prop_map(
-        |(nodes, (namespaces, tenants), known, pods, policies, tiers, (services, ranges), slices)| {
+    let ordered = (tiers, traffic);
+    (nodes, (namespaces, tenants), known, pods(), policies, ordered, (services, ranges), slices).prop_map(
+        |(nodes, (namespaces, tenants), known, pods, policies, ordered, (services, ranges), slices)| {
+            let (tiers, traffic) = ordered;
             let mut snapshot = Snapshot::default();
             let namespaces = namespaces.into_iter().zip(known).filter(|(_, known)| *known);
             let events = nodes
@@ -237,6 +280,9 @@ fn cluster_with(
                 .chain(pods.into_values().map(|pod| Event::Pod(Box::new(pod))))
                 .chain(policies.into_iter().map(Event::Policy))
                 .chain(tiers.into_iter().map(Event::ClusterPolicy))
+                .chain(traffic.tiers.into_iter().map(Event::TrafficTier))
+                .chain(traffic.sets.into_iter().map(Event::NetworkSet))
+                .chain(traffic.policies.into_iter().map(Event::TrafficPolicy))
                 .chain(services.into_iter().map(Event::Service))
                 .chain(ranges.into_iter().map(Event::ServiceCidr))
                 .chain(slices.into_iter().map(Event::Slice));

@@ -120,6 +120,7 @@ pub fn pod(size: &Size, index: usize, generation: usize) -> Pod {
             label("tier", format!("tier-{}", app % 3)),
             label("pod-template-hash", format!("{:08x}", index / 10)),
         ])),
+        service_account: "default".into(),
         node: Some(node_name(node)),
         network: NetworkId::default(),
         addresses: vec![

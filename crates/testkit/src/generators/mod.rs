@@ -8,3 +8,4 @@ pub mod packet;
 pub mod pools;
 pub mod services;
 pub mod tiers;
+pub mod traffic;

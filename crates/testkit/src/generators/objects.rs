@@ -12,8 +12,8 @@ use sheetbend_model::state::{
 use sheetbend_model::types::{Family, Labels, NetworkId, NodeName, PodIps, Port, Protocol};
 
 use super::pools::{
-    LABEL_KEYS, LABEL_VALUES, NAMESPACES, NODE_PORTS, NODES, PODS, PORT_NAMES, PORTS, TENANTS, blocks,
-    excepts, node_address, pod_address, pod_key, policy_key, port, range, text,
+    LABEL_KEYS, LABEL_VALUES, NAMESPACES, NODE_PORTS, NODES, PODS, PORT_NAMES, PORTS, SERVICE_ACCOUNTS,
+    TENANTS, blocks, excepts, node_address, pod_address, pod_key, policy_key, port, range, text,
 };
 
 fn one_of(pool: &'static [&'static str]) -> impl Strategy<Value = Arc<str>> {
@@ -59,6 +59,13 @@ pub fn selector() -> impl Strategy<Value = LabelSelector> {
         match_expressions.sort();
         LabelSelector { match_labels, match_expressions }
     })
+}
+
+/// Some ServiceAccounts, sorted; often none, which is any.
+pub fn accounts() -> impl Strategy<Value = Vec<Arc<str>>> {
+    let some = prop::sample::subsequence(&SERVICE_ACCOUNTS[..], 1..=2)
+        .prop_map(|names| names.into_iter().map(text).collect());
+    prop_oneof![1 => Just(Vec::new()), 2 => some]
 }
 
 /// A node port or host port of the pool.
@@ -151,8 +158,16 @@ pub fn pod(index: u8) -> impl Strategy<Value = RandomPod> {
         prop::bool::weighted(0.2),  // another address than usual
         prop::bool::weighted(0.1),  // terminating
     );
-    (labels(), phase, place, families, container_ports(), flags).prop_map(
-        move |(mut labels, phase, place, families, ports, (host, unknown, attached, moved, terminating))| {
+    let names = (labels(), one_of(&SERVICE_ACCOUNTS));
+    (names, phase, place, families, container_ports(), flags).prop_map(
+        move |(
+            (mut labels, account),
+            phase,
+            place,
+            families,
+            ports,
+            (host, unknown, attached, moved, terminating),
+        )| {
             let slot = match (phase.is_terminal(), moved) {
                 (true, _) => (index + 1) % PODS,
                 (false, true) => index + 32,
@@ -169,6 +184,7 @@ pub fn pod(index: u8) -> impl Strategy<Value = RandomPod> {
                 key: pod_key(index),
                 uid: format!("uid-{index}").into(),
                 labels: Arc::new(labels),
+                service_account: account,
                 node: Some(NodeName::new(NODES[place])),
                 network: NetworkId::default(),
                 addresses: match (host, silent) {

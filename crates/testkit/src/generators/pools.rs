@@ -30,6 +30,14 @@ pub const PODS: u8 = 12;
 pub const POLICIES: u8 = 8;
 /// Number of ClusterNetworkPolicies that a random cluster may have.
 pub const CLUSTER_POLICIES: u8 = 6;
+/// Number of TrafficPolicies of both kinds that a random cluster may have.
+pub const TRAFFIC_POLICIES: u8 = 7;
+/// TrafficTiers of random clusters.
+pub const TRAFFIC_TIERS: [&str; 3] = ["first", "last", "other"];
+/// NetworkSets of random clusters.
+pub const NETWORK_SETS: [&str; 3] = ["offices", "partners", "world"];
+/// ServiceAccounts of pods.
+pub const SERVICE_ACCOUNTS: [&str; 3] = ["builder", "default", "reader"];
 /// Number of Services that a random cluster may have.
 pub const SERVICES: u8 = 4;
 
@@ -109,6 +117,15 @@ pub fn policy_key(index: u8) -> ObjectKey {
 /// The name of ClusterNetworkPolicy number `index`. The order of names is not that of numbers.
 pub fn tier_name(index: u8) -> Arc<str> {
     format!("tier-{}", (index * 5 + 3) % 11).into()
+}
+
+/// The key of TrafficPolicy number `index`; every third is a namespace's. The order of names is not that of numbers.
+pub fn traffic_key(index: u8) -> ObjectKey {
+    let name = format!("traffic-{}", (index * 5 + 3) % 11);
+    match index % 3 {
+        1 => ObjectKey::new(NAMESPACES[usize::from(index / 3) % NAMESPACES.len()], name),
+        _ => ObjectKey::cluster_scoped(name),
+    }
 }
 
 /// The key of Service number `index`; number 2 is the cluster's DNS.

@@ -2,22 +2,26 @@
 
 use proptest::prelude::*;
 use sheetbend_model::state::{
-    Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, LabelSelector, PodsByLabels, PolicyPort,
-    PortMatch, Priority, Tier,
+    Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodsByLabels, PolicyPort, PortMatch, Priority,
+    Tier,
 };
 use sheetbend_model::types::Protocol;
 
 use super::objects::{port_number, protocol, selector};
 use super::pools::{PORT_NAMES, PORTS, blocks, range, text, tier_name};
 
-fn action() -> impl Strategy<Value = Action> {
+pub(super) fn action() -> impl Strategy<Value = Action> {
     prop_oneof![3 => Just(Action::Accept), 3 => Just(Action::Deny), 5 => Just(Action::Pass)]
 }
 
 fn pods() -> impl Strategy<Value = PodsByLabels> {
     prop_oneof![
-        1 => selector().prop_map(|namespaces| PodsByLabels { namespaces, pods: LabelSelector::default() }),
-        1 => (selector(), selector()).prop_map(|(namespaces, pods)| PodsByLabels { namespaces, pods }),
+        1 => selector().prop_map(|namespaces| PodsByLabels { namespaces, ..PodsByLabels::default() }),
+        1 => (selector(), selector()).prop_map(|(namespaces, pods)| PodsByLabels {
+            namespaces,
+            pods,
+            ..PodsByLabels::default()
+        }),
     ]
 }
 
@@ -39,7 +43,7 @@ fn peers(egress: bool) -> BoxedStrategy<Vec<ClusterPeer>> {
 }
 
 /// `protocols`, of one kind, so that tests can say which kind decided. A name stands for the port of every protocol.
-fn protocols() -> impl Strategy<Value = Vec<PolicyPort>> {
+pub(super) fn protocols() -> impl Strategy<Value = Vec<PolicyPort>> {
     let number = || prop::sample::select(&PORTS[..]);
     let with = |port: BoxedStrategy<PortMatch>, count| {
         let port = (protocol(), port).prop_map(|(protocol, port)| PolicyPort { protocol, port });
@@ -64,10 +68,12 @@ fn rule(egress: bool) -> impl Strategy<Value = ClusterRule> {
     (action(), peers(egress), every, ports).prop_map(|(action, peers, every, ports)| {
         let closed = every && action == Action::Deny;
         ClusterRule {
+            index: 0,
             name: text(""),
             action,
             peers: (!closed).then_some(peers),
             ports: if closed { Vec::new() } else { ports },
+            log: false,
             fault: closed.then(|| text("of an unknown kind")),
         }
     })
@@ -79,7 +85,13 @@ pub fn cluster_policy(index: u8) -> impl Strategy<Value = ClusterNetworkPolicy> 
     // Few priorities, so that some are equal.
     let priority = prop::sample::select(vec![0, 7, 500, 1_000]);
     let subject = prop_oneof![2 => Just(PodsByLabels::default()), 1 => pods()];
-    let rules = |egress| prop_oneof![1 => Just(Vec::new()), 3 => prop::collection::vec(rule(egress), 1..=6)];
+    let rules = |egress| {
+        let some = prop::collection::vec(rule(egress), 1..=6).prop_map(|mut rules| {
+            (0..).zip(&mut rules).for_each(|(index, rule)| rule.index = index);
+            rules
+        });
+        prop_oneof![1 => Just(Vec::new()), 3 => some]
+    };
     (tier, priority, subject, rules(false), rules(true)).prop_map(
         move |(tier, priority, subject, ingress, egress)| ClusterNetworkPolicy {
             name: tier_name(index),

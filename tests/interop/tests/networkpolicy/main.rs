@@ -56,9 +56,10 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// `cluster` without the labels and Tenants that only we know.
+/// `cluster` without the labels, Tenants and TrafficPolicies that only we know.
 fn without_isolation(mut cluster: Snapshot) -> Snapshot {
     cluster.tenants.clear();
+    cluster.traffic_policies.clear();
     let namespaces = std::mem::take(&mut cluster.namespaces).into_iter().map(|(name, namespace)| {
         let mut namespace = Namespace::clone(&namespace);
         namespace.labels.retain(|key, _| ![ISOLATION, TENANT].contains(&&**key));

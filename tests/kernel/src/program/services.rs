@@ -309,6 +309,7 @@ fn after_time_wait(node: &mut Node) -> Result<()> {
         ensure!(ended_by(node, first, from, FIN)? == from);
         let other = ended_by(node, second, from, FIN)?;
         ensure!(other != from, "the server is in TIME-WAIT");
+        ensure!((16384..32768).contains(&other), "{other} may be held: clients draw from 32768 on");
         // The last ACK of the other end is still of that connection, and so is the next one's SYN.
         ensure!(port_at_server(node, second, from, ACK)? == other);
         ensure!(port_at_server(node, first, from, SYN)? == from, "its own next connection");

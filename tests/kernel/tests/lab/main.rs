@@ -3,6 +3,7 @@
 
 mod explained;
 mod isolated;
+mod traffic;
 
 use anyhow::{Context, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -23,6 +24,7 @@ const CASES: &[(&str, Case)] = &[
     ("services_are_shown_with_live_connections_and_reasons", shown_services),
     ("policies_are_explained_as_sockets_see_them", explained::policies),
     ("namespaces_are_isolated_as_their_labels_say", isolated::namespaces),
+    ("traffic_policies_hold_on_sockets", traffic::policies),
     ("the_world_reaches_load_balancer_addresses", balanced),
     ("pods_ask_their_own_nodes_name_server_else_another", node_local),
 ];

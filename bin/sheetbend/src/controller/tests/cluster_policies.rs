@@ -19,7 +19,7 @@ fn policy(name: &str, priority: u32, egress: Value) -> Value {
             "egress": [{"action": "Deny", "to": egress}]}})
 }
 
-async fn lead(server: &ApiServer, name: &str) -> (watch::Sender<bool>, JoinHandle<()>) {
+pub(super) async fn lead(server: &ApiServer, name: &str) -> (watch::Sender<bool>, JoinHandle<()>) {
     let (client, name) = (client_of(server).await, name.to_owned());
     let pool =
         ClusterPoolConfig { blocks: vec!["10.244.0.0/16".parse().unwrap()], ..ClusterPoolConfig::default() };

@@ -46,6 +46,7 @@ pub(super) struct Places {
 impl Places {
     /// The places of a lab.
     pub(super) fn of(snapshot: &Snapshot, status: &LabStatus) -> anyhow::Result<Self> {
+        let snapshot = &sheetbend_compile::resolved(snapshot);
         let mut pods = Vec::new();
         let mut serves = BTreeMap::new();
         for pod in &status.pods {
@@ -163,9 +164,11 @@ fn world_addresses(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     }
     let tiers =
         snapshot.cluster_policies.values().flat_map(|policy| policy.ingress.iter().chain(&policy.egress));
-    nets.extend(tiers.flat_map(|rule| rule.peers.iter().flatten()).filter_map(|peer| match peer {
-        ClusterPeer::Network(network) => Some(network),
-        ClusterPeer::Pods(_) | ClusterPeer::Nodes(_) => None,
+    nets.extend(tiers.flat_map(|rule| rule.peers.iter().flatten()).flat_map(|peer| match peer {
+        ClusterPeer::Network(network) => vec![network],
+        ClusterPeer::Block(block) => std::iter::once(&block.cidr).chain(&block.except).collect(),
+        ClusterPeer::Blocks(blocks) => blocks.cidrs.iter().collect(),
+        ClusterPeer::Pods(_) | ClusterPeer::Nodes(_) => Vec::new(),
     }));
     let inside = nets.into_iter().filter(|net| ranges.iter().any(|range| range.contains(*net)));
     addresses.extend(inside.filter_map(|net| net.hosts().nth(5).or_else(|| net.hosts().next())));

@@ -131,6 +131,10 @@ pub(super) fn grace_period(object: &Object) -> Duration {
         | Object::ServiceCIDR(_)
         | Object::ClusterNetworkPolicy(_)
         | Object::Tenant(_)
+        | Object::TrafficTier(_)
+        | Object::NetworkSet(_)
+        | Object::ClusterTrafficPolicy(_)
+        | Object::TrafficPolicy(_)
         | Object::LoadBalancerPool(_)
         | Object::L2Announcement(_) => None,
     };

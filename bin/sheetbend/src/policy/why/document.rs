@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use sheetbend_compile::why::{self, Consulted, Effect, Explainer, Flow, Judgement, Outcome};
+use sheetbend_model::state::traffic::written_as;
 use sheetbend_model::state::{Action, Snapshot};
 use sheetbend_model::types::{Direction, ObjectKey};
 
@@ -105,7 +106,7 @@ fn side(of: &Judgement<'_>) -> Side {
         let consulted = of.consulted.get(nearest.policy)?;
         let step = consulted.rules.get(nearest.rule)?;
         let misses = misses(&step.effect);
-        Some(Nearest { policy: consulted.policy.key().to_string(), rule: step.rule, misses })
+        Some(Nearest { policy: written_as(&consulted.policy.key()).1.to_string(), rule: step.rule, misses })
     });
     Side {
         direction: of.direction.to_string(),
@@ -113,8 +114,8 @@ fn side(of: &Judgement<'_>) -> Side {
         outcome: outcome.to_owned(),
         message: message(of),
         decided_by: origin.map(|origin| Decider {
-            kind: kind_of(&origin.policy).to_owned(),
-            policy: origin.policy.to_string(),
+            kind: written_as(&origin.policy).0.to_owned(),
+            policy: written_as(&origin.policy).1.to_string(),
             rule: origin.rule,
         }),
         selected_by: isolating.map(|of| of.policy.key().to_string()).collect(),
@@ -122,10 +123,6 @@ fn side(of: &Judgement<'_>) -> Side {
         nearest,
         agrees: of.agrees,
     }
-}
-
-fn kind_of(policy: &ObjectKey) -> &'static str {
-    if policy.namespace.is_empty() { "ClusterNetworkPolicy" } else { "NetworkPolicy" }
 }
 
 fn message(of: &Judgement<'_>) -> String {
@@ -143,7 +140,11 @@ fn message(of: &Judgement<'_>) -> String {
     match (&ruling.origin, ruling.allows, networks) {
         (Some(by), allows, _) => {
             let word = if allows { "allowed" } else { "denied" };
-            format!("{word} by {} {}, {direction}[{}]", kind_of(&by.policy), by.policy, by.rule)
+            let (kind, policy) = written_as(&by.policy);
+            if kind == "TrafficTier" {
+                return format!("{word} by default of {kind} {policy}: no rule of it allows this");
+            }
+            format!("{word} by {kind} {policy}, {direction}[{}]", by.rule)
         }
         (None, false, 1) => {
             format!(
@@ -199,8 +200,8 @@ fn policy(direction: Direction, of: &Consulted<'_>) -> Policy {
         .to_owned(),
         misses: misses(&step.effect),
     });
-    let key = of.policy.key();
-    Policy { kind: kind_of(&key).to_owned(), name: key.to_string(), tier, priority, rules: rules.collect() }
+    let (kind, name) = written_as(&of.policy.key());
+    Policy { kind: kind.to_owned(), name: name.to_string(), tier, priority, rules: rules.collect() }
 }
 
 fn misses(effect: &Effect) -> Vec<Miss> {

@@ -108,11 +108,15 @@ impl Printer<'_> {
 
 /// `NetworkPolicy shop/web`, `ClusterNetworkPolicy red-apart (tier Admin, priority 20)`.
 pub(super) fn heading(policy: &Policy) -> String {
-    match (&policy.tier, policy.priority) {
-        (Some(tier), Some(priority)) => {
-            format!("{} {} (tier {tier}, priority {priority})", policy.kind, policy.name)
+    let Policy { kind, name, .. } = policy;
+    match (kind.as_str(), &policy.tier, policy.priority) {
+        ("TrafficTier", ..) => format!("{kind} {name}, at its end"),
+        ("TrafficPolicy", _, Some(order)) => format!("{kind} {name} (order {order})"),
+        ("ClusterTrafficPolicy", Some(tier), Some(order)) => {
+            format!("{kind} {name} (tier {tier}, order {order})")
         }
-        _ => format!("{} {}", policy.kind, policy.name),
+        (_, Some(tier), Some(priority)) => format!("{kind} {name} (tier {tier}, priority {priority})"),
+        _ => format!("{kind} {name}"),
     }
 }
 

@@ -80,7 +80,7 @@ pub(crate) struct Side {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Decider {
-    /// NetworkPolicy or ClusterNetworkPolicy.
+    /// NetworkPolicy, ClusterNetworkPolicy, ClusterTrafficPolicy, TrafficPolicy, or TrafficTier for its default.
     pub(crate) kind: String,
     /// `namespace/name`, or the name.
     pub(crate) policy: String,
@@ -92,13 +92,13 @@ pub(crate) struct Decider {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Policy {
-    /// NetworkPolicy or ClusterNetworkPolicy.
+    /// NetworkPolicy, ClusterNetworkPolicy, ClusterTrafficPolicy, TrafficPolicy, or TrafficTier for its default.
     pub(crate) kind: String,
     /// `namespace/name`, or the name.
     pub(crate) name: String,
-    /// Of a ClusterNetworkPolicy: Admin or Baseline.
+    /// Of a ClusterNetworkPolicy: Admin or Baseline. Of a ClusterTrafficPolicy: its TrafficTier, or `(none)`.
     pub(crate) tier: Option<String>,
-    /// Of a ClusterNetworkPolicy.
+    /// Of a ClusterNetworkPolicy; of TrafficPolicies of both kinds their order.
     pub(crate) priority: Option<u16>,
     /// Its rules of the direction.
     pub(crate) rules: Vec<Rule>,

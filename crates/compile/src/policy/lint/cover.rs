@@ -37,7 +37,10 @@ fn implies(given: &Requirement, wanted: &Requirement) -> bool {
 
 /// The same of pods by labels.
 pub(super) fn pods(general: &PodsByLabels, special: &PodsByLabels) -> bool {
-    selector(&general.namespaces, &special.namespaces) && selector(&general.pods, &special.pods)
+    let accounts = general.accounts.is_empty()
+        || (!special.accounts.is_empty()
+            && special.accounts.iter().all(|own| general.accounts.contains(own)));
+    accounts && selector(&general.namespaces, &special.namespaces) && selector(&general.pods, &special.pods)
 }
 
 /// The same of peers of ClusterNetworkPolicies.
@@ -46,7 +49,18 @@ pub(super) fn cluster_peer(general: &ClusterPeer, special: &ClusterPeer) -> bool
         (ClusterPeer::Pods(general), ClusterPeer::Pods(special)) => pods(general, special),
         (ClusterPeer::Nodes(general), ClusterPeer::Nodes(special)) => selector(general, special),
         (ClusterPeer::Network(general), ClusterPeer::Network(special)) => general.contains(special),
-        (ClusterPeer::Pods(_) | ClusterPeer::Nodes(_) | ClusterPeer::Network(_), _) => false,
+        (ClusterPeer::Block(general), ClusterPeer::Block(special)) => block(general, special),
+        (ClusterPeer::Blocks(general), ClusterPeer::Blocks(special)) => {
+            special.cidrs.iter().all(|own| general.cidrs.iter().any(|all| all.contains(own)))
+        }
+        (
+            ClusterPeer::Pods(_)
+            | ClusterPeer::Nodes(_)
+            | ClusterPeer::Network(_)
+            | ClusterPeer::Block(_)
+            | ClusterPeer::Blocks(_),
+            _,
+        ) => false,
     }
 }
 

@@ -8,11 +8,11 @@ mod shadow;
 
 use std::fmt;
 
-use sheetbend_model::state::{ClusterPeer, ISOLATION, NetworkPolicy, Peer, Snapshot};
+use sheetbend_model::state::{ClusterPeer, ISOLATION, NetworkPolicy, Peer, Snapshot, traffic};
 use sheetbend_model::types::{Direction, ObjectKey};
 
-use super::faults::{unusable_blocks, unusable_network};
-use super::isolation::with_isolation;
+use super::faults::{unusable_blocks, unusable_peer};
+use super::resolved;
 
 /// Both directions, in the order in which findings list them.
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
@@ -128,7 +128,7 @@ impl fmt::Display for Level {
 /// One thing found.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// The policy: a NetworkPolicy, or a ClusterNetworkPolicy, which has no namespace.
+    /// The policy, as a drop names it ([`traffic::written_as`]).
     pub policy: ObjectKey,
     /// What is wrong.
     pub code: Code,
@@ -141,7 +141,7 @@ pub struct Finding {
 /// Everything that is found in `snapshot`, sorted by policy. What labels of Namespaces stand for is known, and has no
 /// findings of its own.
 pub fn lint(snapshot: &Snapshot) -> Vec<Finding> {
-    let snapshot = &with_isolation(snapshot);
+    let snapshot = &resolved(snapshot);
     let mut findings = Vec::new();
     reach::selects_nothing(snapshot, &mut findings);
     reach::peers(snapshot, &mut findings);
@@ -153,6 +153,8 @@ pub fn lint(snapshot: &Snapshot) -> Vec<Finding> {
     blocks(snapshot, &mut findings);
     faults(snapshot, &mut findings);
     findings.retain(|finding| &*finding.policy.name != ISOLATION);
+    // What a tier does at its end is nobody's rule.
+    findings.retain(|finding| traffic::written_as(&finding.policy).0 != "TrafficTier");
     findings.sort();
     findings.dedup();
     findings
@@ -199,14 +201,16 @@ fn blocks(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
         }
     }
     for policy in snapshot.cluster_policies.values() {
-        let key = ObjectKey::cluster_scoped(policy.name.clone());
+        let key = policy.key();
         for direction in DIRECTIONS {
-            for (index, rule) in (0u32..).zip(policy.rules(direction)) {
+            for rule in policy.rules(direction) {
                 let networks = rule.peers.iter().flatten().filter_map(|peer| match peer {
                     ClusterPeer::Network(network) => inside(network),
-                    ClusterPeer::Pods(_) | ClusterPeer::Nodes(_) => None,
+                    ClusterPeer::Block(block) => inside(&block.cidr),
+                    // A set may be for others too, and endpoints are what they are.
+                    ClusterPeer::Pods(_) | ClusterPeer::Nodes(_) | ClusterPeer::Blocks(_) => None,
                 });
-                let at = (direction, index);
+                let at = (direction, rule.index);
                 findings.extend(networks.map(|text| finding(&key, Code::BlockOfPods, at, text)));
             }
         }
@@ -222,20 +226,17 @@ fn faults(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
         );
     }
     for policy in snapshot.cluster_policies.values() {
-        let key = ObjectKey::cluster_scoped(policy.name.clone());
+        let key = policy.key();
         let whole = policy.fault.iter();
         findings.extend(whole.map(|fault| finding(&key, Code::FailsClosed, None, fault.to_string())));
         for direction in DIRECTIONS {
-            for (index, rule) in (0u32..).zip(policy.rules(direction)) {
-                let at = (direction, index);
+            for rule in policy.rules(direction) {
+                let at = (direction, rule.index);
                 if let Some(fault) = &rule.fault {
                     let text = format!("the rule fails closed: {fault}");
                     findings.push(finding(&key, Code::FailsClosed, at, text));
                 }
-                let unusable = rule.peers.iter().flatten().filter_map(|peer| match peer {
-                    ClusterPeer::Network(network) => unusable_network(network),
-                    ClusterPeer::Pods(_) | ClusterPeer::Nodes(_) => None,
-                });
+                let unusable = rule.peers.iter().flatten().flat_map(unusable_peer);
                 findings.extend(unusable.map(|text| finding(&key, Code::UnusableBlock, at, text)));
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sheetbend_model::state::{ClusterPeer, Pod, PolicyPort, PortMatch, Snapshot};
-use sheetbend_model::types::{Direction, ObjectKey, Protocol};
+use sheetbend_model::types::{Direction, Protocol};
 
 use super::reach::{among, peer_pods, selected};
 use super::{Code, DIRECTIONS, Finding, finding, rules};
@@ -30,9 +30,9 @@ pub(super) fn named_ports(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
         }
     }
     for policy in snapshot.cluster_policies.values() {
-        let key = ObjectKey::cluster_scoped(policy.name.clone());
+        let key = policy.key();
         for direction in DIRECTIONS {
-            for (index, rule) in (0u32..).zip(policy.rules(direction)) {
+            for rule in policy.rules(direction) {
                 if names(&rule.ports).is_empty() {
                     continue;
                 }
@@ -43,13 +43,16 @@ pub(super) fn named_ports(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
                     Direction::Egress if only_pods && rule.peers.is_some() => peers
                         .flat_map(|peer| match peer {
                             ClusterPeer::Pods(by) => among(snapshot, by).collect(),
-                            ClusterPeer::Nodes(_) | ClusterPeer::Network(_) => Vec::new(),
+                            ClusterPeer::Nodes(_)
+                            | ClusterPeer::Network(_)
+                            | ClusterPeer::Block(_)
+                            | ClusterPeer::Blocks(_) => Vec::new(),
                         })
                         .collect(),
                     Direction::Egress => everybody(snapshot),
                 };
                 let absent = absent(&rule.ports, &pods, direction);
-                let at = (direction, index);
+                let at = (direction, rule.index);
                 findings.extend(absent.map(|text| finding(&key, Code::NoSuchPort, at, text)));
             }
         }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use sheetbend_model::state::{
     ClusterNetworkPolicy, ClusterPeer, NetworkPolicy, Peer, Pod, PodsByLabels, Snapshot,
 };
-use sheetbend_model::types::ObjectKey;
 
 use super::{Code, DIRECTIONS, Finding, finding, rules};
 use crate::changes::in_namespace;
@@ -23,9 +22,7 @@ pub(super) fn selected<'a>(
 /// Those of pods by labels.
 pub(super) fn among<'a>(snapshot: &'a Snapshot, by: &'a PodsByLabels) -> impl Iterator<Item = &'a Arc<Pod>> {
     snapshot.pods.values().filter(|pod| {
-        pod.is_peer()
-            && by.pods.matches(&pod.labels)
-            && by.namespaces.matches(NamespaceLabels::of(snapshot, &pod.key.namespace).get())
+        pod.is_peer() && by.matches(pod, NamespaceLabels::of(snapshot, &pod.key.namespace).get())
     })
 }
 
@@ -71,18 +68,27 @@ pub(super) fn selects_nothing(snapshot: &Snapshot, findings: &mut Vec<Finding>) 
         findings.push(finding(&policy.key, Code::SelectsNothing, None, format!("{of}{why}")));
     }
     for policy in snapshot.cluster_policies.values() {
-        let key = ObjectKey::cluster_scoped(policy.name.clone());
-        let PodsByLabels { namespaces, pods } = &policy.subject;
+        let key = policy.key();
+        let PodsByLabels { namespaces, pods, accounts } = &policy.subject;
         if policy.ingress.is_empty() && policy.egress.is_empty() {
             let text = "has no rules, so it affects nothing; add one, or remove the policy";
             findings.push(finding(&key, Code::SelectsNothing, None, text));
         } else if among(snapshot, &policy.subject).next().is_none() {
             let text = format!(
-                "its subject, pods {pods} of namespaces {namespaces}, is no pod; compare the labels, or remove the policy"
+                "its subject, pods {pods} of namespaces {namespaces}{}, is no pod; compare the labels, or remove the policy",
+                of_accounts(accounts)
             );
             findings.push(finding(&key, Code::SelectsNothing, None, text));
         }
     }
+}
+
+/// ` with ServiceAccounts a or b`, or nothing.
+fn of_accounts(accounts: &[Arc<str>]) -> String {
+    if accounts.is_empty() {
+        return String::new();
+    }
+    format!(" with ServiceAccounts {}", accounts.join(" or "))
 }
 
 /// Pod peers that nobody is.
@@ -105,15 +111,17 @@ pub(super) fn peers(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
         }
     }
     for policy in snapshot.cluster_policies.values() {
-        let key = ObjectKey::cluster_scoped(policy.name.clone());
+        let key = policy.key();
         for direction in DIRECTIONS {
-            for (index, rule) in (0u32..).zip(policy.rules(direction)) {
+            for rule in policy.rules(direction) {
                 for peer in rule.peers.iter().flatten() {
                     let text = match peer {
                         ClusterPeer::Pods(by) if among(snapshot, by).next().is_none() => {
                             format!(
-                                "its peer, pods {} of namespaces {}, is no pod now",
-                                by.pods, by.namespaces
+                                "its peer, pods {} of namespaces {}{}, is no pod now",
+                                by.pods,
+                                by.namespaces,
+                                of_accounts(&by.accounts)
                             )
                         }
                         ClusterPeer::Nodes(selector)
@@ -121,9 +129,16 @@ pub(super) fn peers(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
                         {
                             format!("its peer, nodes {selector}, is no node now")
                         }
-                        ClusterPeer::Pods(_) | ClusterPeer::Nodes(_) | ClusterPeer::Network(_) => continue,
+                        ClusterPeer::Blocks(blocks) if blocks.cidrs.is_empty() => {
+                            format!("its peer, {}, has no addresses now", blocks.of)
+                        }
+                        ClusterPeer::Pods(_)
+                        | ClusterPeer::Nodes(_)
+                        | ClusterPeer::Network(_)
+                        | ClusterPeer::Block(_)
+                        | ClusterPeer::Blocks(_) => continue,
                     };
-                    findings.push(finding(&key, Code::PeerMatchesNothing, (direction, index), text));
+                    findings.push(finding(&key, Code::PeerMatchesNothing, (direction, rule.index), text));
                 }
             }
         }
@@ -132,25 +147,25 @@ pub(super) fn peers(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
 
 /// Pairs of equal tier and priority with a common pod and direction: the API leaves open which comes first.
 pub(super) fn overlapping_priorities(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
-    let policies: Vec<&Arc<ClusterNetworkPolicy>> = snapshot.cluster_policies.values().collect();
+    let policies = snapshot.cluster_policies.values().filter(|policy| policy.tier.is_standard());
+    let policies: Vec<&Arc<ClusterNetworkPolicy>> = policies.collect();
     for (index, one) in policies.iter().enumerate() {
         for other in policies.iter().skip(index + 1) {
-            let same_place = (one.tier, one.priority) == (other.tier, other.priority);
+            let same_place = (&one.tier, one.priority) == (&other.tier, other.priority);
             let both = |direction| !one.rules(direction).is_empty() && !other.rules(direction).is_empty();
             if !same_place || !DIRECTIONS.into_iter().any(both) {
                 continue;
             }
             let labels = |pod: &Pod| NamespaceLabels::of(snapshot, &pod.key.namespace);
-            let common = among(snapshot, &one.subject).find(|pod| {
-                other.subject.pods.matches(&pod.labels) && other.subject.namespaces.matches(labels(pod).get())
-            });
+            let common =
+                among(snapshot, &one.subject).find(|pod| other.subject.matches(pod, labels(pod).get()));
             let Some(pod) = common else { continue };
             let text = format!(
                 "priority {} of tier {} is also that of {}, and both select {}; which comes first is open, so give each \
                  its own",
                 one.priority, one.tier, other.name, pod.key
             );
-            let key = ObjectKey::cluster_scoped(one.name.clone());
+            let key = one.key();
             findings.push(finding(&key, Code::OverlappingPriority, None, text));
         }
     }

@@ -1,9 +1,10 @@
 //! Rules that rules before them leave nothing to do.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sheetbend_model::state::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, Snapshot, Tier};
-use sheetbend_model::types::{Direction, ObjectKey};
+use sheetbend_model::types::Direction;
 
 use super::{Code, DIRECTIONS, Finding, cover, finding};
 use crate::policy::why::rules_of;
@@ -11,13 +12,19 @@ use crate::policy::why::rules_of;
 /// Rules of a tier that can never decide: whatever they match, a rule before them has matched, in the same policy or in
 /// one of lesser priority that selects all its pods too. Accept, Deny and Pass all end a tier for what they match.
 pub(super) fn shadowed(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
-    for tier in [Tier::Admin, Tier::Baseline] {
-        let policies = snapshot.cluster_policies.values().filter(|policy| policy.tier == tier);
+    let tiers: BTreeSet<&Tier> = snapshot.cluster_policies.values().map(|policy| &policy.tier).collect();
+    for tier in tiers {
+        let policies = snapshot.cluster_policies.values().filter(|policy| policy.tier == *tier);
         let mut policies: Vec<&Arc<ClusterNetworkPolicy>> = policies.collect();
         policies.sort_by_key(|policy| (policy.priority, &policy.name));
         for direction in DIRECTIONS {
             for policy in &policies {
-                for (index, rule) in (0u32..).zip(policy.rules(direction)) {
+                for rule in policy.rules(direction) {
+                    let index = rule.index;
+                    // A part of a rule is none of the user's.
+                    if policy.rules(direction).iter().filter(|other| other.index == index).count() > 1 {
+                        continue;
+                    }
                     let before = before(&policies, policy, direction, index);
                     let Some(by) = covering(&before, rule) else { continue };
                     let does = if by.len() == 1 {
@@ -29,7 +36,7 @@ pub(super) fn shadowed(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
                         "never decides: {} {does} before it in tier {tier}; remove it, or move it up",
                         by.join(" and ")
                     );
-                    let key = ObjectKey::cluster_scoped(policy.name.clone());
+                    let key = policy.key();
                     findings.push(finding(&key, Code::ShadowedRule, (direction, index), text));
                 }
             }
@@ -49,11 +56,11 @@ fn before<'a>(
         .iter()
         .filter(|other| other.priority < policy.priority && cover::pods(&other.subject, &policy.subject));
     let earlier = earlier.flat_map(|other| {
-        let rules = (0u32..).zip(other.rules(direction));
-        rules.map(|(index, rule)| (format!("{} {direction}[{index}]", other.name), rule))
+        let rules = other.rules(direction).iter();
+        rules.map(|rule| (format!("{} {direction}[{}]", other.name, rule.index), rule))
     });
-    let own = (0u32..).zip(policy.rules(direction)).take_while(|(own, _)| *own < index);
-    earlier.chain(own.map(|(index, rule)| (format!("{direction}[{index}]"), rule))).collect()
+    let own = policy.rules(direction).iter().take_while(|own| own.index < index);
+    earlier.chain(own.map(|rule| (format!("{direction}[{}]", rule.index), rule))).collect()
 }
 
 /// The rules of `before` that together match all that `rule` matches.

@@ -46,6 +46,20 @@ pub enum Miss {
         /// The address.
         addr: IpAddr,
     },
+    /// The pod has another ServiceAccount.
+    ServiceAccount {
+        /// Those that the rule is for.
+        wanted: Arc<str>,
+        /// The pod's.
+        found: Arc<str>,
+    },
+    /// The address lies in none of the blocks of a NetworkSet, or is no endpoint of a Service.
+    OutsideSet {
+        /// Which, as `NetworkSet partners`.
+        of: Arc<str>,
+        /// The address.
+        addr: IpAddr,
+    },
     /// The address lies in an exception of the block.
     Except {
         /// The block.
@@ -108,6 +122,8 @@ impl Miss {
             Miss::NoPod => "no_pod",
             Miss::NoNode => "no_node",
             Miss::OutsideBlock { .. } => "block",
+            Miss::ServiceAccount { .. } => "service_account",
+            Miss::OutsideSet { .. } => "set",
             Miss::Except { .. } => "except",
             Miss::NoPeers => "no_peers",
             Miss::Protocol { .. } => "protocol",
@@ -121,11 +137,12 @@ impl Miss {
         match self {
             Miss::Label { .. }
             | Miss::OtherNamespace { .. }
+            | Miss::ServiceAccount { .. }
             | Miss::Except { .. }
             | Miss::Protocol { .. }
             | Miss::Port { .. }
             | Miss::NamedPort { .. } => 1,
-            Miss::OutsideBlock { .. } => 2,
+            Miss::OutsideBlock { .. } | Miss::OutsideSet { .. } => 2,
             Miss::NoPod | Miss::NoNode => 3,
             Miss::NoPeers => 8,
         }
@@ -159,6 +176,10 @@ impl fmt::Display for Miss {
                 f.write_str("peer: the rule is for pods by their labels, and the peer is no pod with an address of its own")
             }
             Miss::NoNode => f.write_str("peer: the rule is for nodes, and the peer is none"),
+            Miss::ServiceAccount { wanted, found } => {
+                write!(f, "service account: the peer has {found}, the rule asks for {wanted}")
+            }
+            Miss::OutsideSet { of, addr } => write!(f, "set: {addr} is none of the addresses of {of}"),
             Miss::OutsideBlock { block, addr } => write!(f, "block: {addr} is not in {block}"),
             Miss::Except { block, except, addr } => {
                 write!(f, "except: {addr} is in {block}, but also in its exception {except}")
@@ -252,7 +273,17 @@ pub(super) fn of_cluster_peers(asked: &Asked<'_>, peers: Option<&[ClusterPeer]>)
             let Some(pod) = asked.peer else { return vec![Miss::NoPod] };
             let mut misses = of_namespace(asked.snapshot, &by_labels.namespaces, &pod.key.namespace);
             of_labels(&by_labels.pods, &pod.labels, Whose::Pod, &mut misses);
+            if !by_labels.has_account(pod) {
+                let (wanted, found) = (by_labels.accounts.join(" or ").into(), pod.service_account.clone());
+                misses.push(Miss::ServiceAccount { wanted, found });
+            }
             misses
+        }
+        ClusterPeer::Block(block) => of_block(block, asked.peer_addr),
+        ClusterPeer::Blocks(blocks) => {
+            let addr = asked.peer_addr.to_canonical();
+            let has = blocks.cidrs.iter().any(|cidr| cidr.contains(&addr));
+            (!has).then(|| Miss::OutsideSet { of: blocks.of.clone(), addr }).into_iter().collect()
         }
     });
     nearest(ways).unwrap_or_else(|| vec![Miss::NoPeers])

@@ -122,17 +122,17 @@ pub struct Consulted<'a> {
 /// A policy of either kind.
 #[derive(Clone, Copy, Debug)]
 pub enum Policy<'a> {
-    /// Of the whole cluster.
+    /// With an order: a ClusterNetworkPolicy, or one of another kind in its form.
     Cluster(&'a ClusterNetworkPolicy),
     /// Of a namespace.
     Network(&'a NetworkPolicy),
 }
 
 impl Policy<'_> {
-    /// `namespace/name`, or just the name of a ClusterNetworkPolicy.
+    /// As a drop names it.
     pub fn key(&self) -> ObjectKey {
         match self {
-            Policy::Cluster(policy) => ObjectKey::cluster_scoped(policy.name.clone()),
+            Policy::Cluster(policy) => policy.key(),
             Policy::Network(policy) => policy.key.clone(),
         }
     }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sheetbend_model::plan::{Origin, Ruling};
-use sheetbend_model::state::{Action, ClusterNetworkPolicy, NetworkPolicy, Pod, PolicyRule, Snapshot, Tier};
-use sheetbend_model::types::{Direction, ObjectKey, Protocol};
+use sheetbend_model::state::{Action, ClusterNetworkPolicy, NetworkPolicy, Pod, PolicyRule, Snapshot};
+use sheetbend_model::types::{Direction, Protocol};
 
 use super::miss::{self, Miss, distance};
 use super::{Consulted, Effect, Nearest, Policy, Step};
@@ -40,10 +40,23 @@ impl<'a> Walk<'a> {
     /// Asks the policies of `subject`.
     pub(super) fn new(subject: &'a Pod, asked: &Asked<'a>) -> Self {
         let mut walk = Self { consulted: Vec::new(), allows: true, deciding: Vec::new() };
-        let mut decided = walk.tier(Tier::Admin, subject, asked, false);
-        let isolated = walk.network_policies(subject, asked, decided);
-        decided |= isolated;
-        walk.tier(Tier::Baseline, subject, asked, decided);
+        let labels = NamespaceLabels::of(asked.snapshot, &subject.key.namespace);
+        let policies = asked.snapshot.cluster_policies.values();
+        let mut policies: Vec<&Arc<ClusterNetworkPolicy>> = policies
+            .filter(|policy| !policy.rules(asked.direction).is_empty())
+            .filter(|policy| tier::applies(policy, subject, &labels))
+            .collect();
+        policies.sort_by_key(|policy| (&policy.tier, policy.priority, &policy.name));
+        let before = policies.partition_point(|policy| policy.tier.is_before_network_policies());
+        let (before, after) = policies.split_at(before);
+        let mut decided = false;
+        for of_tier in before.chunk_by(|a, b| a.tier == b.tier) {
+            decided |= walk.tier(of_tier, asked, decided);
+        }
+        decided |= walk.network_policies(subject, asked, decided);
+        for of_tier in after.chunk_by(|a, b| a.tier == b.tier) {
+            decided |= walk.tier(of_tier, asked, decided);
+        }
         walk
     }
 
@@ -87,19 +100,12 @@ impl<'a> Walk<'a> {
         nearest.map(|(_, nearest)| nearest)
     }
 
-    /// Asks the policies of one tier, or only names them where all is `decided`. Whether it is then.
-    fn tier(&mut self, tier: Tier, subject: &Pod, asked: &Asked<'a>, decided: bool) -> bool {
-        let labels = NamespaceLabels::of(asked.snapshot, &subject.key.namespace);
-        let policies = asked.snapshot.cluster_policies.values();
-        let mut policies: Vec<&Arc<ClusterNetworkPolicy>> = policies
-            .filter(|policy| policy.tier == tier && !policy.rules(asked.direction).is_empty())
-            .filter(|policy| tier::applies(policy, subject, &labels))
-            .collect();
-        policies.sort_by_key(|policy| (policy.priority, &policy.name));
+    /// Asks the policies of one tier, in order, or only names them where all is `decided`. Whether it is then.
+    fn tier(&mut self, policies: &[&'a Arc<ClusterNetworkPolicy>], asked: &Asked<'a>, decided: bool) -> bool {
         let (mut found, mut over) = (false, decided);
         for policy in policies {
             let mut rules = Vec::new();
-            for (index, rule) in (0u32..).zip(policy.rules(asked.direction)) {
+            for rule in policy.rules(asked.direction) {
                 let mut effect = Effect::NotAsked;
                 if !over {
                     let misses = {
@@ -118,12 +124,12 @@ impl<'a> Walk<'a> {
                     Effect::Decides => {
                         (over, found) = (true, true);
                         self.allows = rule.action == Action::Accept;
-                        let policy = ObjectKey::cluster_scoped(policy.name.clone());
-                        self.deciding.push(Origin { policy, direction: asked.direction, rule: index });
+                        let (policy, direction) = (policy.key(), asked.direction);
+                        self.deciding.push(Origin { policy, direction, rule: rule.index });
                     }
                     Effect::Matches | Effect::Missed(_) | Effect::NotAsked => {}
                 }
-                rules.push(Step { rule: index, name: &rule.name, action: rule.action, effect });
+                rules.push(Step { rule: rule.index, name: &rule.name, action: rule.action, effect });
             }
             self.consulted.push(Consulted { policy: Policy::Cluster(policy), rules });
         }

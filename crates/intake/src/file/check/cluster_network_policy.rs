@@ -1,15 +1,14 @@
 //! ClusterNetworkPolicy: what its schema says (sigs.k8s.io/network-policy-api v0.2.0).
 
 use sheetbend_model::state::Priority;
-use sheetbend_model::types::Port;
 
+use super::traffic::destination_port;
 use super::{Check, names, selector};
 use crate::convert::DOMAIN_NAMES;
 use crate::file::Problem;
 use crate::file::field::Field;
 use crate::resources::{
-    ClusterNetworkPolicy, DestinationPort, NamespacedPod, NetworkPolicyPeer, ProtocolMatch, Rule,
-    TransportMatch,
+    ClusterNetworkPolicy, NamespacedPod, NetworkPolicyPeer, ProtocolMatch, Rule, TransportMatch,
 };
 
 /// Most rules, peers, protocols and networks of one list.
@@ -207,24 +206,8 @@ fn protocol(check: &mut Check<'_>, field: &Field<'_>, protocol: &ProtocolMatch) 
 fn transport(check: &mut Check<'_>, field: &Field<'_>, transport: &TransportMatch) {
     let field = field.key("destinationPort");
     let fix = "write number: 80, or range: {start: 8000, end: 8100}";
-    let Some(DestinationPort { number, range }) = &transport.destination_port else {
+    let Some(port) = &transport.destination_port else {
         return check.missing(&field, fix);
     };
-    if number.is_some() == range.is_some() {
-        check.conflict(&field, "a destinationPort is either a number or a range", fix);
-    }
-    if let Some(number) = number {
-        check.port(&field.key("number"), *number);
-    }
-    if let Some(range) = range {
-        let field = field.key("range");
-        let (start, end) = (field.key("start"), field.key("end"));
-        check.port(&start, range.start);
-        check.port(&end, range.end);
-        let are_ports = Port::try_from(range.start).is_ok() && Port::try_from(range.end).is_ok();
-        if are_ports && range.end <= range.start {
-            let fix = format!("write a number above {}, or number instead of range", range.start);
-            check.invalid(&end, range.end, format!("is not above start {}", range.start), fix);
-        }
-    }
+    destination_port(check, &field, port);
 }

@@ -51,6 +51,10 @@ fn name_form(kind: Kind) -> fn(&str) -> Result<(), names::Why> {
         | Kind::ServiceCIDR
         | Kind::ClusterNetworkPolicy
         | Kind::Tenant
+        | Kind::TrafficTier
+        | Kind::NetworkSet
+        | Kind::ClusterTrafficPolicy
+        | Kind::TrafficPolicy
         | Kind::LoadBalancerPool
         | Kind::L2Announcement => names::dns_subdomain,
     }

@@ -12,6 +12,7 @@ mod service;
 mod service_cidr;
 mod slice;
 mod tenant;
+mod traffic;
 mod workload;
 
 use std::fmt::Display;
@@ -61,6 +62,10 @@ pub(super) fn object(check: &mut Check<'_>, object: &Object) {
         Object::NetworkPolicy(policy) => network_policy::check(check, policy),
         Object::ServiceCIDR(service_cidr) => service_cidr::check(check, service_cidr),
         Object::ClusterNetworkPolicy(policy) => cluster_network_policy::check(check, policy),
+        Object::TrafficTier(tier) => traffic::tier(check, tier),
+        Object::NetworkSet(set) => traffic::network_set(check, set),
+        Object::ClusterTrafficPolicy(policy) => traffic::policy(check, policy.spec.as_ref(), false),
+        Object::TrafficPolicy(policy) => traffic::policy(check, policy.spec.as_ref(), true),
         Object::Tenant(tenant) => tenant::check(check, tenant),
         Object::LoadBalancerPool(pool) => load_balancer::pool(check, pool),
         Object::L2Announcement(object) => load_balancer::announcement(check, object),
@@ -79,6 +84,10 @@ pub(crate) fn problems(object: &Object) -> Vec<Problem> {
         Object::NetworkPolicy(policy) => network_policy::check(&mut check, policy),
         Object::ServiceCIDR(service_cidr) => service_cidr::check(&mut check, service_cidr),
         Object::ClusterNetworkPolicy(policy) => cluster_network_policy::check(&mut check, policy),
+        Object::TrafficTier(tier) => traffic::tier(&mut check, tier),
+        Object::NetworkSet(set) => traffic::network_set(&mut check, set),
+        Object::ClusterTrafficPolicy(policy) => traffic::policy(&mut check, policy.spec.as_ref(), false),
+        Object::TrafficPolicy(policy) => traffic::policy(&mut check, policy.spec.as_ref(), true),
         Object::Tenant(tenant) => tenant::check(&mut check, tenant),
         Object::LoadBalancerPool(pool) => load_balancer::pool(&mut check, pool),
         Object::L2Announcement(object) => load_balancer::announcement(&mut check, object),

@@ -57,6 +57,10 @@ pub(super) fn check(check: &mut Check<'_>, object: &Object) {
         | Object::ServiceCIDR(_)
         | Object::ClusterNetworkPolicy(_)
         | Object::Tenant(_)
+        | Object::TrafficTier(_)
+        | Object::NetworkSet(_)
+        | Object::ClusterTrafficPolicy(_)
+        | Object::TrafficPolicy(_)
         | Object::LoadBalancerPool(_)
         | Object::L2Announcement(_) => {}
     }

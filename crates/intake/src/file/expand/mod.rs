@@ -105,6 +105,10 @@ pub fn expand(
             | Object::ServiceCIDR(_)
             | Object::ClusterNetworkPolicy(_)
             | Object::Tenant(_)
+            | Object::TrafficTier(_)
+            | Object::NetworkSet(_)
+            | Object::ClusterTrafficPolicy(_)
+            | Object::TrafficPolicy(_)
             | Object::LoadBalancerPool(_)
             | Object::L2Announcement(_) => {
                 expanded.objects.insert(id.clone(), trimmed(&manifest.object));

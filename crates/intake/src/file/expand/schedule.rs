@@ -41,6 +41,10 @@ pub(super) fn nodes(manifests: &Manifests, cluster: &Cluster) -> Nodes {
             | Object::ServiceCIDR(_)
             | Object::ClusterNetworkPolicy(_)
             | Object::Tenant(_)
+            | Object::TrafficTier(_)
+            | Object::NetworkSet(_)
+            | Object::ClusterTrafficPolicy(_)
+            | Object::TrafficPolicy(_)
             | Object::LoadBalancerPool(_)
             | Object::L2Announcement(_) => {}
         }

@@ -86,6 +86,10 @@ fn template<'a>(
         | Object::ServiceCIDR(_)
         | Object::ClusterNetworkPolicy(_)
         | Object::Tenant(_)
+        | Object::TrafficTier(_)
+        | Object::NetworkSet(_)
+        | Object::ClusterTrafficPolicy(_)
+        | Object::TrafficPolicy(_)
         | Object::LoadBalancerPool(_)
         | Object::L2Announcement(_) => None,
     }
