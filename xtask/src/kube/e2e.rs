@@ -16,8 +16,9 @@ use crate::repo::Repo;
 use crate::{MISMATCH, process};
 
 pub(super) const CONFORMANCE: &str = r"\[sig-network\].*\[Conformance\]";
-/// Tests that need a cloud or a gate that is off, break nodes, or are known to fail at random.
-const SKIP: &str = r"\[Feature:|\[FeatureGate:|\[Disruptive\]|\[Flaky\]";
+/// Tests of kube-proxy itself, of SCTP sockets, of a cloud provider's clean-up, of gates that are off, and those that are
+/// known to fail at random; docs/conformance/kubernetes.md says why of each.
+const SKIP: &str = r"KubeProxy|kube-proxy|\[Feature:SCTPConnectivity\]|Netpol.*SCTP|cleanup finalizer|\[Feature:OffByDefault\]|\[Flaky\]";
 
 /// How many tests run at once where nobody says.
 pub(super) const PROCS: usize = 4;

@@ -39,8 +39,39 @@ pub(super) fn install(repo: &Repo, record: &Record, kubectl: &Path) -> Result<()
         command.arg("apply").arg("-k").arg(overlay);
         enter::output(command)
     });
+    let outcome = outcome.and_then(|_| give_load_balancer_addresses(record, kubectl));
     step.end(if outcome.is_ok() { Mark::Done } else { Mark::Failed }, "");
-    outcome.map(drop)
+    outcome
+}
+
+/// Addresses of the nodes' link for Services of type LoadBalancer, as an administrator would give them.
+fn give_load_balancer_addresses(record: &Record, kubectl: &Path) -> Result<()> {
+    let run = |arguments: &[&str]| {
+        let mut command = enter::kubectl(record, kubectl)?;
+        command.args(arguments);
+        enter::output(command)
+    };
+    let definitions =
+        ["loadbalancerpools", "l2announcements"].map(|name| format!("crd/{name}.sheetbend.dev"));
+    run(&["wait", "--for=condition=Established", "--timeout=30s", &definitions[0], &definitions[1]])?;
+    let path = super::record::directory(&record.settings.name).join("load-balancer.json");
+    std::fs::write(&path, format!("{:#}\n", load_balancer(&record.settings.load_balancer_addresses())))?;
+    run(&["apply", "--filename", &path.display().to_string()]).map(drop)
+}
+
+/// A pool of these blocks, announced by every node.
+fn load_balancer(blocks: &[&str]) -> Value {
+    let blocks: Vec<Value> = blocks.iter().map(|block| json!({"cidr": block})).collect();
+    let object = |kind: &str, spec: Value| {
+        json!({
+            "apiVersion": "sheetbend.dev/v1alpha1", "kind": kind,
+            "metadata": {"name": "underlay"}, "spec": spec,
+        })
+    };
+    json!({
+        "apiVersion": "v1", "kind": "List",
+        "items": [object("LoadBalancerPool", json!({"blocks": blocks})), object("L2Announcement", json!({}))],
+    })
 }
 
 /// The manifests with the DNS addresses that this cluster's kubelets name.

@@ -174,6 +174,11 @@ impl Settings {
         )
     }
 
+    /// For Services of type LoadBalancer: addresses of the underlay that no machine has.
+    pub(crate) fn load_balancer_addresses(&self) -> Vec<&'static str> {
+        self.family.pick("172.31.0.128/26", "fd00:172:31::8000/120")
+    }
+
     /// The address of Service `kube-dns` in the first family.
     pub(crate) fn dns_service(&self) -> Vec<&'static str> {
         self.family.pick("10.96.0.10", "fd00:10:96::a")
