@@ -224,7 +224,12 @@ impl Ours {
             .args(["--uplink", "up0"]);
         match &self.store {
             Store::Files(directory) => command.arg("--objects").arg(directory),
-            Store::Api(api) => command.arg("--kubeconfig").arg(api.kubeconfig()),
+            Store::Api(api) => command
+                .arg("--kubeconfig")
+                .arg(api.kubeconfig())
+                // Beside an API server it installs itself for the container runtime, which is not to be the machine's.
+                .arg(format!("--set=cni.configDir={}", directory.join("net.d").display()))
+                .arg(format!("--set=cni.pluginDir={}", directory.join("cni").display())),
         };
         command
             .arg("--run-dir")

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -59,6 +59,15 @@ fn write_files(machine: &Machine) -> Result<()> {
         // A link would lead to the host's file.
         drop(std::fs::remove_file(path));
         std::fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    // The host may have a pod network of its own. These are overlays: what is removed here is still there for the host.
+    for hosts in ["/etc/cni/net.d", "/opt/cni/bin"] {
+        match std::fs::remove_dir_all(hosts) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot empty {hosts}"));
+            }
+            _ => {}
+        }
     }
     for directory in ["/etc/cni/net.d", "/etc/kubernetes/manifests", "/opt/cni/bin", "/var/lib/kubelet"] {
         std::fs::create_dir_all(directory).with_context(|| format!("cannot make {directory}"))?;
