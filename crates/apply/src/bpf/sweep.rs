@@ -460,8 +460,8 @@ mod tests {
         assert!(!flow(TCP, replied, 21_599));
         assert!(flow(TCP, replied, 21_600));
         assert!(!flow(TCP, replied | abi::CT_FIN_INITIATOR, 600), "half closed lives on");
-        assert!(!flow(TCP, replied | both, 59));
-        assert!(flow(TCP, replied | both, 60));
+        assert!(!flow(TCP, replied | both, 65));
+        assert!(flow(TCP, replied | both, 66));
         assert!(flow(TCP, abi::CT_RST, 10));
         assert!(!flow(TCP, 0, 119));
         assert!(flow(TCP, 0, 120));

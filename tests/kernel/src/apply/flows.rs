@@ -164,8 +164,8 @@ pub(super) fn a_sweep_frees_closed_and_idle_flows(place: &Place) -> anyhow::Resu
     let both = abi::CT_REPLIED | abi::CT_FIN_INITIATOR | abi::CT_FIN_RESPONDER;
     let cases: [(u8, u16, u32, u64, bool); 8] = [
         (TCP, 1, abi::CT_REPLIED, 60, true),
-        (TCP, 2, both, 55, true),
-        (TCP, 3, both, 61, false),
+        (TCP, 2, both, 61, true),
+        (TCP, 3, both, 68, false),
         (TCP, 4, abi::CT_RST, 11, false),
         (TCP, 5, abi::CT_REPLIED | abi::CT_FIN_INITIATOR, 600, true),
         (UDP, 6, abi::CT_REPLIED, 100, true),
