@@ -137,7 +137,7 @@ pub(super) fn a_sweep_leaves_a_clients_next_connection_alone(place: &Place) -> a
     let mut table: Table<{ size_of::<abi::ServiceFlowKey>() }, { size_of::<abi::ServiceFlowValue>() }> =
         flows.open("SERVICE_FLOWS")?;
     for (port, source_port, stays) in [(1_u16, 1_u16, false), (2, 40_000, true)] {
-        flows.put(TCP, port, both | abi::CT_SERVICE, 61)?;
+        flows.put(TCP, port, both | abi::CT_SERVICE, 68)?;
         // `ServiceFlowKey` and `ServiceFlowValue` by their documented layout.
         let mut key = 0u32.to_ne_bytes().to_vec();
         key.extend(abi::mapped(POD));
