@@ -58,7 +58,7 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
     if measures(&args.arguments, &["dns"]) {
         command.env("SHEETBEND_COREDNS", coredns_for_bench()?);
     }
-    if measures(&args.arguments, &["services", "traffic"]) {
+    if measures(&args.arguments, &["services", "largest-services", "traffic"]) {
         command.env("SHEETBEND_KUBE_PROXY", kube_proxy_for_bench()?);
     }
     if !args.dry_run {

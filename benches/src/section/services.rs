@@ -1,7 +1,6 @@
 //! ClusterIPs by the number of Services, beside the real kube-proxy: from nothing, one endpoint more, new connections.
 
 use crate::cli::{Bench, say};
-use crate::contest::Effort;
 use crate::report::{Row, Target};
 use crate::section::candidate::{Candidate, Contender};
 use crate::section::new_connections;
@@ -9,6 +8,9 @@ use crate::stats::percentile;
 use crate::topology::cluster_api::Load;
 
 const SECTION: &str = "Services beside kube-proxy: from nothing, and one change";
+const LARGEST_SECTION: &str = "The largest Services beside kube-proxy";
+/// How many changes of an endpoint are watched with ours, and with kube-proxy, which waits a second between two.
+const CHANGES: [usize; 2] = [200, 9];
 /// 44,000 Services and this many endpoints behind each but the first and the last: 264,000.
 const LARGEST: Load = Load { services: 44_000, dummies: 6 };
 const CONTENDERS: [Contender; 3] = [Contender::Ours, Contender::Nftables, Contender::Iptables];
@@ -25,11 +27,14 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
         candidates.extend(built);
     }
     rows.extend(new_connections::rows(&mut candidates, bench.effort()));
-    drop(candidates);
-    if !bench.quick {
-        rows.extend(case(bench, sizes.len() as u8, LARGEST, "44,000 Services with 264,000 endpoints").0);
-    }
     rows
+}
+
+/// The size that [`super::tables`] writes into the kernel, from an API server.
+pub(crate) fn measure_largest(bench: &Bench) -> Vec<Row> {
+    say("The largest Services beside kube-proxy …");
+    let rows = case(bench, 4, LARGEST, "44,000 Services with 264,000 endpoints").0;
+    rows.into_iter().map(|row| Row { section: LARGEST_SECTION.to_owned(), ..row }).collect()
 }
 
 /// Everybody with the same Services, one after the other; what that took, and who is there now.
@@ -37,8 +42,7 @@ fn case(bench: &Bench, index: u8, load: Load, title: &str) -> (Vec<Row>, Vec<Can
     let (mut rows, mut candidates, mut changes) = (Vec::new(), Vec::new(), Vec::new());
     for contender in CONTENDERS {
         say(&format!("  {title}: {}", contender.name()));
-        let effort = bench.effort();
-        match Candidate::build(bench, contender, index, load).and_then(|it| Ok((times(&it, effort)?, it))) {
+        match Candidate::build(bench, contender, index, load).and_then(|it| Ok((times(&it)?, it))) {
             Ok((took, candidate)) => {
                 changes.push(took);
                 candidates.push(candidate);
@@ -52,9 +56,9 @@ fn case(bench: &Bench, index: u8, load: Load, title: &str) -> (Vec<Row>, Vec<Can
     (rows, candidates)
 }
 
-/// From an endpoint in the API to an answer, ms. kube-proxy waits a second between changes, so fewer of its are watched.
-fn times(candidate: &Candidate, effort: Effort) -> anyhow::Result<Vec<f64>> {
-    let count = if candidate.contender == Contender::Ours { effort.rounds * 10 } else { effort.rounds };
+/// From an endpoint in the API to an answer, ms.
+fn times(candidate: &Candidate) -> anyhow::Result<Vec<f64>> {
+    let count = CHANGES[usize::from(candidate.contender != Contender::Ours)];
     (0..count).map(|_| candidate.one_endpoint_more()).collect()
 }
 
