@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
 
 use crate::contest::Effort;
@@ -25,6 +25,9 @@ pub(crate) struct Cli {
     /// Small samples: about two minutes for everything.
     #[arg(long)]
     quick: bool,
+    /// Numbers of Services for `services`; kube-proxy takes 6 minutes for its rules of 50,000, and one for each change.
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_values_t = [10, 1_000, 10_000, 50_000])]
+    services: Vec<u32>,
     /// Writes the rows as JSON lines.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -72,6 +75,8 @@ enum Section {
 pub(crate) struct Bench {
     /// Whether samples are small.
     pub(crate) quick: bool,
+    /// Numbers of Services to be measured with, at most four.
+    pub(crate) services: Vec<u32>,
     /// Where our programs are.
     pub(crate) binaries: PathBuf,
     /// Where another build of them is, to be measured beside.
@@ -97,7 +102,12 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(directory) => directory.clone(),
         None => own.parent().map(Path::to_path_buf).context("this program has no directory")?,
     };
-    let bench = Bench { quick: cli.quick, binaries, before: cli.before.clone() };
+    ensure!(
+        cli.services.len() <= 4 && !cli.services.contains(&0),
+        "--services: at most four numbers, none 0"
+    );
+    let services = if cli.quick { vec![10, 1_000] } else { cli.services.clone() };
+    let bench = Bench { quick: cli.quick, services, binaries, before: cli.before.clone() };
     let mut rows: Vec<Row> = Vec::new();
     for (section, measure) in sections() {
         if cli.sections.contains(&section) || cli.sections.contains(&Section::All) {
