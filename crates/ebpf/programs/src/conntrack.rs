@@ -85,16 +85,33 @@ pub fn find_replied(packet: &Packet) -> Option<&'static mut CtEntry> {
     growth::find(GROWS_CT, &CT, &CT_OLD, &packet.key).map(|entry| unsafe { &mut *entry })
 }
 
+/// Who has the packet's key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// Nobody, or the flow to this frontend.
+    Nobody,
+    /// Another flow that is over: an end of it may be in TIME-WAIT.
+    Ended,
+    /// Another flow that goes on.
+    Live,
+}
+
 /// Whether a flow that an end holds has the packet's key, but is not the flow to this frontend.
 #[inline(always)]
-pub fn is_taken(packet: &mut Packet, now: u64) -> bool {
+pub fn holder(packet: &mut Packet, now: u64) -> Holder {
     make_key(packet);
-    let Some((entry, _)) = find(packet) else { return false };
+    let Some((entry, _)) = find(packet) else { return Holder::Nobody };
     let same_flow = entry.flags & CT_SERVICE != 0
         && entry.client_port == packet.client_port
         && entry.frontend_port == packet.frontend_port
         && same(&words(&entry.frontend), &packet.frontend);
-    !same_flow && is_held(packet, entry, now)
+    if same_flow || !is_held(packet, entry, now) {
+        Holder::Nobody
+    } else if is_closed(entry) {
+        Holder::Ended
+    } else {
+        Holder::Live
+    }
 }
 
 /// Whether a flow of the packet's sender through a Service, translated, has the key of this packet, which is not.

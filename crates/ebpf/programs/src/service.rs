@@ -11,7 +11,7 @@ use sheetbend_ebpf_abi::{
 
 use crate::{
     balance::{Asker, pick},
-    conntrack::{self, SECOND, now},
+    conntrack::{self, Holder, SECOND, now},
     forward::route,
     growth,
     maps::{AFFINITY, BACKENDS, SERVICE_FLOWS, SERVICE_FLOWS_OLD, SERVICES, SOURCES},
@@ -270,7 +270,9 @@ fn admit(entry: &ServiceEntry, client: &Ip) -> Result<(), Reason> {
 }
 
 /// The source port towards the backend: the client's own, or another when one of its other flows, through another
-/// Service or to the pod itself, already goes from there to the same backend. SCTP has its own or none.
+/// Service or to the pod itself, already goes from there to the same backend. Where no try is free, one whose flow is over
+/// does: its end may be in TIME-WAIT and answer a second later, or not, and without a port no packet goes at all. SCTP has
+/// its own or none.
 ///
 /// # Errors
 /// [`Reason::SnatExhausted`].
@@ -284,9 +286,13 @@ fn free_port(packet: &mut Packet, backend: &BackendEntry, now: u64) -> Result<u1
     }
     let mut found = Err(Reason::SnatExhausted);
     for _ in 0..TRIES {
-        if !conntrack::is_taken(packet, now) {
-            found = Ok(packet.src_port);
-            break;
+        match conntrack::holder(packet, now) {
+            Holder::Nobody => {
+                found = Ok(packet.src_port);
+                break;
+            }
+            Holder::Ended if packet.protocol == TCP => found = Ok(packet.src_port),
+            Holder::Ended | Holder::Live => {}
         }
         if packet.protocol == SCTP {
             break;
