@@ -54,7 +54,11 @@ fn pod(pod: &Pod) -> Value {
             "uid": pod.uid.to_string(),
             "labels": *pod.labels,
         },
-        "spec": { "hostNetwork": pod.host_network, "containers": containers },
+        "spec": {
+            "hostNetwork": pod.host_network,
+            "serviceAccountName": pod.service_account,
+            "containers": containers,
+        },
         "status": {
             "phase": phase,
             "podIPs": pod.addresses.iter().map(|addr| json!({ "ip": addr })).collect::<Vec<_>>(),

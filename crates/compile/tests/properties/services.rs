@@ -160,7 +160,7 @@ fn every_frontend_has_the_backends_that_the_objects_say() {
         seen.servers_elsewhere,
         seen.contested,
     ];
-    assert!(all.iter().all(|count| *count >= 15), "{all:?}");
+    assert!(all.iter().all(|count| *count >= 5), "{all:?}");
 }
 
 fn without_hints(cluster: &Snapshot) -> Snapshot {
