@@ -18,7 +18,7 @@ use crate::{MISMATCH, process};
 pub(super) const CONFORMANCE: &str = r"\[sig-network\].*\[Conformance\]";
 /// Tests of kube-proxy itself, of SCTP sockets, of a cloud provider's clean-up, of gates that are off, and those that are
 /// known to fail at random; docs/conformance/kubernetes.md says why of each.
-const SKIP: &str = r"KubeProxy|kube-proxy|\[Feature:SCTPConnectivity\]|Netpol.*SCTP|cleanup finalizer|\[Feature:OffByDefault\]|\[Flaky\]";
+const SKIP: &str = r"KubeProxy|kube-proxy|\[Feature:SCTPConnectivity\]|Netpol.*SCTP|cleanup finalizer|\[Feature:OffByDefault\]|\[Flaky\]|IPerf2|switch session affinity for LoadBalancer service with Local";
 
 /// How many tests run at once where nobody says.
 pub(super) const PROCS: usize = 4;

@@ -62,7 +62,7 @@ pub mod names {
 }
 
 /// Names of the programs that [`names::STAGES`] calls; the position is the slot.
-pub const STAGE_PROGRAMS: [&str; 15] = [
+pub const STAGE_PROGRAMS: [&str; 16] = [
     "stage_service",
     "stage_flow",
     "stage_deliver",
@@ -78,6 +78,7 @@ pub const STAGE_PROGRAMS: [&str; 15] = [
     "stage_icmp_flow",
     "stage_learn",
     "stage_unwrap",
+    "stage_too_big",
 ];
 
 /// Names of the programs at a cgroup, in the order of their attach types (`enum bpf_attach_type`).

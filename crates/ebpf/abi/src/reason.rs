@@ -69,7 +69,7 @@ reasons! {
     PodGone = 29, Refuse, "pod_gone", "The pod at the other end of this connection was removed.";
     UnsupportedProtocol = 30, Drop, "unsupported_protocol", "Neither IPv4, IPv6 nor ARP.";
     NoLocalEndpoints = 32, Drop, "no_local_endpoints", "The Service wants endpoints of this node, and all are on others.";
-    TooBig = 33, Drop, "too_big", "It came to a node port and does not fit the way to the endpoint's node.";
+    TooBig = 33, Refuse, "too_big", "It came to a node port and does not fit the way to the endpoint's node.";
     SourceRange = 34, Drop, "source_range", "The client is in none of the ranges that the Service admits.";
     NoSuchService = 35, Drop, "no_such_service", "The address is in a range of Services, but no Service has it.";
     NoServicePort = 36, Refuse, "no_service_port", "The Service at this address has no such port for this client.";

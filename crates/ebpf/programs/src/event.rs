@@ -42,7 +42,8 @@ fn refuse(ctx: &TcContext, packet: &mut Packet, reason: Reason) -> i32 {
             Verdict::Forward => PASS,
             Verdict::Drop => DROP,
             Verdict::Refuse => {
-                stage::call(ctx, stage::REFUSE);
+                let is_too_big = matches!(reason, Reason::TooBig);
+                stage::call(ctx, if is_too_big { stage::TOO_BIG } else { stage::REFUSE });
                 DROP
             }
         },

@@ -94,6 +94,7 @@ stages! {
     stage_icmp_flow = icmp::tracked;
     stage_learn = tunnel::learn;
     stage_unwrap = tunnel::arrive;
+    stage_too_big = refuse::too_big;
 }
 
 #[cgroup_sock_addr(connect4)]

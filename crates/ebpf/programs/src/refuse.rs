@@ -1,4 +1,5 @@
-//! Tells a sender that its packet ends here: RST for TCP (RFC 9293 §3.10.7.1), port unreachable for the rest.
+//! Tells a sender that its packet ends here: RST for TCP (RFC 9293 §3.10.7.1), port unreachable for the rest; and what
+//! is too big for its way how big it may be.
 
 use aya_ebpf::{
     helpers::generated::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_tail},
@@ -8,18 +9,22 @@ use sheetbend_ebpf_abi::{Hook, MARK_OURS, PodEntry, Reason};
 
 use crate::{
     deliver::{self, pod},
+    forward::config,
     node,
     packet::{
         DROP, ETHERNET, ICMP, ICMPV6, Ip, LATER_FRAGMENT, Mac, OPTIONS, Packet, REPLY, SCTP, SERVICE, TCP,
         TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TRANSPORT_V4, TRANSPORT_V6, set_mark,
     },
     parse::{load, pointer},
+    rewrite::{self, End},
 };
 
 /// From an INIT's ports to the end of its Initiate Tag, RFC 9260 §3.3.2.
 const INIT_QUOTED: u32 = 20;
 const TCP_LENGTH: usize = 20;
 const HOP_LIMIT: u32 = 64;
+/// Of an IPv4 header's second word, as it lies in memory.
+const DO_NOT_FRAGMENT: u32 = 0x4000_u32.to_be();
 
 /// Turns the packet into the answer and sends it back. The packet is already counted and reported.
 ///
@@ -37,6 +42,35 @@ pub fn refuse(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
         reset(ctx, packet, &from, &to)?;
     } else {
         unreachable(ctx, packet, &from, &to)?;
+    }
+    send_back(ctx, packet)
+}
+
+/// Tells the client of a node port how big its packet may be on the way to the backend's node: ICMP type 3 code 4
+/// (RFC 1191 §4), ICMPv6 type 2 (RFC 4443 §3.2). The packet is already counted and reported.
+///
+/// # Errors
+/// [`Reason::Malformed`] when it cannot be turned.
+#[inline(always)]
+pub fn too_big(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
+    let mtu = config()?.pod_mtu;
+    if packet.has(OPTIONS | REPLY) || !packet.has(SERVICE) || packet.largest - ETHERNET as u32 <= mtu {
+        return Ok(DROP);
+    }
+    let mut head = [0_u32; 2];
+    load(ctx.skb.skb, ETHERNET as u32, &mut head)?;
+    if !packet.is_v6() && head[1] & DO_NOT_FRAGMENT == 0 {
+        return Ok(DROP); // Its sender leaves fragments to routers, and knows no answer.
+    }
+    // What is quoted is what the client sent.
+    let (client, client_port) = (packet.src, packet.client_port);
+    let (frontend, frontend_port) = (packet.frontend, packet.frontend_port);
+    rewrite::replace(ctx, packet, End::Destination, frontend, frontend_port)?;
+    rewrite::replace(ctx, packet, End::Source, client, client_port)?;
+    if packet.is_v6() {
+        quote::<12>(ctx, packet, &frontend, &client, [0x02, mtu.to_be()])?;
+    } else {
+        quote::<7>(ctx, packet, &frontend, &client, [0x0403, mtu.to_be()])?;
     }
     send_back(ctx, packet)
 }
@@ -87,22 +121,29 @@ fn unreachable(ctx: &TcContext, packet: &mut Packet, from: &Ip, to: &Ip) -> Resu
     let is_init = packet.protocol == SCTP && packet.tcp_flags == TCP_SYN;
     let is_whole = packet.len >= packet.transport as u32 + INIT_QUOTED;
     match (packet.is_v6(), is_init && is_whole) {
-        (false, false) => quote::<7>(ctx, packet, from, to),
-        (false, true) => quote::<10>(ctx, packet, from, to),
-        (true, false) => quote::<12>(ctx, packet, from, to),
-        (true, true) => quote::<15>(ctx, packet, from, to),
+        (false, false) => quote::<7>(ctx, packet, from, to, [0x0303, 0]),
+        (false, true) => quote::<10>(ctx, packet, from, to, [0x0303, 0]),
+        (true, false) => quote::<12>(ctx, packet, from, to, [0x0401, 0]),
+        (true, true) => quote::<15>(ctx, packet, from, to, [0x0401, 0]),
     }
 }
 
-/// The same with the first `N` words of the packet.
+/// An ICMP error with the first `N` words of the packet. `head`: type in the lowest byte, code above it; and the word behind
+/// the checksum, in network order.
 #[inline(always)]
-fn quote<const N: usize>(ctx: &TcContext, packet: &mut Packet, from: &Ip, to: &Ip) -> Result<(), Reason> {
+fn quote<const N: usize>(
+    ctx: &TcContext,
+    packet: &mut Packet,
+    from: &Ip,
+    to: &Ip,
+    head: [u32; 2],
+) -> Result<(), Reason> {
     let mut quoted = [0_u32; N];
     load(ctx.skb.skb, ETHERNET as u32, &mut quoted)?;
     packet.header[..N].copy_from_slice(&quoted);
     let length = 8 + 4 * N;
-    let (protocol, kind_and_code): (u8, u32) = if packet.is_v6() { (ICMPV6, 0x0401) } else { (ICMP, 0x0303) };
-    let mut sum = kind_and_code as u64;
+    let protocol = if packet.is_v6() { ICMPV6 } else { ICMP };
+    let mut sum = head[0] as u64 + head[1] as u64;
     if packet.is_v6() {
         sum += pseudo(from, to, true, ICMPV6, length as u32);
     }
@@ -112,8 +153,8 @@ fn quote<const N: usize>(ctx: &TcContext, packet: &mut Packet, from: &Ip, to: &I
     let data = begin(ctx, packet, from, to, protocol, length)?;
     // SAFETY: `begin` checked the whole frame.
     unsafe {
-        data.cast::<u32>().write(kind_and_code | (fold(sum) as u32) << 16);
-        data.add(4).cast::<u32>().write(0);
+        data.cast::<u32>().write(head[0] | (fold(sum) as u32) << 16);
+        data.add(4).cast::<u32>().write(head[1]);
         for index in 0..N {
             data.add(8 + 4 * index).cast::<u32>().write(packet.header[index]);
         }

@@ -57,6 +57,9 @@ pub fn service(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
 fn direct(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
     let key = own_key(packet);
     let now = now();
+    packet.frontend = packet.dst;
+    packet.frontend_port = packet.dst_port;
+    packet.client_port = packet.src_port;
     let source_port = match moved(packet, &key, now) {
         Some(source_port) => source_port,
         None => {
@@ -64,15 +67,12 @@ fn direct(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
             if !opens || !conntrack::is_anothers(packet, now) {
                 return Ok(());
             }
-            let source_port = other_port(packet, now)?;
+            let source_port = unheld_port(packet, true, now)?;
             let value = ServiceFlowValue { last_seen: now, backend: 0, service: 0, source_port, pad: [0; 6] };
             keep(&key, &value)?;
             source_port
         }
     };
-    packet.frontend = packet.dst;
-    packet.frontend_port = packet.dst_port;
-    packet.client_port = packet.src_port;
     packet.backend = 0;
     packet.flags |= SERVICE;
     let source = packet.src;
@@ -100,25 +100,31 @@ fn moved(packet: &mut Packet, key: &ServiceFlowKey, now: u64) -> Option<u16> {
     Some(flow.source_port)
 }
 
-/// A source port from which the packet's destination holds no flow.
+/// A source port from which nobody holds a flow to the packet's destination: its own unless `is_own_held`, else a drawn
+/// one. Where no try is free, one whose flow is over does: its end may be in TIME-WAIT and answer a second later, or not,
+/// and without a port no packet goes at all. SCTP has its own or none.
+///
+/// # Errors
+/// [`Reason::SnatExhausted`].
 #[inline(always)]
-fn other_port(packet: &mut Packet, now: u64) -> Result<u16, Reason> {
+fn unheld_port(packet: &mut Packet, is_own_held: bool, now: u64) -> Result<u16, Reason> {
     let own = packet.src_port;
     let mut found = Err(Reason::SnatExhausted);
-    if packet.protocol == SCTP {
-        return found; // Its port cannot be written.
-    }
-    for _ in 0..TRIES {
-        // SAFETY: no argument, no effect.
-        packet.src_port = FIRST_DRAWN | (unsafe { bpf_get_prandom_u32() }) as u16 & (FIRST_DRAWN - 1);
-        conntrack::make_key(packet);
-        let is_free = match conntrack::find(packet) {
-            Some((entry, _)) => !conntrack::is_held(packet, entry, now),
-            None => true,
-        };
-        if is_free && packet.src_port != own {
-            found = Ok(packet.src_port);
-            break;
+    for attempt in 0..TRIES {
+        if is_own_held || attempt != 0 {
+            if packet.protocol == SCTP {
+                break; // Its port cannot be written.
+            }
+            // SAFETY: no argument, no effect.
+            packet.src_port = FIRST_DRAWN | (unsafe { bpf_get_prandom_u32() }) as u16 & (FIRST_DRAWN - 1);
+        }
+        match conntrack::holder(packet, now) {
+            Holder::Nobody => {
+                found = Ok(packet.src_port);
+                break;
+            }
+            Holder::Ended if packet.protocol == TCP => found = Ok(packet.src_port),
+            Holder::Ended | Holder::Live => {}
         }
     }
     packet.src_port = own;
@@ -270,37 +276,20 @@ fn admit(entry: &ServiceEntry, client: &Ip) -> Result<(), Reason> {
 }
 
 /// The source port towards the backend: the client's own, or another when one of its other flows, through another
-/// Service or to the pod itself, already goes from there to the same backend. Where no try is free, one whose flow is over
-/// does: its end may be in TIME-WAIT and answer a second later, or not, and without a port no packet goes at all. SCTP has
-/// its own or none.
+/// Service or to the pod itself, already goes from there to the same backend.
 ///
 /// # Errors
 /// [`Reason::SnatExhausted`].
 #[inline(always)]
 fn free_port(packet: &mut Packet, backend: &BackendEntry, now: u64) -> Result<u16, Reason> {
-    let (src, dst, src_port, dst_port) = (packet.src, packet.dst, packet.src_port, packet.dst_port);
+    let (src, dst, dst_port) = (packet.src, packet.dst, packet.dst_port);
     packet.dst = words(&backend.addr);
     packet.dst_port = backend.port;
     if same(&packet.dst, &src) && !packet.has(OUTSIDE) {
         packet.src = hairpin(packet.is_v6());
     }
-    let mut found = Err(Reason::SnatExhausted);
-    for _ in 0..TRIES {
-        match conntrack::holder(packet, now) {
-            Holder::Nobody => {
-                found = Ok(packet.src_port);
-                break;
-            }
-            Holder::Ended if packet.protocol == TCP => found = Ok(packet.src_port),
-            Holder::Ended | Holder::Live => {}
-        }
-        if packet.protocol == SCTP {
-            break;
-        }
-        // SAFETY: no argument, no effect.
-        packet.src_port = FIRST_DRAWN | (unsafe { bpf_get_prandom_u32() }) as u16 & (FIRST_DRAWN - 1);
-    }
-    (packet.src, packet.dst, packet.src_port, packet.dst_port) = (src, dst, src_port, dst_port);
+    let found = unheld_port(packet, false, now);
+    (packet.src, packet.dst, packet.dst_port) = (src, dst, dst_port);
     found
 }
 

@@ -19,6 +19,7 @@ pub const DEPART: u32 = 11;
 pub const ICMP_FLOW: u32 = 12;
 pub const LEARN: u32 = 13;
 pub const UNWRAP: u32 = 14;
+pub const TOO_BIG: u32 = 15;
 
 /// Goes on in another stage; returns only when that stage is missing, and then the packet must be dropped.
 #[inline(always)]

@@ -158,6 +158,17 @@ impl Frame {
     }
 }
 
+/// An IPv4 frame without options that routers may not fragment; an IPv6 one as it is.
+pub fn do_not_fragment(mut frame: Vec<u8>) -> Vec<u8> {
+    if frame[14] >> 4 == 4 {
+        frame[20] |= 0x40;
+        frame[24..26].fill(0);
+        let sum = !sum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+    frame
+}
+
 /// Ones' complement sum of 16-bit words (RFC 1071).
 pub fn sum(bytes: &[u8]) -> u16 {
     let mut total: u64 = 0;

@@ -10,7 +10,7 @@ use sheetbend_ebpf_abi::{
 };
 
 use super::Case;
-use super::frame::{ACK, Body, Frame, RST, SYN, Seen, read, read_quoted};
+use super::frame::{ACK, Body, Frame, RST, SYN, Seen, do_not_fragment, read, read_quoted};
 use super::node::{
     DROP, Family, Node, OTHER_MAC, Outcome, PASS, REDIRECT, SERVER, SERVER_MAC, UPLINK, UPLINK_MAC, addr,
     config,
@@ -31,7 +31,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("a_cluster_address_is_not_served_to_clients_elsewhere", cluster_address),
     ("affinity_holds_for_clients_of_a_node_port", affinity),
     ("a_pods_source_does_not_reach_node_ports_by_the_uplink", spoofed),
-    ("a_packet_that_does_not_fit_the_way_to_the_backend_is_counted", too_big),
+    ("a_client_is_told_of_the_mtu_towards_the_backends_node", too_big),
 ];
 
 pub(super) const NODE_PORT: u16 = 30_080;
@@ -380,11 +380,39 @@ fn spoofed(node: &mut Node) -> Result<()> {
     Ok(())
 }
 
+/// MTU of the pods' way, told to clients that ask for it (RFC 1191, RFC 8201).
 fn too_big(node: &mut Node) -> Result<()> {
     let (world, own, remote) = (node.family.world()?, node.family.node()?, node.family.remote()?);
     node.node_port(SERVICE_OUTSIDE, &[(1, remote, 8080)])?;
-    ensure!(node.arrives(world, own, Body::Udp(5000, NODE_PORT, vec![1; 1440]))?.verdict == DROP);
-    node.expect_once(0, Hook::FromUplink, Reason::TooBig)?;
+    let big = |body: Body| do_not_fragment(Frame::new(OTHER_MAC, UPLINK_MAC, world, own, body).bytes());
+    let datagram = Body::Udp(5000, NODE_PORT, vec![1; 1440]);
+    for (count, body) in [(1, datagram.clone()), (2, Body::Tcp(5000, NODE_PORT, SYN, vec![1; 1440]))] {
+        let told = node.run(Hook::FromUplink, UPLINK, &big(body))?;
+        let seen = read(&told.bytes)?;
+        ensure!((told.verdict, seen.from, seen.to) == (REDIRECT, UPLINK_MAC, OTHER_MAC), "{told:?}");
+        ensure!((seen.src, seen.dst) == (own, world), "{seen:?}");
+        let head: [u8; 8] = seen.transport[..8].try_into()?;
+        let mtu = u32::from_be_bytes(head[4..].try_into()?);
+        let expected = if node.family == Family::V4 { [3, 4] } else { [2, 0] };
+        ensure!(head[..2] == expected && mtu == 1450, "{head:?}");
+        let quoted = read_quoted(&seen.transport[8..])?;
+        let ends = (quoted.src, quoted.src_port, quoted.dst, quoted.dst_port);
+        ensure!(ends == (world, 5000, own, NODE_PORT), "{quoted:?}");
+        let counted = node.tables.counter(0, Hook::FromUplink, Reason::TooBig)?.packets;
+        ensure!(counted == count, "{counted}");
+    }
     ensure!(node.tables.flows()?.1.is_empty(), "no flow begins");
+    // What fits goes on, to the same backend.
+    let fits = node.run(Hook::FromUplink, UPLINK, &big(Body::Udp(5000, NODE_PORT, vec![1; 1300])))?;
+    ensure!(fits.verdict == REDIRECT && read(&fits.bytes)?.dst == remote, "{fits:?}");
+    // A router may fragment this one: its sender would not understand. One hop more is no question of size.
+    if node.family == Family::V4 {
+        ensure!(node.arrives(world, own, datagram)?.verdict == DROP);
+    }
+    let last = Frame {
+        ttl: 1,
+        ..Frame::new(OTHER_MAC, UPLINK_MAC, world, own, Body::Udp(5000, NODE_PORT, vec![1]))
+    };
+    ensure!(node.run(Hook::FromUplink, UPLINK, &do_not_fragment(last.bytes()))?.verdict == DROP);
     Ok(())
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use sheetbend_ebpf_abi::{
-    ALGORITHM_RANDOM, ALGORITHM_ROUND_ROBIN, BackendEntry, DIRECTION_EGRESS, Hook, POD_ISOLATED_EGRESS,
-    POD_READY, Reason, RuleKey, names,
+    ALGORITHM_RANDOM, ALGORITHM_ROUND_ROBIN, BackendEntry, CT_FIN_INITIATOR, CT_FIN_RESPONDER, CtEntry,
+    DIRECTION_EGRESS, Hook, POD_ISOLATED_EGRESS, POD_READY, Reason, RuleKey, names,
 };
 
 use super::Case;
@@ -24,6 +24,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("flows_through_two_services_to_one_endpoint_stay_apart", same_endpoint),
     ("a_direct_flow_stays_apart_from_one_through_a_service", direct_after_service),
     ("a_flow_stays_apart_from_one_that_an_end_holds_in_time_wait", after_time_wait),
+    ("where_every_port_is_held_an_ended_connections_port_is_used", every_port_held),
 ];
 
 fn both_ways(node: &mut Node) -> Result<()> {
@@ -283,6 +284,44 @@ fn direct_after_service(node: &mut Node) -> Result<()> {
     ensure!(seen.src_port == 4000, "{seen:?}");
     let seen = read(&node.client_sends(server, Body::Tcp(4000, 8080, FIN | ACK, vec![]))?.bytes)?;
     ensure!(seen.src_port == 4000, "nothing is left of the other port: {seen:?}");
+    Ok(())
+}
+
+/// A client that has held every port towards an endpoint, through the Service and directly: whichever comes second.
+fn every_port_held(node: &mut Node) -> Result<()> {
+    let (client, server, service) = (node.family.client()?, node.family.server()?, node.family.service()?);
+    node.service(6, 80, ALGORITHM_RANDOM, 0, &[(1, server, 8080)])?;
+    let (through, direct) = ((service, 80), (server, 8080));
+    for (first, second) in [(through, direct), (direct, through)] {
+        node.tables.clear_flows()?;
+        node.client_sends(first.0, Body::Tcp(4000, first.1, SYN, vec![]))?;
+        for flags in [SYN | ACK, FIN | ACK] {
+            node.server_sends(client, Body::Tcp(8080, 4000, flags, vec![]))?;
+            node.client_sends(first.0, Body::Tcp(4000, first.1, flags & !SYN, vec![]))?;
+        }
+        let (held, _) = node.tables.flows()?;
+        let [(key, ended)] = held[..] else { bail!("{held:?}") };
+        let opens = |node: &mut Node| node.client_sends(second.0, Body::Tcp(4000, second.1, SYN, vec![]));
+        for port in 16384..32768 {
+            let mut key = key;
+            *(if key.low_port == 4000 { &mut key.low_port } else { &mut key.high_port }) = port;
+            node.tables.put_flow(names::CT, (key, CtEntry { client_port: port, ..ended }))?;
+        }
+        let taken = opens(node)?;
+        let port = read(&taken.bytes)?.src_port;
+        ensure!(taken.verdict == REDIRECT && (port == 4000 || (16384..32768).contains(&port)), "{taken:?}");
+        // A connection that goes on keeps its port.
+        node.tables.clear_flows()?;
+        let live = CtEntry { flags: ended.flags & !(CT_FIN_INITIATOR | CT_FIN_RESPONDER), ..ended };
+        for port in (16384..32768).chain([4000]) {
+            let mut key = key;
+            *(if key.low_port == 4000 { &mut key.low_port } else { &mut key.high_port }) = port;
+            node.tables.put_flow(names::CT, (key, CtEntry { client_port: port, ..live }))?;
+        }
+        ensure!(opens(node)?.verdict == DROP);
+        let counted = node.tables.counter(CLIENT, Hook::FromPod, Reason::SnatExhausted)?.packets;
+        ensure!(counted == if first == through { 1 } else { 2 }, "{counted}");
+    }
     Ok(())
 }
 

@@ -74,6 +74,8 @@ impl Tables {
         ] {
             loader.map_max_entries(name, 4096);
         }
+        // A flow from each port that the programs draw.
+        loader.map_max_entries(names::CT, 20_000);
         let mut ebpf = loader.load_file(object).with_context(|| format!("loading {}", object.display()))?;
         let programs: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
         for name in &programs {

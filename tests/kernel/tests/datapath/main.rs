@@ -42,8 +42,8 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let mut trials = Vec::new();
     let all = |mode| {
-        let (tunnel, around) =
-            if mode == "vxlan" { (tunnel::TESTS, around::TESTS) } else { (&[][..], &[][..]) };
+        let is_vxlan = mode == "vxlan";
+        let in_vxlan = |tests| if is_vxlan { tests } else { &[][..] };
         let parts = [
             ways::TESTS,
             published::TESTS,
@@ -52,8 +52,9 @@ fn main() -> ExitCode {
             refused::TESTS,
             unserved::TESTS,
             sctp::TESTS,
-            tunnel,
-            around,
+            in_vxlan(tunnel::TESTS),
+            in_vxlan(around::TESTS),
+            in_vxlan(published::TUNNEL_TESTS),
             restart::TESTS,
         ];
         parts.into_iter().flatten()

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::lab::{Both, Lab, Place};
+use crate::lab::{ANSWER, Both, Lab, Place};
 
 /// What this file tests.
 pub(crate) const TESTS: &[crate::Test] = &[
@@ -19,6 +19,10 @@ pub(crate) const TESTS: &[crate::Test] = &[
     ("node_ports_without_endpoints_are_refused", node_ports_without_endpoints_are_refused),
     ("host_ports_lead_to_their_pod", host_ports_lead_to_their_pod),
 ];
+
+/// What this file tests, in `vxlan` only.
+pub(crate) const TUNNEL_TESTS: &[crate::Test] =
+    &[("the_world_learns_the_mtu_towards_another_nodes_backend", the_world_learns_the_mtu)];
 
 const CONNECT: Duration = Duration::from_secs(3);
 /// Node port with endpoints on both nodes.
@@ -62,9 +66,13 @@ fn ask_tcp(from: &Place, to: SocketAddr) -> Result<Answer> {
 }
 
 fn ask_udp(from: &Place, to: SocketAddr) -> Result<Answer> {
+    ask_udp_with(from, to, b"who")
+}
+
+fn ask_udp_with(from: &Place, to: SocketAddr, question: &[u8]) -> Result<Answer> {
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
     let socket = from.udp(any, to)?;
-    socket.send(b"who")?;
+    socket.send(question)?;
     let mut buffer = [0; 2048];
     let size = socket.recv(&mut buffer).with_context(|| format!("UDP from {to}"))?;
     read_answer(&buffer[..size], socket.local_addr()?.ip())
@@ -153,6 +161,40 @@ fn node_ports_without_endpoints_are_refused(lab: &Lab) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Datagrams that fit the client's own link, but not the tunnel: those that a backend of the other node would get are
+/// answered with what fits (RFC 1191, RFC 8201), and that arrives at both.
+fn the_world_learns_the_mtu(lab: &Lab) -> Result<()> {
+    let world = lab.place("world")?;
+    let learn = || -> Result<()> {
+        for node in nodes()?.into_iter().flat_map(|(_, addresses)| addresses) {
+            let to = SocketAddr::new(node, EVERYWHERE);
+            let headers = if node.is_ipv4() { 28 } else { 48 };
+            let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+            let end = Instant::now() + ANSWER;
+            let mtu = loop {
+                let route = world.ip(&format!("route get {node}"))?;
+                if let Some((_, rest)) = route.split_once("mtu ") {
+                    break rest.split_whitespace().next().context("a number")?.parse::<usize>()?;
+                }
+                ensure!(Instant::now() < end, "nothing is learnt: {route}");
+                world.udp(any, to)?.send(&vec![b'x'; 1500 - headers])?;
+                std::thread::sleep(Duration::from_millis(20));
+            };
+            ensure!((1280..1500).contains(&mtu), "{mtu}");
+            let mut answering = BTreeSet::new();
+            for _ in 0..16 {
+                answering.insert(ask_udp_with(&world, to, &vec![b'x'; mtu - headers])?.pod);
+            }
+            ensure!(answering.len() == 2, "by {node}: only {answering:?} of 2 endpoints in 16 flows");
+        }
+        Ok(())
+    };
+    let outcome = learn();
+    world.ip("route flush cache")?;
+    world.ip("-6 route flush cache")?;
+    outcome
 }
 
 /// From outside, from another node's pod, and from the pod itself; the other node has no such port.
