@@ -1,6 +1,6 @@
 //! What must work on every cluster, in a minute: pods on two nodes, a Service, a policy, an agent that is replaced.
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -11,6 +11,11 @@ use super::rolls;
 use crate::progress::Step;
 
 const CONNECT: Duration = Duration::from_secs(1);
+/// `dns.nodeLocal` of the overlays in `deploy/kubernetes`.
+const NODE_LOCAL: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 20, 10)),
+    IpAddr::V6(Ipv6Addr::new(0xfd5b, 0x646e, 0x73, 0, 0, 0, 0, 0xa)),
+];
 /// How long a change of policy may take to show.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -29,6 +34,22 @@ pub(super) fn run(cluster: &Cluster, step: &mut Step) -> Result<()> {
         let service = to.last().context("a Service address")?.to_string();
         if !answer.contains(&service) {
             bail!("{asked} is {answer:?} and not {service}");
+        }
+    }
+    step.note("names, from the node's own server");
+    for server in NODE_LOCAL {
+        if !to.iter().any(|ip| ip.is_ipv4() == server.is_ipv4()) {
+            continue;
+        }
+        let kind = if server.is_ipv4() { "A" } else { "AAAA" };
+        let server = format!("@{server}");
+        for transport in ["+notcp", "+tcp"] {
+            let ask =
+                ["exec", "-n", NAMESPACE, "client", "--", "dig", "+short", transport, &server, &name, kind];
+            let answer = cluster.ask(&ask).with_context(|| format!("{transport} {server}"))?;
+            if !to.iter().any(|ip| answer.contains(&ip.to_string())) {
+                bail!("{server} {transport} says {answer:?} of {name}, which is in {to:?}");
+            }
         }
     }
     step.note("a process of the node");
