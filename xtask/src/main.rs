@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod image;
 mod kube;
 mod mutants;
@@ -54,6 +55,7 @@ enum Command {
     Check(check::Args),
     Rooms(rooms::Args),
     Ebpf(ebpf::Args),
+    Fuzz(fuzz::Args),
     Bench(bench::Args),
     Image(image::Args),
     Kube(kube::Args),
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&repo, &args),
         Command::Rooms(args) => rooms::run(&repo, &args),
         Command::Ebpf(args) => ebpf::run(&repo, &args),
+        Command::Fuzz(args) => fuzz::run(&repo, &args),
         Command::Bench(args) => bench::run(&repo, &args),
         Command::Image(args) => image::run(&repo, &args),
         Command::Kube(args) => kube::run(&repo, args),

@@ -62,12 +62,19 @@ pub enum LastGoodError {
 /// # Errors
 /// It is damaged or of another version. Nothing is returned in part.
 pub fn read(path: &Path) -> Result<Option<Snapshot>, LastGoodError> {
+    match File::open(path) {
+        Ok(file) => parse(BufReader::new(file), path).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(LastGoodError::Unreadable { path: path.to_owned(), source }),
+    }
+}
+
+/// The same of what lies in `path`.
+///
+/// # Errors
+/// As [`read`].
+pub fn parse(file: impl BufRead, path: &Path) -> Result<Snapshot, LastGoodError> {
     let unreadable = |source| LastGoodError::Unreadable { path: path.to_owned(), source };
-    let file = match File::open(path) {
-        Ok(file) => BufReader::new(file),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unreadable(error)),
-    };
     let damaged =
         |line: usize, reason: String| LastGoodError::Damaged { path: path.to_owned(), line, reason };
     let mut digest = Sha256::new();
@@ -77,7 +84,7 @@ pub fn read(path: &Path) -> Result<Option<Snapshot>, LastGoodError> {
         if let Some(written) = line.strip_prefix("sha256 ") {
             let found = hex(digest);
             return if written == found {
-                Ok(Some(snapshot))
+                Ok(snapshot)
             } else {
                 Err(damaged(number, "the digest differs".to_owned()))
             };

@@ -3,3 +3,4 @@
 pub mod api_server;
 pub mod generators;
 pub mod manifests;
+pub mod mutate;

@@ -62,7 +62,7 @@ pub struct Add {
     #[serde(default)]
     pub requested: Vec<IpAddr>,
     /// `runtimeConfig.bandwidth`.
-    #[serde(default, skip_serializing_if = "Bandwidth::is_unlimited")]
+    #[serde(default, skip_serializing_if = "Bandwidth::is_absent")]
     pub bandwidth: Bandwidth,
 }
 
@@ -81,9 +81,9 @@ pub struct Bandwidth {
 }
 
 impl Bandwidth {
-    /// Whether no rate is given.
-    pub fn is_unlimited(&self) -> bool {
-        self.ingress_rate == 0 && self.egress_rate == 0
+    /// Whether nothing is given.
+    pub fn is_absent(&self) -> bool {
+        *self == Self::default()
     }
 }
 

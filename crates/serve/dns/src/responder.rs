@@ -147,6 +147,17 @@ impl Responder {
         }
     }
 
+    /// The same with `message` as what an upstream server answers to question `id`. `None`: it answers something else.
+    pub fn finish_with(&self, forward: Forward, id: u16, message: &[u8]) -> Option<Vec<u8>> {
+        let Forward { request, transport, arrived, so_far, inquiry } = forward;
+        let (answer, _) = wire::read_answer(message, id, &inquiry.question)?;
+        inquiry.cache.put(inquiry.key.clone(), &answer, arrived);
+        match self.reply(&request, transport, arrived, behind(so_far, answer), Source::Upstream) {
+            Reply::Now(bytes) => Some(bytes),
+            Reply::Later(_) | Reply::Nothing => None,
+        }
+    }
+
     fn know(&self, request: &Request, now: Instant) -> Known {
         let query_type = request.query_type();
         let refused = |code| Known::Answer(Answer::empty(code), Source::Refused);

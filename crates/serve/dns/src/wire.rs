@@ -69,7 +69,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Request, Unreadable> {
         return Err(Unreadable::Silence);
     }
     let id = u16::from_be_bytes([high, low]);
-    let Ok(mut message) = Message::from_vec(bytes) else {
+    let Ok(message) = Message::from_vec(bytes) else {
         return Err(refusal(&Message::new(id, MessageType::Query, OpCode::Query), ResponseCode::FormErr));
     };
     if message.metadata.op_code != OpCode::Query {
@@ -79,14 +79,13 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Request, Unreadable> {
     if message.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
         return Err(refusal(&message, ResponseCode::BADVERS));
     }
-    let question = match (message.queries.pop(), message.queries.is_empty()) {
-        (Some(question), true) => question,
-        // RFC 9619 §4: one question, no more, no less.
-        _ => return Err(refusal(&message, ResponseCode::FormErr)),
+    // RFC 9619 §4: one question, no more, no less.
+    let [question] = message.queries.as_slice() else {
+        return Err(refusal(&message, ResponseCode::FormErr));
     };
     Ok(Request {
         id,
-        question,
+        question: question.clone(),
         recursion_desired: message.metadata.recursion_desired,
         checking_disabled: message.metadata.checking_disabled,
         edns: message
@@ -100,7 +99,10 @@ fn refusal(request: &Message, code: ResponseCode) -> Unreadable {
     let mut message = Message::response(request.metadata.id, request.metadata.op_code);
     message.metadata.recursion_desired = request.metadata.recursion_desired;
     message.metadata.response_code = code;
-    message.queries.clone_from(&request.queries);
+    // More than one would not fit a datagram.
+    if request.queries.len() == 1 {
+        message.queries.clone_from(&request.queries);
+    }
     if request.edns.is_some() {
         message.edns = Some(server_edns(false));
     }

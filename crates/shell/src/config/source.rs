@@ -70,15 +70,23 @@ impl Sources {
     pub fn file(mut self, path: &Path) -> Self {
         let place = path.display().to_string();
         match std::fs::read_to_string(path) {
-            Ok(text) => match yaml::leaves(&text) {
-                Ok(leaves) => {
-                    for (key, items) in leaves {
-                        self.put(&key, place.clone(), items);
-                    }
+            Ok(text) => self.yaml(place, &text),
+            Err(error) => {
+                self.fault(place, format!("cannot be read: {error}"));
+                self
+            }
+        }
+    }
+
+    /// Adds a YAML text. `place`: what errors call it.
+    pub fn yaml(mut self, place: String, text: &str) -> Self {
+        match yaml::leaves(text) {
+            Ok(leaves) => {
+                for (key, items) in leaves {
+                    self.put(&key, place.clone(), items);
                 }
-                Err(message) => self.fault(place, message),
-            },
-            Err(error) => self.fault(place, format!("cannot be read: {error}")),
+            }
+            Err(message) => self.fault(place, message),
         }
         self
     }
