@@ -62,12 +62,24 @@ pub enum LastGoodError {
 /// # Errors
 /// It is damaged or of another version. Nothing is returned in part.
 pub fn read(path: &Path) -> Result<Option<Snapshot>, LastGoodError> {
+    match File::open(path) {
+        Ok(file) => read_from(BufReader::new(file), path).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(LastGoodError::Unreadable { path: path.to_owned(), source }),
+    }
+}
+
+/// Reads what [`text`] wrote.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_text(text: &str) -> Result<Snapshot, LastGoodError> {
+    read_from(text.as_bytes(), Path::new("the Snapshot"))
+}
+
+/// Reads what was written; `path` is what errors name.
+fn read_from(file: impl BufRead, path: &Path) -> Result<Snapshot, LastGoodError> {
     let unreadable = |source| LastGoodError::Unreadable { path: path.to_owned(), source };
-    let file = match File::open(path) {
-        Ok(file) => BufReader::new(file),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unreadable(error)),
-    };
     let damaged =
         |line: usize, reason: String| LastGoodError::Damaged { path: path.to_owned(), line, reason };
     let mut digest = Sha256::new();
@@ -77,7 +89,7 @@ pub fn read(path: &Path) -> Result<Option<Snapshot>, LastGoodError> {
         if let Some(written) = line.strip_prefix("sha256 ") {
             let found = hex(digest);
             return if written == found {
-                Ok(Some(snapshot))
+                Ok(snapshot)
             } else {
                 Err(damaged(number, "the digest differs".to_owned()))
             };
@@ -108,6 +120,22 @@ pub fn write(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
     }
     let fresh = path.with_extension("new");
     let mut file = BufWriter::new(File::create(&fresh)?);
+    write_to(&mut file, snapshot)?;
+    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    fs::rename(&fresh, path)
+}
+
+/// What the file of `snapshot` holds.
+///
+/// # Errors
+/// An object that has no text; there is none.
+pub fn text(snapshot: &Snapshot) -> io::Result<String> {
+    let mut text = Vec::new();
+    write_to(&mut text, snapshot)?;
+    String::from_utf8(text).map_err(io::Error::other)
+}
+
+fn write_to(file: &mut impl Write, snapshot: &Snapshot) -> io::Result<()> {
     let mut digest = Sha256::new();
     let mut line = serde_json::to_vec(&Header { sheetbend_snapshot: FORMAT })?;
     for part in std::iter::once(None).chain(Part::all(snapshot).map(Some)) {
@@ -119,9 +147,7 @@ pub fn write(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
         digest.update(&line);
         file.write_all(&line)?;
     }
-    writeln!(file, "sha256 {}", hex(digest))?;
-    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-    fs::rename(&fresh, path)
+    writeln!(file, "sha256 {}", hex(digest))
 }
 
 fn hex(digest: Sha256) -> String {

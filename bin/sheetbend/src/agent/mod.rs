@@ -135,7 +135,9 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let leaks = leaks::document(config.node.state_dir.clone(), questions, api_clusters.clone());
     let services = services::documents(own_name.clone(), views.clone(), live);
     let policies = policies::documents(views.clone());
-    let documents = [("/leaks", leaks)].into_iter().chain(services).chain(policies).collect();
+    let snapshot = policies::snapshot(api_clusters.clone());
+    let documents =
+        [("/leaks", leaks), ("/snapshot", snapshot)].into_iter().chain(services).chain(policies).collect();
     let announcing = announce(announcing, kubernetes.as_ref(), &drain);
     let (duties, keeper) = api_server(config, kubernetes, news, api_clusters, (own_name, pod_cidrs), &ready);
     tokio::select! {

@@ -240,11 +240,24 @@ impl Part {
 
 /// The Snapshot of `objects`. `status` counts: a Pod without `status.podIPs` has no address. Attachments are empty.
 pub fn snapshot<'a>(objects: impl IntoIterator<Item = &'a Object>) -> Snapshot {
-    let mut snapshot = Snapshot::default();
+    applied(&Snapshot::default(), objects)
+}
+
+/// `cluster` with `objects`, each in the place of what has its kind and name.
+pub fn applied<'a>(cluster: &Snapshot, objects: impl IntoIterator<Item = &'a Object>) -> Snapshot {
+    let mut snapshot = cluster.clone();
     for part in objects.into_iter().filter_map(Part::of) {
         part.insert(&mut snapshot);
     }
     snapshot
+}
+
+/// `cluster` without the object `id`; `None` where it has none.
+pub fn deleted(cluster: &Snapshot, id: &ObjectId) -> Option<Snapshot> {
+    let part = Part::all(cluster).find(|part| part.id() == *id)?;
+    let mut snapshot = cluster.clone();
+    part.remove(&mut snapshot);
+    Some(snapshot)
 }
 
 /// Labels with shared keys and values.

@@ -178,8 +178,8 @@ pub struct Nearest {
 /// Explains flows of a Snapshot. Building it costs a compile of the policies of the pods that are asked for.
 #[derive(Debug)]
 pub struct Explainer {
-    snapshot: Snapshot,
-    tables: PolicyTables,
+    pub(super) snapshot: Snapshot,
+    pub(super) tables: PolicyTables,
 }
 
 impl Explainer {
