@@ -18,7 +18,7 @@ use crate::convert::Part;
 use crate::kube::Reading;
 
 /// Raised whenever the model's serialised form changes.
-const FORMAT: u32 = 7;
+const FORMAT: u32 = 8;
 /// Between two writings.
 const PERIOD: Duration = Duration::from_secs(10);
 

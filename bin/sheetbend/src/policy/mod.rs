@@ -48,6 +48,7 @@ named does not exist.")]
     #[command(after_help = "Examples:
   sheetbend policy diff -f new.yaml                       against what the agent of this node knows
   sheetbend policy diff -f new.yaml --lab demo -o wide    against a lab, with the names of pods
+  sheetbend policy diff --staged                          what the staged policies would change
   sheetbend policy diff --delete NetworkPolicy/shop/default-deny-ingress --objects examples/shop
 
 Ends with 0 if no verdict changes, with 1 if one does.")]

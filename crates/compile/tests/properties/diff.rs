@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use sheetbend_compile::diff::{Change, Diff, Party, Span, Verdict, diff};
-use sheetbend_model::state::Snapshot;
+use sheetbend_model::state::{Node, Snapshot};
 use sheetbend_model::types::{Direction, Family, NodeName, ObjectKey, Protocol};
 use sheetbend_oracle::{Allowed, Decision, Flow, L4, networkpolicy, pod_at};
 use sheetbend_testkit::generators::cluster::{cluster, isolated_cluster, tiered_cluster, traffic_cluster};
@@ -98,9 +98,13 @@ fn everybody(cluster: &Snapshot, found: &Diff, family: Family) -> Vec<Somebody> 
             Party::Pods(_) | Party::Nodes(_) => Vec::new(),
         });
         let around = blocks.filter(|(_, block)| block.contains(&addr));
-        // Addresses of the pods' ranges are no world.
-        let is_outside = pod_at(cluster, addr).is_none()
-            && cluster.nodes.values().all(|node| !node.pod_cidrs.iter().any(|cidr| cidr.contains(&addr)));
+        // Addresses of pods' ranges and of nodes are no world.
+        let is_nodes = |node: &Node| {
+            let mut own = node.addresses.iter().chain(&node.other_addresses);
+            own.any(|own| *own == addr) || node.pod_cidrs.iter().any(|cidr| cidr.contains(&addr))
+        };
+        let is_outside =
+            pod_at(cluster, addr).is_none() && !cluster.nodes.values().any(|node| is_nodes(node));
         if let Some((party, _)) = around.max_by_key(|(_, block)| block.prefix_len()).filter(|_| is_outside) {
             all.push(Somebody { addr, pod: None, node: None, party });
         }

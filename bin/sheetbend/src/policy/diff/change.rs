@@ -1,10 +1,12 @@
 //! A cluster as it would be after a change.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use sheetbend_intake::file::{self, Kind, Object, ObjectId};
 use sheetbend_model::state::Snapshot;
+use sheetbend_model::state::traffic::written_as;
 use sheetbend_shell::exit;
 
 use crate::ask::Failure;
@@ -75,6 +77,20 @@ pub(super) fn changed(
         after = file::deleted(&after, id).ok_or_else(|| (exit::NO_OBJECT, format!("there is no {id}")))?;
     }
     Ok(after)
+}
+
+/// Says which of the policies that a change brings are staged, and so change nothing.
+pub(super) fn still_staged(before: &Snapshot, after: &Snapshot) -> Vec<String> {
+    if before.staged == after.staged {
+        return Vec::new();
+    }
+    let known: BTreeSet<_> = before.staged.keys().collect();
+    let new = after.staged.keys().filter(|key| !known.contains(key));
+    let text = |key| {
+        let (kind, name) = written_as(&key);
+        format!("{kind} {name} is staged, so it changes nothing; --staged shows what it would change")
+    };
+    new.map(text).collect()
 }
 
 #[cfg(test)]

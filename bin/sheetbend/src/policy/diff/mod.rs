@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// An object that would be deleted, after -f: KIND/NAMESPACE/NAME, or KIND/NAME; may be given several times.
     #[arg(long, value_name = "OBJECT", group = "change")]
     delete: Vec<Deletion>,
+    /// As if the policies that are staged (annotation sheetbend.dev/enforcement) were enforced, those of -f too.
+    #[arg(long, group = "change")]
+    staged: bool,
     /// The cluster as these manifests describe it, instead of an agent's: a file or a directory; may be given several
     /// times.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["socket", "lab"])]
@@ -66,6 +69,8 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         (offline.snapshot, offline.notes)
     };
     let after = change::changed(&before, &args.filename, &args.delete, &mut notes)?;
+    let after = if args.staged { after.with_staged() } else { after };
+    notes.extend(change::still_staged(&before, &after));
     let mut progress = Progress::begin();
     let found = diff(&before, &after, &mut |done, total| progress.tell(done, total));
     progress.end();
