@@ -93,6 +93,8 @@ fn what_is_not_understood_is_enforced_and_named() {
     let notices: Vec<String> = manifests.notices.iter().map(ToString::to_string).collect();
     assert_eq!(notices.len(), 4, "{notices:?}");
     assert!(
-        notices.iter().all(|text| text.contains("\"stagd\" is none of staged, enforced; the policy is enforced"))
+        notices
+            .iter()
+            .all(|text| text.contains("\"stagd\" is none of staged, enforced; the policy is enforced"))
     );
 }

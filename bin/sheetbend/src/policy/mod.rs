@@ -1,6 +1,7 @@
 //! `sheetbend policy`: what policies do, and what is wrong with them.
 
 mod diff;
+pub(crate) mod flows;
 pub(crate) mod lint;
 mod offline;
 mod text;
@@ -49,7 +50,7 @@ named does not exist.")]
   sheetbend policy diff -f new.yaml                       against what the agent of this node knows
   sheetbend policy diff -f new.yaml --lab demo -o wide    against a lab, with the names of pods
   sheetbend policy diff --staged                          what the staged policies would change
-  sheetbend policy diff --delete NetworkPolicy/shop/default-deny-ingress --objects examples/shop
+  sheetbend policy diff --delete NetworkPolicy/shop/web-for-everybody --objects examples/shop
 
 Ends with 0 if no verdict changes, with 1 if one does.")]
     Diff(diff::Args),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use proptest::prelude::*;
-use sheetbend_compile::diff::{Change, Diff, Party, Span, Verdict, diff};
+use sheetbend_compile::diff::{Change, Diff, Index, Party, Span, Verdict, diff};
 use sheetbend_model::state::{Node, Snapshot};
 use sheetbend_model::types::{Direction, Family, NodeName, ObjectKey, Protocol};
 use sheetbend_oracle::{Allowed, Decision, Flow, L4, networkpolicy, pod_at};
@@ -120,6 +120,7 @@ fn check_family(
     seen: &mut BTreeMap<&str, usize>,
 ) -> Result<(), TestCaseError> {
     let everybody = everybody(before, found, family);
+    let index = Index::new(found, after);
     let carried = Protocol::ALL.into_iter().flat_map(|protocol| PORTS.map(|port| (Some(protocol), port)));
     let carried: Vec<_> = carried.chain([(None, 0)]).collect();
     for source in &everybody {
@@ -148,6 +149,7 @@ fn check_family(
                 };
                 *seen.entry(what).or_default() += 1;
                 let span = find(found, (source.party, destination.party), family, (*protocol, *port));
+                prop_assert_eq!(index.span(source.addr, destination.addr, *protocol, *port), span);
                 prop_assert_eq!(span.is_some(), was.allowed != is.allowed, "{:?} {}", flow, what);
                 let Some(span) = span else { continue };
                 prop_assert_eq!(span.opens, is.allowed, "{:?}", flow);

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use sheetbend_model::state::{
     self, ClusterNetworkPolicy, ENFORCEMENT, EndpointSlice, L2Announcement, LabelSelector, LoadBalancerPool,
     Namespace, NetworkPolicy, Node, Operator, Pod, Requirement, STAGED, Service, ServiceCidr, Sharing,
-    Snapshot, Tenant,
+    Snapshot, Staged, Tenant,
 };
 use sheetbend_model::types::{Labels, NodeName, ObjectKey, Protocol, Uid};
 
@@ -169,17 +169,7 @@ impl Part {
             Part::Tenant(tenant) => snapshot.tenants.get(&tenant.name) == Some(tenant),
             Part::LoadBalancerPool(pool) => snapshot.load_balancer_pools.get(&pool.name) == Some(pool),
             Part::L2Announcement(object) => snapshot.l2_announcements.get(&object.name) == Some(object),
-            Part::Staged(policy) => match &**policy {
-                Part::NetworkPolicy(policy) => snapshot.staged.policies.get(&policy.key) == Some(policy),
-                Part::ClusterNetworkPolicy(policy) => {
-                    snapshot.staged.cluster_policies.get(&policy.name) == Some(policy)
-                }
-                Part::TrafficPolicy(policy) => {
-                    snapshot.staged.traffic_policies.get(&policy.key) == Some(policy)
-                }
-                // No other kind is ever staged.
-                _ => false,
-            },
+            Part::Staged(policy) => policy.is_in(&apart(&snapshot.staged)),
         }
     }
 
@@ -226,19 +216,12 @@ impl Part {
             self.remove(snapshot);
         }
         match self {
-            Part::Staged(policy) => match *policy {
-                Part::NetworkPolicy(policy) => {
-                    drop(snapshot.staged.policies.insert(policy.key.clone(), policy));
-                }
-                Part::ClusterNetworkPolicy(policy) => {
-                    drop(snapshot.staged.cluster_policies.insert(Arc::clone(&policy.name), policy));
-                }
-                Part::TrafficPolicy(policy) => {
-                    drop(snapshot.staged.traffic_policies.insert(policy.key.clone(), policy));
-                }
-                // No other kind is ever staged.
-                _ => {}
-            },
+            Part::Staged(policy) => {
+                let mut apart = apart(&snapshot.staged);
+                policy.insert(&mut apart);
+                let Snapshot { policies, cluster_policies, traffic_policies, .. } = apart;
+                snapshot.staged = Staged { policies, cluster_policies, traffic_policies };
+            }
             Part::Node(node) => drop(snapshot.nodes.insert(node.name.clone(), node)),
             Part::Namespace(namespace) => {
                 drop(snapshot.namespaces.insert(Arc::clone(&namespace.name), namespace));
@@ -298,6 +281,16 @@ impl Part {
             Part::LoadBalancerPool(pool) => drop(snapshot.load_balancer_pools.remove(&pool.name)),
             Part::L2Announcement(object) => drop(snapshot.l2_announcements.remove(&object.name)),
         }
+    }
+}
+
+/// A cluster of nothing but the staged policies, as if they were enforced.
+fn apart(staged: &Staged) -> Snapshot {
+    Snapshot {
+        policies: staged.policies.clone(),
+        cluster_policies: staged.cluster_policies.clone(),
+        traffic_policies: staged.traffic_policies.clone(),
+        ..Snapshot::default()
     }
 }
 

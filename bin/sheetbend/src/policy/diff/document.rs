@@ -1,13 +1,14 @@
 //! A difference of tables in the words of people: workloads, ports, policies.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use sheetbend_compile::diff::{Diff, Party, Span, Verdict};
 use sheetbend_model::state::Snapshot;
 use sheetbend_model::state::traffic::written_as;
 use sheetbend_model::types::{Direction, Family, ObjectKey};
 
-use super::wire::{Difference, Differences, Group, Said};
+use super::wire::{Difference, Differences, Group, NODES, Said, WORKLOAD, WORLD};
 use crate::policy::workload::workload;
 
 /// What is equal in all that one [`Difference`] stands for, in the order in which they are listed.
@@ -15,17 +16,19 @@ use crate::policy::workload::workload;
 struct Cause {
     opens: bool,
     direction: Direction,
-    /// The end that decides, then the other; `None` = the world, whose blocks are gathered.
-    ends: [Option<Group>; 2],
+    /// The end that decides.
+    own: Vec<Group>,
     before: Said,
     after: Said,
     ports: Vec<String>,
+    families: Vec<Family>,
 }
 
 /// What `found` says, of the cluster `after`.
 pub(super) fn differences(after: &Snapshot, found: &Diff, notes: Vec<String>) -> Differences {
-    let pieces = Pieces::of(after, &found.parties);
-    let mut gathered: BTreeMap<Cause, (BTreeSet<Family>, Vec<String>)> = BTreeMap::new();
+    let groups = groups(after, &found.parties);
+    let of = |party: usize| groups.get(party).map_or(&[][..], Vec::as_slice);
+    let mut gathered: BTreeMap<Cause, BTreeMap<(&'static str, Option<String>), Group>> = BTreeMap::new();
     let mut pairs: BTreeMap<(usize, usize), (bool, bool, u64)> = BTreeMap::new();
     for change in &found.changes {
         let known = pairs.entry((change.source, change.destination)).or_insert((false, false, 0));
@@ -33,51 +36,50 @@ pub(super) fn differences(after: &Snapshot, found: &Diff, notes: Vec<String>) ->
         known.1 |= change.spans.iter().any(|span| !span.opens);
         known.2 = known.2.max(change.pairs);
         for (alike, ports) in alike(&change.spans) {
-            for (source, destination) in pieces.pairs(change.source, change.destination) {
-                let ends = match alike.direction {
-                    Direction::Egress => [source, destination],
-                    Direction::Ingress => [destination, source],
-                };
-                let blocks =
-                    ends.iter().filter(|end| end.kind == "world").flat_map(|end| end.members.clone());
-                let blocks: Vec<String> = blocks.collect();
-                let cause = Cause {
-                    opens: alike.opens,
-                    direction: alike.direction,
-                    ends: ends.map(|end| (end.kind != "world").then(|| end.clone())),
-                    before: said(&alike.before, alike.direction),
-                    after: said(&alike.after, alike.direction),
-                    ports: ports.clone(),
-                };
-                let known = gathered.entry(cause).or_default();
-                known.0.extend(&change.families);
-                known.1.extend(blocks);
+            let (own, other) = match alike.direction {
+                Direction::Egress => (of(change.source), of(change.destination)),
+                Direction::Ingress => (of(change.destination), of(change.source)),
+            };
+            // The blocks of the world say themselves of which family they are.
+            let is_world = other.iter().any(|group| group.kind == WORLD);
+            let families = if is_world { Family::ALL.to_vec() } else { change.families.clone() };
+            let (before, after) = (said(&alike.before, alike.direction), said(&alike.after, alike.direction));
+            let own = own.to_vec();
+            let cause =
+                Cause { opens: alike.opens, direction: alike.direction, own, before, after, ports, families };
+            let others = gathered.entry(cause).or_default();
+            for group in other {
+                match others.entry((group.kind, group.name.clone())) {
+                    Entry::Vacant(place) => drop(place.insert(group.clone())),
+                    Entry::Occupied(mut known) => {
+                        known.get_mut().members.extend(group.members.iter().cloned())
+                    }
+                }
             }
         }
     }
-    let of = |opens: bool| {
+    let sum = |opens: bool| {
         let pairs = pairs.values().filter(|(open, close, _)| if opens { *open } else { *close });
         pairs.map(|(_, _, count)| count).sum()
     };
-    let (opens, closes) = (of(true), of(false));
+    let (opens, closes) = (sum(true), sum(false));
     let changes =
-        gathered.into_iter().map(|(cause, (families, blocks))| difference(cause, &families, &blocks));
-    Differences { changes: changes.collect(), opens, closes, notes }
+        gathered.into_iter().map(|(cause, others)| difference(cause, others.into_values().collect()));
+    Differences { changes: changes.collect(), opens, closes, flows: None, notes }
 }
 
-fn difference(cause: Cause, families: &BTreeSet<Family>, blocks: &[String]) -> Difference {
-    let world = Group { kind: "world", name: None, members: blocks.to_vec(), whole: blocks.len() };
-    let [own, other] = cause.ends.map(|end| end.unwrap_or_else(|| world.clone()));
+fn difference(cause: Cause, mut others: Vec<Group>) -> Difference {
+    others.iter_mut().for_each(|group| group.members.sort_unstable());
     let (source, destination) = match cause.direction {
-        Direction::Egress => (own, other),
-        Direction::Ingress => (other, own),
+        Direction::Egress => (cause.own, others),
+        Direction::Ingress => (others, cause.own),
     };
     Difference {
         effect: if cause.opens { "opens" } else { "closes" },
         source,
         destination,
         ports: cause.ports,
-        families: families.iter().map(ToString::to_string).collect(),
+        families: cause.families.iter().map(ToString::to_string).collect(),
         direction: cause.direction.to_string(),
         before: cause.before,
         after: cause.after,
@@ -105,48 +107,39 @@ fn alike(spans: &[Span]) -> Vec<(&Span, Vec<String>)> {
     found
 }
 
-/// Parties, in groups that people have a name for.
-struct Pieces(Vec<Vec<Group>>);
-
-impl Pieces {
-    fn of(cluster: &Snapshot, parties: &[Party]) -> Self {
-        let mut whole: BTreeMap<String, usize> = BTreeMap::new();
-        for pod in cluster.pods.values().filter(|pod| pod.is_peer()) {
-            *whole.entry(workload(pod)).or_default() += 1;
+/// Each party, in groups that people have a name for.
+fn groups(cluster: &Snapshot, parties: &[Party]) -> Vec<Vec<Group>> {
+    let mut whole: BTreeMap<String, usize> = BTreeMap::new();
+    for pod in cluster.pods.values().filter(|pod| pod.is_peer()) {
+        *whole.entry(workload(pod)).or_default() += 1;
+    }
+    let outside =
+        parties.iter().map(|party| if let Party::World(blocks) = party { blocks.len() } else { 0 }).sum();
+    let name = |key: &ObjectKey| cluster.pods.get(key).map(|pod| workload(pod));
+    let of_party = |party: &Party| match party {
+        Party::Pods(pods) => {
+            let mut by_name: BTreeMap<String, Vec<String>> = BTreeMap::new();
+            for key in pods {
+                by_name.entry(name(key).unwrap_or_default()).or_default().push(key.to_string());
+            }
+            let group = |(name, members): (String, Vec<String>)| Group {
+                kind: WORKLOAD,
+                whole: whole.get(&name).copied().unwrap_or_default(),
+                name: Some(name),
+                members,
+            };
+            by_name.into_iter().map(group).collect()
         }
-        let name = |key: &ObjectKey| cluster.pods.get(key).map(|pod| workload(pod));
-        let of_party = |party: &Party| match party {
-            Party::Pods(pods) => {
-                let mut by_name: BTreeMap<String, Vec<String>> = BTreeMap::new();
-                for key in pods {
-                    by_name.entry(name(key).unwrap_or_default()).or_default().push(key.to_string());
-                }
-                let group = |(name, members): (String, Vec<String>)| Group {
-                    kind: "workload",
-                    whole: whole.get(&name).copied().unwrap_or_default(),
-                    name: Some(name),
-                    members,
-                };
-                by_name.into_iter().map(group).collect()
-            }
-            Party::Nodes(nodes) => {
-                let members: Vec<String> = nodes.iter().map(ToString::to_string).collect();
-                vec![Group { kind: "nodes", name: None, members, whole: cluster.nodes.len() }]
-            }
-            Party::World(blocks) => {
-                let members: Vec<String> = blocks.iter().map(ToString::to_string).collect();
-                vec![Group { kind: "world", name: None, whole: members.len(), members }]
-            }
-        };
-        Self(parties.iter().map(of_party).collect())
-    }
-
-    /// Senders and receivers of two parties. A pod alone is none to itself.
-    fn pairs(&self, source: usize, destination: usize) -> impl Iterator<Item = (&Group, &Group)> {
-        let of = |index: usize| self.0.get(index).map_or(&[][..], Vec::as_slice);
-        let pairs = of(source).iter().flat_map(move |from| of(destination).iter().map(move |to| (from, to)));
-        pairs.filter(|(from, to)| from != to || from.kind != "workload" || from.members.len() > 1)
-    }
+        Party::Nodes(nodes) => {
+            let members: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+            vec![Group { kind: NODES, name: None, members, whole: cluster.nodes.len() }]
+        }
+        Party::World(blocks) => {
+            let members: Vec<String> = blocks.iter().map(ToString::to_string).collect();
+            vec![Group { kind: WORLD, name: None, members, whole: outside }]
+        }
+    };
+    parties.iter().map(of_party).collect()
 }
 
 fn said(verdict: &Verdict, direction: Direction) -> Said {

@@ -3,6 +3,7 @@
 mod change;
 mod document;
 mod print;
+mod replay;
 mod wire;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -15,6 +16,7 @@ use sheetbend_intake::last_good;
 use sheetbend_model::state::Snapshot;
 use sheetbend_shell::exit;
 
+use super::flows::RecordedFlow;
 use super::offline;
 use crate::ask::{Answer, Failure, Whom, ask};
 use change::Deletion;
@@ -74,7 +76,11 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let mut progress = Progress::begin();
     let found = diff(&before, &after, &mut |done, total| progress.tell(done, total));
     progress.end();
-    let differences = document::differences(&after, &found, notes);
+    let mut differences = document::differences(&after, &found, notes);
+    if args.objects.is_empty() {
+        let flows = recorded(&args.whom, &mut differences.notes);
+        differences.flows = Some(replay::replay(&after, &found, &flows));
+    }
     let own_fault = |error: &dyn std::fmt::Display| (exit::INTERNAL, error.to_string());
     let text = match args.output {
         Output::Json => serde_json::to_string_pretty(&differences).map_err(|error| own_fault(&error))? + "\n",
@@ -102,6 +108,19 @@ fn live(whom: &Whom) -> Result<Snapshot, Failure> {
         }
     }
     Err((exit::NO_OBJECT, "no agent answers".to_owned()))
+}
+
+/// What all agents recorded. Without an answer there is nothing to replay, and the rest of the answer is as good.
+fn recorded(whom: &Whom, notes: &mut Vec<String>) -> Vec<RecordedFlow> {
+    let answers = ask::<Vec<RecordedFlow>>(whom, "/flows").unwrap_or_else(|(_, text)| {
+        notes.push(format!("no flows are replayed: {text}"));
+        Vec::new()
+    });
+    let found = answers.into_iter().filter_map(|answer| match answer {
+        Answer::Found(flows) => Some(flows),
+        Answer::Unknown(_) | Answer::Error(_) => None,
+    });
+    found.flatten().collect()
 }
 
 /// How far a comparison is, told to who waits longer than a second at a terminal.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::wire::{Difference, Differences, Group};
+use super::wire::{Difference, Differences, Group, NODES, Replay, Replayed};
 
 /// Peers of a line before the rest is a number.
 const PEERS: usize = 6;
@@ -38,6 +38,9 @@ impl Printer {
         if count > self.limit {
             let _ = writeln!(text, "... and {} more; --limit 0 shows all\n", count - self.limit);
         }
+        if let Some(replay) = &differences.flows {
+            self.flows(replay, &mut text);
+        }
         let pairs = |count: u64| if count == 1 { "1 pair".to_owned() } else { format!("{count} pairs") };
         let _ = match (differences.closes, differences.opens) {
             (0, 0) => writeln!(text, "no verdict changes"),
@@ -53,34 +56,54 @@ impl Printer {
         text
     }
 
+    fn flows(&self, replay: &Replay, text: &mut String) {
+        let Replay { recorded, unknown, closes, opens } = replay;
+        let sum = |of: &[Replayed]| of.iter().map(|replayed| replayed.flows).sum::<u64>();
+        let gone =
+            if *unknown > 0 { format!(" ({unknown} with an end that is gone)") } else { String::new() };
+        let _ = writeln!(
+            text,
+            "of {recorded} recorded flows{gone}, {} that passed would be denied, {} that were denied would pass",
+            sum(closes),
+            sum(opens)
+        );
+        for (what, of) in [("would be denied", closes), ("would pass", opens)] {
+            for Replayed { source, destination, port, flows } in of.iter().take(self.limit) {
+                let _ = writeln!(text, "  {what}: {flows} {source} → {destination} {port}");
+            }
+            if of.len() > self.limit {
+                let _ = writeln!(text, "  {what}: {} more kinds; --limit 0 shows all", of.len() - self.limit);
+            }
+        }
+    }
+
     fn end(&self, of_end: &[Difference], text: &mut String) {
         let Some(first) = of_end.first() else { return };
         let (effect, paint) = if first.effect == "opens" { ("OPENS", "33") } else { ("CLOSES", "31") };
         let effect = if self.colour { format!("\x1b[{paint}m{effect}\x1b[0m") } else { effect.to_owned() };
         let way = if first.direction == "egress" { "to" } else { "from" };
-        let _ = writeln!(text, "{effect} {} of {}", first.direction, self.group(own(first)));
+        let _ = writeln!(text, "{effect} {} of {}", first.direction, self.groups(own(first)));
         let _ = writeln!(text, "  before: {}", first.before.message);
         let _ = writeln!(text, "  after:  {}", first.after.message);
-        let mut lines: Vec<((String, &[String]), Vec<String>)> = Vec::new();
         for difference in of_end {
-            let key = (ports(&difference.ports), difference.families.as_slice());
-            let peer = self.group(peer(difference));
-            match lines.iter_mut().find(|(known, _)| *known == key) {
-                Some((_, peers)) => peers.push(peer),
-                None => lines.push((key, vec![peer])),
-            }
-        }
-        for ((ports, families), peers) in lines {
-            let only = if let [family] = families { format!(" ({family} only)") } else { String::new() };
-            let rest = peers.len().saturating_sub(PEERS);
-            if self.wide || rest < 2 {
-                let _ = writeln!(text, "    {ports}{only} {way} {}", peers.join(", "));
-            } else {
-                let shown = peers.get(..PEERS).unwrap_or_default().join(", ");
-                let _ = writeln!(text, "    {ports}{only} {way} {shown} and {rest} more (-o wide)");
-            }
+            let only = match difference.families.as_slice() {
+                [family] => format!(" ({family} only)"),
+                _ => String::new(),
+            };
+            let (ports, others) = (ports(&difference.ports), self.groups(other(difference)));
+            let _ = writeln!(text, "    {ports}{only} {way} {others}");
         }
         text.push('\n');
+    }
+
+    fn groups(&self, groups: &[Group]) -> String {
+        let rest = groups.len().saturating_sub(PEERS);
+        let shown = if self.wide || rest < 2 { groups } else { groups.get(..PEERS).unwrap_or_default() };
+        let shown: Vec<String> = shown.iter().map(|group| self.group(group)).collect();
+        if shown.len() == groups.len() {
+            return shown.join(", ");
+        }
+        format!("{} and {rest} more (-o wide)", shown.join(", "))
     }
 
     fn group(&self, group: &Group) -> String {
@@ -95,10 +118,8 @@ impl Printer {
                 };
                 if self.wide { format!("{name}{count} [{}]", members()) } else { format!("{name}{count}") }
             }
-            (None, "nodes") if self.wide || group.members.len() < group.whole => {
-                format!("nodes {}", members())
-            }
-            (None, "nodes") => "nodes".to_owned(),
+            (None, kind) if !self.wide && group.members.len() == group.whole => kind.to_owned(),
+            (None, NODES) => format!("nodes {}", members()),
             (None, _) => {
                 let rest = group.members.len().saturating_sub(PEERS);
                 if self.wide || rest < 2 {
@@ -113,11 +134,11 @@ impl Printer {
 }
 
 /// The end that decides.
-fn own(difference: &Difference) -> &Group {
+fn own(difference: &Difference) -> &[Group] {
     if difference.direction == "egress" { &difference.source } else { &difference.destination }
 }
 
-fn peer(difference: &Difference) -> &Group {
+fn other(difference: &Difference) -> &[Group] {
     if difference.direction == "egress" { &difference.destination } else { &difference.source }
 }
 

@@ -4,6 +4,7 @@
 //! party, and the rows that the kernel is given are compared as steps over all ports. So the answer is whole, and costs
 //! what there are different treatments, not what there are pods.
 
+mod index;
 mod party;
 mod verdict;
 
@@ -19,6 +20,7 @@ use super::classes::ClassNode;
 use super::resolved;
 use super::set::SetNode;
 use super::why::Explainer;
+pub use index::Index;
 pub use party::Party;
 use party::{Seen, parties, rows};
 use verdict::Known;
