@@ -73,7 +73,7 @@ fn findings_are_those_of_the_cases() {
 
 #[test]
 fn the_examples_of_the_pages_print_what_they_say() {
-    for (page, least) in [("policy-why.md", 4), ("policy-lint.md", 1)] {
+    for (page, least) in [("policy-why.md", 4), ("policy-lint.md", 1), ("policy-diff.md", 2)] {
         let path = root().join("docs/user").join(page);
         let written = std::fs::read_to_string(&path).unwrap();
         let (mut found, mut examples) = (String::new(), 0);
@@ -141,6 +141,41 @@ fn the_end_says_whether_the_verdict_is_the_expected_one() {
         let said = text(&output.stderr);
         assert_eq!((output.status.code(), said.contains(says)), (Some(code), true), "{wrong}: {said}");
     }
+}
+
+#[test]
+fn the_end_says_whether_a_verdict_changes() {
+    let shop = "diff --objects examples/shop";
+    for (more, code, says) in [
+        ("-f examples/shop/policies.yaml", 0, "no verdict changes"),
+        ("-f docs/user/policy-diff.yaml", 1, "OPENS ingress of shop/cart"),
+        ("--delete NetworkPolicy/shop/web-for-everybody", 1, "CLOSES ingress of shop/web"),
+        ("--delete NetworkPolicy/shop/default-deny-ingress", 0, "no verdict changes"),
+        ("--staged", 0, "no verdict changes"),
+        ("--delete NetworkPolicy/shop/zzz", 4, "there is no NetworkPolicy shop/zzz"),
+        ("--delete Pod/shop/web-0", 2, "is no kind on which verdicts depend"),
+        ("", 2, "--filename"),
+        ("-f examples/none", 64, "examples/none"),
+        ("-f examples/shop/data.yaml --limit 0", 64, "no policy among the manifests"),
+    ] {
+        let output = sheetbend(&words(&format!("{shop} {more}")));
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!((output.status.code(), said.contains(says)), (Some(code), true), "{more}: {said}");
+    }
+    let live = sheetbend(&words("diff --staged --socket /none/admin.sock"));
+    assert_eq!(live.status.code(), Some(4), "{}", text(&live.stderr));
+
+    let output = sheetbend(&words(&format!("{shop} -f docs/user/policy-diff.yaml -o json")));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let changes = json["changes"].as_array().unwrap();
+    let change = changes.iter().find(|change| change["effect"] == "opens").unwrap();
+    assert_eq!((&change["direction"], &change["source"][0]["name"]), (&"ingress".into(), &"shop/web".into()));
+    assert_eq!((&change["before"]["verdict"], &change["ports"]), (&"deny".into(), &["8080/TCP"][..].into()));
+    assert_eq!(change["after"]["policy"], "shop/cart-from-web");
+    assert_eq!(json["opens"], 6);
+    assert!(
+        changes.iter().any(|change| change["after"]["selectedBy"][0] == "ops/collector-takes-measurements")
+    );
 }
 
 #[test]

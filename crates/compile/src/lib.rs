@@ -20,7 +20,9 @@ mod slices;
 pub use announce::{Announcement, announcements};
 pub use compiler::{Compiler, Counters};
 pub use overlay::router_address;
-pub use policy::{SharedPlaces, TrafficFaults, lint, resolved, unusable_blocks, unusable_networks, why};
+pub use policy::{
+    SharedPlaces, TrafficFaults, diff, lint, resolved, unusable_blocks, unusable_networks, why,
+};
 pub use service::explain;
 
 use sheetbend_model::plan::Dataplane;

@@ -18,7 +18,7 @@ use crate::convert::Part;
 use crate::kube::Reading;
 
 /// Raised whenever the model's serialised form changes.
-const FORMAT: u32 = 7;
+const FORMAT: u32 = 8;
 /// Between two writings.
 const PERIOD: Duration = Duration::from_secs(10);
 
@@ -69,7 +69,15 @@ pub fn read(path: &Path) -> Result<Option<Snapshot>, LastGoodError> {
     }
 }
 
-/// The same of what lies in `path`.
+/// Reads what [`text`] wrote.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_text(text: &str) -> Result<Snapshot, LastGoodError> {
+    parse(text.as_bytes(), Path::new("the Snapshot"))
+}
+
+/// Reads what was written; `path` is what errors name.
 ///
 /// # Errors
 /// As [`read`].
@@ -115,6 +123,22 @@ pub fn write(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
     }
     let fresh = path.with_extension("new");
     let mut file = BufWriter::new(File::create(&fresh)?);
+    write_to(&mut file, snapshot)?;
+    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    fs::rename(&fresh, path)
+}
+
+/// What the file of `snapshot` holds.
+///
+/// # Errors
+/// An object that has no text; there is none.
+pub fn text(snapshot: &Snapshot) -> io::Result<String> {
+    let mut text = Vec::new();
+    write_to(&mut text, snapshot)?;
+    String::from_utf8(text).map_err(io::Error::other)
+}
+
+fn write_to(file: &mut impl Write, snapshot: &Snapshot) -> io::Result<()> {
     let mut digest = Sha256::new();
     let mut line = serde_json::to_vec(&Header { sheetbend_snapshot: FORMAT })?;
     for part in std::iter::once(None).chain(Part::all(snapshot).map(Some)) {
@@ -126,9 +150,7 @@ pub fn write(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
         digest.update(&line);
         file.write_all(&line)?;
     }
-    writeln!(file, "sha256 {}", hex(digest))?;
-    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-    fs::rename(&fresh, path)
+    writeln!(file, "sha256 {}", hex(digest))
 }
 
 fn hex(digest: Sha256) -> String {

@@ -6,8 +6,10 @@ mod client;
 mod counters;
 mod decode;
 mod hub;
+mod ring;
 
 pub use client::{Subscription, subscribe};
 pub use counters::{Count, by_reason};
 pub use decode::{EVENT_BYTES, Lookup, decode, parse};
 pub use hub::Hub;
+pub use ring::{FlowRecord, FlowRing, recorded_flows};

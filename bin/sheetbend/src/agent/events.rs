@@ -16,6 +16,7 @@ use sheetbend_observe::{Count, Hub, Lookup, by_reason, decode, parse};
 use tokio::sync::watch;
 use tracing::{error, warn};
 
+use super::flow_log::FlowLog;
 use super::policy_log::PolicyLog;
 use super::view::View;
 
@@ -28,6 +29,7 @@ pub(crate) fn spawn(
     node: NodeName,
     ring: RingBuf<MapData>,
     views: watch::Receiver<Arc<View>>,
+    flows: FlowLog,
 ) -> anyhow::Result<()> {
     let hub = Hub::default();
     let server = hub.clone();
@@ -37,11 +39,19 @@ pub(crate) fn spawn(
             error!("nobody can listen to events at {}: {error}", path.display());
         }
     });
-    std::thread::Builder::new().name("events".to_owned()).spawn(move || pump(ring, &hub, &node, &views))?;
+    std::thread::Builder::new()
+        .name("events".to_owned())
+        .spawn(move || pump(ring, &hub, &node, &views, flows))?;
     Ok(())
 }
 
-fn pump(mut ring: RingBuf<MapData>, hub: &Hub, node: &NodeName, views: &watch::Receiver<Arc<View>>) {
+fn pump(
+    mut ring: RingBuf<MapData>,
+    hub: &Hub,
+    node: &NodeName,
+    views: &watch::Receiver<Arc<View>>,
+    mut flows: FlowLog,
+) {
     let mut log = PolicyLog::new(Instant::now());
     loop {
         let mut waiting = [PollFd::new(ring.as_fd(), PollFlags::POLLIN)];
@@ -52,11 +62,12 @@ fn pump(mut ring: RingBuf<MapData>, hub: &Hub, node: &NodeName, views: &watch::R
         let view = Arc::clone(&views.borrow());
         while let Some(record) = ring.next() {
             let is_heard = hub.has_listeners();
-            if !is_heard && view.logged().is_empty() {
+            if !is_heard && view.logged().is_empty() && !flows.records() {
                 continue; // freed unread, so that the kernel never finds the buffer full
             }
             match parse(&record) {
                 Some(event) => {
+                    flows.take(&event);
                     let is_logged = view.logged().contains(&event.origin);
                     if !is_heard && !is_logged {
                         continue;
@@ -75,6 +86,7 @@ fn pump(mut ring: RingBuf<MapData>, hub: &Hub, node: &NodeName, views: &watch::R
                 ),
             }
         }
+        flows.flush();
     }
 }
 

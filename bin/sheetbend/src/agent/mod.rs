@@ -8,6 +8,7 @@ mod cni;
 mod core;
 mod duties;
 mod events;
+mod flow_log;
 mod growth;
 mod health_checks;
 mod heap;
@@ -50,6 +51,7 @@ pub(crate) use args::Args;
 use cni::CniConfig;
 use core::{Core, CoreConfig, Outputs};
 use duties::Duties;
+use flow_log::FlowLog;
 pub(crate) use leaks::Leak;
 pub(crate) use settings::SettingsFile;
 
@@ -126,7 +128,9 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let own_name = node.clone();
     let server = Server::bind(&run_dir.join("cni.sock"))?;
     tokio::spawn(health_checks::serve(views.clone()));
-    events::spawn(&run_dir.join("events.sock"), node, events, views.clone())?;
+    let flow_file = flow_log::path(&config.node.state_dir);
+    let flow_log = FlowLog::open(&flow_file, config.flows.ring);
+    events::spawn(&run_dir.join("events.sock"), node, events, views.clone(), flow_log)?;
     for rule in foreign_rules() {
         warn!("a rule of somebody else gets in our way: {rule}");
     }
@@ -135,7 +139,12 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let leaks = leaks::document(config.node.state_dir.clone(), questions, api_clusters.clone());
     let services = services::documents(own_name.clone(), views.clone(), live);
     let policies = policies::documents(views.clone());
-    let documents = [("/leaks", leaks)].into_iter().chain(services).chain(policies).collect();
+    let snapshot = policies::snapshot(api_clusters.clone());
+    let documents = [("/leaks", leaks), ("/snapshot", snapshot), ("/flows", flow_log::document(flow_file))]
+        .into_iter()
+        .chain(services)
+        .chain(policies)
+        .collect();
     let announcing = announce(announcing, kubernetes.as_ref(), &drain);
     let (duties, keeper) = api_server(config, kubernetes, news, api_clusters, (own_name, pod_cidrs), &ready);
     tokio::select! {

@@ -1,9 +1,10 @@
-//! What `sheetbend policy` is told: the documents `/policy/why` and `/policy/lint`.
+//! What `sheetbend policy` is told: the documents `/policy/why`, `/policy/lint` and `/snapshot`.
 
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
+use sheetbend_intake::last_good;
 use sheetbend_shell::admin::DocumentFn;
 use sheetbend_shell::exit;
 use tokio::sync::watch;
@@ -12,6 +13,7 @@ use super::view::View;
 use crate::ask::Answer;
 use crate::policy::lint::Findings;
 use crate::policy::why::{Destination, Reply, Target, explain, protocol_of};
+use crate::source::Cluster;
 
 /// `/policy/why` with `source=`, `destination=`, `port=` and `protocol=`, and `/policy/lint`. What they take is spent on a
 /// thread of its own: neither the core nor other requests wait for it.
@@ -27,6 +29,23 @@ pub(super) fn documents(views: watch::Receiver<Arc<View>>) -> [(&'static str, Do
         })
     };
     [("/policy/why", document(why)), ("/policy/lint", document(lint))]
+}
+
+/// `/snapshot`: the cluster as objects say it, for who compares it with another: that takes memory which the agent has not.
+pub(super) fn snapshot(clusters: watch::Receiver<Option<Cluster>>) -> DocumentFn {
+    Arc::new(move |_query| {
+        let known = clusters.borrow().as_ref().map(|cluster| Arc::clone(&cluster.snapshot));
+        Box::pin(async move {
+            let Some(snapshot) = known else {
+                return value(&Answer::<()>::Error("the cluster is not known yet".to_owned()));
+            };
+            let made = tokio::task::spawn_blocking(move || match last_good::text(&snapshot) {
+                Ok(text) => value(&Answer::Found(text)),
+                Err(error) => value(&Answer::<()>::Error(error.to_string())),
+            });
+            made.await.unwrap_or_else(|error| value(&Answer::<()>::Error(error.to_string())))
+        })
+    })
 }
 
 fn value(answer: &Answer<impl Serialize>) -> Value {

@@ -101,6 +101,7 @@ impl View {
                 "clusterNetworkPolicies":
                     self.snapshot.cluster_policies.values().filter(|policy| policy.tier.is_standard()).count(),
                 "trafficPolicies": self.snapshot.traffic_policies.len(),
+                "stagedPolicies": self.snapshot.staged.len(),
             },
             "pods": pods,
             "conditions": conditions,

@@ -17,13 +17,17 @@ use sheetbend_intake::file::{Kind, ObjectId};
 use sheetbend_intake::kube::{ACCEPTED, Client, Standing};
 use sheetbend_intake::resources;
 use sheetbend_model::plan;
-use sheetbend_model::state::{ClusterNetworkPolicy, Snapshot};
+use sheetbend_model::state::traffic::written_as;
+use sheetbend_model::state::{ClusterNetworkPolicy, ENFORCEMENT, Snapshot};
+use sheetbend_model::types::ObjectKey;
 use tracing::{debug, warn};
 
 use super::report::{Fault, INVALID, NOT_FOUND, NOT_SUPPORTED};
 
 /// Whose fields the conditions are, for server-side apply.
 const OWNER: &str = "sheetbend-controller";
+/// Reason of a policy that is not enforced; it is followed as it is written.
+const STAGED_REASON: &str = "Staged";
 /// Conditions written between two looks at the rest of the cluster: a thousand new policies hold nothing else up.
 const BATCH: usize = 50;
 /// Longest message of a condition, characters (meta/v1: 32,768 bytes).
@@ -85,7 +89,10 @@ impl ClusterPolicies {
         self.seen = snapshot.cluster_policies.clone();
         let shared = self.places.follow(snapshot);
         let found = shared.into_iter().chain(self.traffic.follow(snapshot)).map(fault);
-        found.chain(self.networks.values().flatten().cloned()).collect()
+        found
+            .chain(self.networks.values().flatten().cloned())
+            .chain(snapshot.staged.keys().map(staged))
+            .collect()
     }
 
     /// Makes the condition on each policy say what `faults` say of it: where it says so, or was made to, nothing is
@@ -189,6 +196,20 @@ impl Wanted {
                 && condition.message == self.message
                 && condition.observed_generation == self.generation
         })
+    }
+}
+
+/// Nothing is wrong with it; but who looks for what it does shall find why it does nothing.
+fn staged(policy: ObjectKey) -> Fault {
+    let (kind, key) = written_as(&policy);
+    Fault {
+        object: ObjectId::new(
+            Kind::named(kind).unwrap_or(Kind::ClusterNetworkPolicy),
+            &key.namespace,
+            &key.name,
+        ),
+        reason: STAGED_REASON,
+        message: format!("it is not enforced, as its annotation {ENFORCEMENT} says").into(),
     }
 }
 

@@ -1,9 +1,12 @@
 //! `sheetbend policy`: what policies do, and what is wrong with them.
 
+mod diff;
+pub(crate) mod flows;
 pub(crate) mod lint;
 mod offline;
 mod text;
 pub(crate) mod why;
+mod workload;
 
 use std::process::ExitCode;
 
@@ -37,6 +40,20 @@ named does not exist.")]
   sheetbend policy lint --level info                 what the agent of this node knows
   sheetbend policy lint -f . -o json | jq -r '.findings[] | .code + \" \" + .policy'")]
     Lint(lint::Args),
+    /// What a change of policies would open and close, before it is applied.
+    ///
+    /// Every pair of pods, nodes and the world outside is compared on every protocol and port, by the rows that kernels
+    /// are given before and after. A difference names the end that decides: egress of the sender or ingress of the
+    /// receiver, and what it said and would say. An object of the manifests takes the place of what has its kind,
+    /// namespace and name.
+    #[command(after_help = "Examples:
+  sheetbend policy diff -f new.yaml                       against what the agent of this node knows
+  sheetbend policy diff -f new.yaml --lab demo -o wide    against a lab, with the names of pods
+  sheetbend policy diff --staged                          what the staged policies would change
+  sheetbend policy diff --delete NetworkPolicy/shop/web-for-everybody --objects examples/shop
+
+Ends with 0 if no verdict changes, with 1 if one does.")]
+    Diff(diff::Args),
 }
 
 /// Runs a subcommand.
@@ -44,6 +61,7 @@ pub(crate) fn run(command: &Command) -> ExitCode {
     let (name, done) = match command {
         Command::Why(args) => ("why", why::run(args)),
         Command::Lint(args) => ("lint", lint::run(args)),
+        Command::Diff(args) => ("diff", diff::run(args)),
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeSpec, Pod, PodCondition, PodIP, PodStatus};
-use sheetbend_compile::resolved;
 use sheetbend_intake::file::{
     self, Assigned, Cluster, Expanded, Kind, ManifestError, Manifests, Object, ObjectId,
     build_endpoint_slices, expand,
@@ -55,7 +54,7 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Offline, Failure> {
             ranges.values().flatten().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         ));
     }
-    let snapshot = resolved(&file::snapshot(&objects));
+    let snapshot = file::snapshot(&objects);
     let policies = manifests.objects.iter().filter(|(id, _)| is_policy(id));
     let places = policies.map(|(id, manifest)| ((id.kind.name(), id.key()), manifest.place.to_string()));
     let places = places.collect();
@@ -69,7 +68,7 @@ fn is_policy(id: &ObjectId) -> bool {
     )
 }
 
-fn refuse(errors: &[ManifestError]) -> Failure {
+pub(super) fn refuse(errors: &[ManifestError]) -> Failure {
     let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
     (exit::BAD_INPUT, format!("the manifests are wrong:\n{}", lines.join("\n")))
 }

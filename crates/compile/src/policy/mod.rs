@@ -4,6 +4,7 @@ mod addresses;
 mod blocks;
 mod claims;
 mod classes;
+pub mod diff;
 mod document;
 mod faults;
 mod flat;

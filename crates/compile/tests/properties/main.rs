@@ -13,6 +13,7 @@
 mod atomicity;
 mod balancing;
 mod counters;
+mod diff;
 mod explain;
 mod hostile;
 mod kernel;

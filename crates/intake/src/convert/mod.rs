@@ -18,8 +18,9 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use serde::{Deserialize, Serialize};
 use sheetbend_model::state::{
-    self, ClusterNetworkPolicy, EndpointSlice, L2Announcement, LabelSelector, LoadBalancerPool, Namespace,
-    NetworkPolicy, Node, Operator, Pod, Requirement, Service, ServiceCidr, Sharing, Snapshot, Tenant,
+    self, ClusterNetworkPolicy, ENFORCEMENT, EndpointSlice, L2Announcement, LabelSelector, LoadBalancerPool,
+    Namespace, NetworkPolicy, Node, Operator, Pod, Requirement, STAGED, Service, ServiceCidr, Sharing,
+    Snapshot, Staged, Tenant,
 };
 use sheetbend_model::types::{Labels, NodeName, ObjectKey, Protocol, Uid};
 
@@ -45,11 +46,18 @@ pub(crate) enum Part {
     Tenant(Arc<Tenant>),
     LoadBalancerPool(Arc<LoadBalancerPool>),
     L2Announcement(Arc<L2Announcement>),
+    /// A policy that is not enforced: one of the variants for policies.
+    Staged(Box<Part>),
 }
 
 impl Part {
     /// What a Snapshot holds of `object`; `None` for workloads and for EndpointSlices of names.
     pub(crate) fn of(object: &Object) -> Option<Self> {
+        let part = Self::as_enforced(object)?;
+        Some(if is_staged(object) { Part::Staged(Box::new(part)) } else { part })
+    }
+
+    fn as_enforced(object: &Object) -> Option<Self> {
         Some(match object {
             Object::Namespace(namespace) => Part::Namespace(Arc::new(self::namespace(namespace))),
             Object::Node(node) => Part::Node(Arc::new(self::node(node))),
@@ -89,6 +97,7 @@ impl Part {
     /// What makes it unique.
     pub(crate) fn id(&self) -> ObjectId {
         let (kind, key) = match self {
+            Part::Staged(policy) => return policy.id(),
             Part::Node(node) => (Kind::Node, ObjectKey::cluster_scoped(Arc::clone(&node.name.0))),
             Part::Namespace(namespace) => {
                 (Kind::Namespace, ObjectKey::cluster_scoped(Arc::clone(&namespace.name)))
@@ -138,7 +147,8 @@ impl Part {
             | Part::TrafficPolicy(_)
             | Part::Tenant(_)
             | Part::LoadBalancerPool(_)
-            | Part::L2Announcement(_) => {}
+            | Part::L2Announcement(_)
+            | Part::Staged(_) => {}
         }
     }
 
@@ -159,6 +169,7 @@ impl Part {
             Part::Tenant(tenant) => snapshot.tenants.get(&tenant.name) == Some(tenant),
             Part::LoadBalancerPool(pool) => snapshot.load_balancer_pools.get(&pool.name) == Some(pool),
             Part::L2Announcement(object) => snapshot.l2_announcements.get(&object.name) == Some(object),
+            Part::Staged(policy) => policy.is_in(&apart(&snapshot.staged)),
         }
     }
 
@@ -179,13 +190,38 @@ impl Part {
         let tenants = snapshot.tenants.values().cloned().map(Part::Tenant);
         let pools = snapshot.load_balancer_pools.values().cloned().map(Part::LoadBalancerPool);
         let announcements = snapshot.l2_announcements.values().cloned().map(Part::L2Announcement);
+        let staged = &snapshot.staged;
+        let policies =
+            policies.chain(staged.policies.values().cloned().map(Part::NetworkPolicy).map(Part::staged));
+        let of_cluster = staged.cluster_policies.values().cloned().map(Part::ClusterNetworkPolicy);
+        let tiers = tiers.chain(of_cluster.map(Part::staged));
+        let of_traffic = staged.traffic_policies.values().cloned().map(Part::TrafficPolicy);
+        let traffic = traffic.chain(of_traffic.map(Part::staged));
         let cluster = nodes.chain(namespaces).chain(pods).chain(services).chain(slices).chain(policies);
         cluster.chain(ranges).chain(tiers).chain(traffic).chain(tenants).chain(pools).chain(announcements)
     }
 
+    fn staged(self) -> Self {
+        Part::Staged(Box::new(self))
+    }
+
     /// Puts it into `snapshot`, in the place of what had its name.
     pub(crate) fn insert(self, snapshot: &mut Snapshot) {
+        // A policy is staged or enforced, never both.
+        let is_policy = matches!(
+            self,
+            Part::NetworkPolicy(_) | Part::ClusterNetworkPolicy(_) | Part::TrafficPolicy(_) | Part::Staged(_)
+        );
+        if is_policy {
+            self.remove(snapshot);
+        }
         match self {
+            Part::Staged(policy) => {
+                let mut apart = apart(&snapshot.staged);
+                policy.insert(&mut apart);
+                let Snapshot { policies, cluster_policies, traffic_policies, .. } = apart;
+                snapshot.staged = Staged { policies, cluster_policies, traffic_policies };
+            }
             Part::Node(node) => drop(snapshot.nodes.insert(node.name.clone(), node)),
             Part::Namespace(namespace) => {
                 drop(snapshot.namespaces.insert(Arc::clone(&namespace.name), namespace));
@@ -217,20 +253,30 @@ impl Part {
         }
     }
 
-    /// Takes it out of `snapshot`.
+    /// Takes what has its kind and name out of `snapshot`.
     pub(crate) fn remove(&self, snapshot: &mut Snapshot) {
         match self {
+            Part::Staged(policy) => policy.remove(snapshot),
             Part::Node(node) => drop(snapshot.nodes.remove(&node.name)),
             Part::Namespace(namespace) => drop(snapshot.namespaces.remove(&namespace.name)),
             Part::Pod(pod) => drop(snapshot.pods.remove(&pod.key)),
             Part::Service(service) => drop(snapshot.services.remove(&service.key)),
             Part::EndpointSlice(slice) => drop(snapshot.endpoint_slices.remove(&slice.key)),
-            Part::NetworkPolicy(policy) => drop(snapshot.policies.remove(&policy.key)),
+            Part::NetworkPolicy(policy) => {
+                snapshot.policies.remove(&policy.key);
+                snapshot.staged.policies.remove(&policy.key);
+            }
             Part::ServiceCidr(object) => drop(snapshot.service_cidrs.remove(&object.name)),
-            Part::ClusterNetworkPolicy(policy) => drop(snapshot.cluster_policies.remove(&policy.name)),
+            Part::ClusterNetworkPolicy(policy) => {
+                snapshot.cluster_policies.remove(&policy.name);
+                snapshot.staged.cluster_policies.remove(&policy.name);
+            }
             Part::TrafficTier(tier) => drop(snapshot.traffic_tiers.remove(&tier.name)),
             Part::NetworkSet(set) => drop(snapshot.network_sets.remove(&set.name)),
-            Part::TrafficPolicy(policy) => drop(snapshot.traffic_policies.remove(&policy.key)),
+            Part::TrafficPolicy(policy) => {
+                snapshot.traffic_policies.remove(&policy.key);
+                snapshot.staged.traffic_policies.remove(&policy.key);
+            }
             Part::Tenant(tenant) => drop(snapshot.tenants.remove(&tenant.name)),
             Part::LoadBalancerPool(pool) => drop(snapshot.load_balancer_pools.remove(&pool.name)),
             Part::L2Announcement(object) => drop(snapshot.l2_announcements.remove(&object.name)),
@@ -238,13 +284,50 @@ impl Part {
     }
 }
 
+/// A cluster of nothing but the staged policies, as if they were enforced.
+fn apart(staged: &Staged) -> Snapshot {
+    Snapshot {
+        policies: staged.policies.clone(),
+        cluster_policies: staged.cluster_policies.clone(),
+        traffic_policies: staged.traffic_policies.clone(),
+        ..Snapshot::default()
+    }
+}
+
+/// What a policy says of itself with [`ENFORCEMENT`]; `None` for other kinds of objects.
+pub(crate) fn enforcement(object: &Object) -> Option<&str> {
+    let is_policy = matches!(
+        object.kind(),
+        Kind::NetworkPolicy | Kind::ClusterNetworkPolicy | Kind::ClusterTrafficPolicy | Kind::TrafficPolicy
+    );
+    let annotations = object.metadata().annotations.as_ref().filter(|_| is_policy)?;
+    annotations.get(ENFORCEMENT).map(String::as_str)
+}
+
+fn is_staged(object: &Object) -> bool {
+    enforcement(object) == Some(STAGED)
+}
+
 /// The Snapshot of `objects`. `status` counts: a Pod without `status.podIPs` has no address. Attachments are empty.
 pub fn snapshot<'a>(objects: impl IntoIterator<Item = &'a Object>) -> Snapshot {
-    let mut snapshot = Snapshot::default();
+    applied(&Snapshot::default(), objects)
+}
+
+/// `cluster` with `objects`, each in the place of what has its kind and name.
+pub fn applied<'a>(cluster: &Snapshot, objects: impl IntoIterator<Item = &'a Object>) -> Snapshot {
+    let mut snapshot = cluster.clone();
     for part in objects.into_iter().filter_map(Part::of) {
         part.insert(&mut snapshot);
     }
     snapshot
+}
+
+/// `cluster` without the object `id`; `None` where it has none.
+pub fn deleted(cluster: &Snapshot, id: &ObjectId) -> Option<Snapshot> {
+    let part = Part::all(cluster).find(|part| part.id() == *id)?;
+    let mut snapshot = cluster.clone();
+    part.remove(&mut snapshot);
+    Some(snapshot)
 }
 
 /// Labels with shared keys and values.

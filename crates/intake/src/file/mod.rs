@@ -14,7 +14,7 @@ mod store;
 mod watch;
 mod yaml;
 
-pub use crate::convert::snapshot;
+pub use crate::convert::{applied, deleted, snapshot};
 pub(crate) use check::problems;
 pub use error::{ManifestError, Notice, Place, Problem};
 pub use expand::{Assigned, Cluster, Expanded, build_endpoint_slices, expand};

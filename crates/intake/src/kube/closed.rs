@@ -12,7 +12,12 @@ pub(super) fn part(object: &Object, problems: &[Problem]) -> Option<Part> {
     if problems.is_empty() {
         return Part::of(object);
     }
-    match Part::of(object)? {
+    closed_part(Part::of(object)?, problems)
+}
+
+fn closed_part(part: Part, problems: &[Problem]) -> Option<Part> {
+    match part {
+        Part::Staged(policy) => closed_part(*policy, problems).map(|policy| Part::Staged(Box::new(policy))),
         Part::NetworkPolicy(policy) => Some(Part::NetworkPolicy(Arc::new(closed(&policy, problems)))),
         // No backend is better than a wrong one.
         Part::Service(_) | Part::EndpointSlice(_) => None,

@@ -184,17 +184,22 @@ impl Store {
             Kind::Pod => drop(snapshot.pods.remove(&id.key())),
             Kind::Service => drop(snapshot.services.remove(&id.key())),
             Kind::EndpointSlice => drop(snapshot.endpoint_slices.remove(&id.key())),
-            Kind::NetworkPolicy => drop(snapshot.policies.remove(&id.key())),
+            Kind::NetworkPolicy => {
+                snapshot.policies.remove(&id.key());
+                snapshot.staged.policies.remove(&id.key());
+            }
             Kind::ServiceCIDR => drop(snapshot.service_cidrs.remove(&id.name)),
             Kind::ClusterNetworkPolicy => {
                 self.standings.remove(id);
-                drop(snapshot.cluster_policies.remove(&id.name));
+                snapshot.cluster_policies.remove(&id.name);
+                snapshot.staged.cluster_policies.remove(&id.name);
             }
             Kind::TrafficTier => drop(snapshot.traffic_tiers.remove(&id.name)),
             Kind::NetworkSet => drop(snapshot.network_sets.remove(&id.name)),
             Kind::ClusterTrafficPolicy | Kind::TrafficPolicy => {
                 self.standings.remove(id);
-                drop(snapshot.traffic_policies.remove(&id.key()));
+                snapshot.traffic_policies.remove(&id.key());
+                snapshot.staged.traffic_policies.remove(&id.key());
             }
             Kind::Tenant => drop(snapshot.tenants.remove(&id.name)),
             Kind::LoadBalancerPool => drop(snapshot.load_balancer_pools.remove(&id.name)),
@@ -217,14 +222,19 @@ impl Store {
             Kind::Pod => snapshot.pods.keys().map(named).collect(),
             Kind::Service => snapshot.services.keys().map(named).collect(),
             Kind::EndpointSlice => snapshot.endpoint_slices.keys().map(named).collect(),
-            Kind::NetworkPolicy => snapshot.policies.keys().map(named).collect(),
+            Kind::NetworkPolicy => {
+                snapshot.policies.keys().chain(snapshot.staged.policies.keys()).map(named).collect()
+            }
             Kind::ServiceCIDR => snapshot.service_cidrs.keys().map(bare).collect(),
-            Kind::ClusterNetworkPolicy => snapshot.cluster_policies.keys().map(bare).collect(),
+            Kind::ClusterNetworkPolicy => {
+                let staged = snapshot.staged.cluster_policies.keys();
+                snapshot.cluster_policies.keys().chain(staged).map(bare).collect()
+            }
             Kind::TrafficTier => snapshot.traffic_tiers.keys().map(bare).collect(),
             Kind::NetworkSet => snapshot.network_sets.keys().map(bare).collect(),
             Kind::ClusterTrafficPolicy | Kind::TrafficPolicy => {
                 let is_namespaced = kind.is_namespaced();
-                let keys = snapshot.traffic_policies.keys();
+                let keys = snapshot.traffic_policies.keys().chain(snapshot.staged.traffic_policies.keys());
                 keys.filter(|key| key.namespace.is_empty() != is_namespaced).map(named).collect()
             }
             Kind::Tenant => snapshot.tenants.keys().map(bare).collect(),

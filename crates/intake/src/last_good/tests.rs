@@ -7,7 +7,7 @@ use crate::file::{Object, Source, parse, snapshot};
 
 /// One object of each kind, each with every part of the model in use.
 const OBJECTS: &str = include_str!("../../testdata/last_good/objects.yaml");
-const WRITTEN: &str = include_str!("../../testdata/last_good/format-7.txt");
+const WRITTEN: &str = include_str!("../../testdata/last_good/format-8.txt");
 
 fn example() -> Snapshot {
     let source = Source { name: Path::new("objects.yaml").into(), bytes: OBJECTS.into() };

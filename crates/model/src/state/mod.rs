@@ -14,6 +14,7 @@ mod selector;
 mod service;
 mod sharing;
 mod snapshot;
+mod staged;
 mod tenant;
 pub mod traffic;
 mod weights;
@@ -36,5 +37,6 @@ pub use service::{
 };
 pub use sharing::Sharing;
 pub use snapshot::Snapshot;
+pub use staged::{ENFORCED, ENFORCEMENT, STAGED, Staged};
 pub use tenant::{ISOLATION, TENANT, Tenant};
 pub use weights::Weights;

@@ -6,7 +6,7 @@ use imbl::OrdMap;
 
 use super::{
     Attachment, AttachmentId, ClusterNetworkPolicy, EndpointSlice, L2Announcement, LoadBalancerPool,
-    Namespace, NetworkPolicy, Node, Pod, Service, ServiceCidr, Tenant, traffic,
+    Namespace, NetworkPolicy, Node, Pod, Service, ServiceCidr, Staged, Tenant, traffic,
 };
 use crate::types::{NodeName, ObjectKey};
 
@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub traffic_tiers: OrdMap<Arc<str>, Arc<traffic::Tier>>,
     /// NetworkSet name → NetworkSet.
     pub network_sets: OrdMap<Arc<str>, Arc<traffic::NetworkSet>>,
+    /// Policies that are not enforced: none of them is among those above.
+    pub staged: Staged,
     /// Tenant name → Tenant.
     pub tenants: OrdMap<Arc<str>, Arc<Tenant>>,
     /// LoadBalancerPool name → LoadBalancerPool.
@@ -43,4 +45,18 @@ pub struct Snapshot {
     pub l2_announcements: OrdMap<Arc<str>, Arc<L2Announcement>>,
     /// What CNI has attached on *this* node.
     pub attachments: OrdMap<AttachmentId, Arc<Attachment>>,
+}
+
+impl Snapshot {
+    /// The cluster as it would be with its staged policies enforced.
+    pub fn with_staged(&self) -> Self {
+        let Staged { policies, cluster_policies, traffic_policies } = &self.staged;
+        Self {
+            policies: policies.clone().union(self.policies.clone()),
+            cluster_policies: cluster_policies.clone().union(self.cluster_policies.clone()),
+            traffic_policies: traffic_policies.clone().union(self.traffic_policies.clone()),
+            staged: Staged::default(),
+            ..self.clone()
+        }
+    }
 }

@@ -5,6 +5,7 @@
 
 mod conntrack;
 pub mod dns;
+mod flows;
 mod kubernetes;
 mod node_local;
 mod node_ports;
@@ -20,6 +21,7 @@ use sheetbend_model::state::{NetworkConfig, NetworkMode};
 use crate::log::LogFormat;
 pub use conntrack::ConntrackConfig;
 pub use dns::DnsConfig;
+pub use flows::FlowsConfig;
 pub use kubernetes::{ClusterPoolConfig, CniConfig, KubernetesConfig};
 pub use source::{ConfigError, ConfigErrors, Sources, distance};
 
@@ -102,6 +104,11 @@ pub const KEYS: &[Key] = &[
         name: "conntrack.maxEntries",
         default: "1048576, or conntrack.entries where that is more",
         help: "What these tables may grow to while they are used: at 70 % they double. conntrack.entries to 16777216.",
+    },
+    Key {
+        name: "flows.ring",
+        default: "100000",
+        help: "The newest flows that a node remembers for `sheetbend policy diff`: addresses, port, verdict, time, no payload; 64 bytes each in the state directory. 0 to 10000000, 0 remembers none.",
     },
     Key { name: "nat.ports", default: "40000-59999", help: "Source ports for masquerade." },
     Key { name: "ipam.reuseDelay", default: "30", help: "Seconds that a released address rests." },
@@ -217,6 +224,8 @@ pub struct Config {
     pub cluster_pool: ClusterPoolConfig,
     /// `conntrack.*`.
     pub conntrack: ConntrackConfig,
+    /// `flows.*`.
+    pub flows: FlowsConfig,
     /// `nat.ports`.
     pub nat_ports: PortSpan,
     /// `ipam.reuseDelay`, seconds.
@@ -309,6 +318,7 @@ impl Config {
             cni: CniConfig::load(&mut sources),
             cluster_pool,
             conntrack: ConntrackConfig::load(&mut sources),
+            flows: FlowsConfig::load(&mut sources),
             nat_ports: sources.text("nat.ports", PortSpan::parse).unwrap_or(defaults.nat_ports),
             reuse_delay: sources.text("ipam.reuseDelay", str::parse::<u64>).unwrap_or(defaults.reuse_delay),
             dns: DnsConfig::load(&mut sources),
@@ -340,6 +350,7 @@ impl Default for Config {
             cni: CniConfig::default(),
             cluster_pool: ClusterPoolConfig::default(),
             conntrack: ConntrackConfig::default(),
+            flows: FlowsConfig::default(),
             nat_ports: PortSpan { first: 40_000, last: 59_999 },
             reuse_delay: 30,
             dns: DnsConfig::default(),

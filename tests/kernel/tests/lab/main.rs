@@ -3,6 +3,7 @@
 
 mod explained;
 mod isolated;
+mod staged;
 mod traffic;
 
 use anyhow::{Context, ensure};
@@ -25,6 +26,7 @@ const CASES: &[(&str, Case)] = &[
     ("policies_are_explained_as_sockets_see_them", explained::policies),
     ("namespaces_are_isolated_as_their_labels_say", isolated::namespaces),
     ("traffic_policies_hold_on_sockets", traffic::policies),
+    ("staged_policies_change_nothing_and_are_told_of", staged::policies),
     ("the_world_reaches_load_balancer_addresses", balanced),
     ("pods_ask_their_own_nodes_name_server_else_another", node_local),
 ];

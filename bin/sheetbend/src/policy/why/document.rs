@@ -23,7 +23,13 @@ pub(crate) fn explain(
     destination: &Destination,
 ) -> Result<Why, Failure> {
     let resolved = resolve(snapshot, service_ranges, source, destination)?;
-    let explainer = Explainer::new(snapshot, &subjects(snapshot, &resolved.candidates));
+    let subjects = subjects(snapshot, &resolved.candidates);
+    let explainer = Explainer::new(snapshot, &subjects);
+    let mut notes = resolved.notes;
+    notes.extend(why::staged_selecting(snapshot, &subjects).iter().map(|policy| {
+        let (kind, name) = written_as(policy);
+        format!("{kind} {name} is staged: it selects an end of this, and is not asked")
+    }));
     let paths: Vec<Path> =
         resolved.candidates.iter().map(|candidate| path(&explainer, candidate, destination)).collect();
     let allowed = paths.iter().filter(|path| path.verdict == "allow").count();
@@ -37,7 +43,7 @@ pub(crate) fn explain(
         source: source.to_string(),
         destination: destination.to_string(),
         verdict: verdict.to_owned(),
-        notes: resolved.notes,
+        notes,
         paths,
     })
 }

@@ -13,6 +13,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use sheetbend_compile::resolved;
 use sheetbend_shell::exit;
 
 pub(crate) use document::explain;
@@ -108,7 +109,8 @@ fn from_files(args: &Args) -> Result<Why, Failure> {
     let offline = offline::read(&args.filename)?;
     let ranges: Vec<_> =
         offline.snapshot.service_cidrs.values().flat_map(|of| of.cidrs.iter().copied()).collect();
-    let mut why = explain(&offline.snapshot, &ranges, &args.source, &args.destination)?;
+    let snapshot = resolved(&offline.snapshot);
+    let mut why = explain(&snapshot, &ranges, &args.source, &args.destination)?;
     why.notes.extend(offline.notes);
     Ok(why)
 }

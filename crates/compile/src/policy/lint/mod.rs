@@ -40,11 +40,13 @@ pub enum Code {
     FailsClosed,
     /// A peer that no pod matches now.
     PeerMatchesNothing,
+    /// A policy that is staged, and so not enforced.
+    Staged,
 }
 
 impl Code {
     /// All of them, in order.
-    pub const ALL: [Code; 10] = [
+    pub const ALL: [Code; 11] = [
         Code::SelectsNothing,
         Code::ShadowedRule,
         Code::RedundantRule,
@@ -55,6 +57,7 @@ impl Code {
         Code::UnusableBlock,
         Code::FailsClosed,
         Code::PeerMatchesNothing,
+        Code::Staged,
     ];
 
     /// `SBP001`: never given to something else.
@@ -70,6 +73,7 @@ impl Code {
             Code::UnusableBlock => "SBP008",
             Code::FailsClosed => "SBP009",
             Code::PeerMatchesNothing => "SBP010",
+            Code::Staged => "SBP011",
         }
     }
 
@@ -86,13 +90,14 @@ impl Code {
             Code::UnusableBlock => "unusable-block",
             Code::FailsClosed => "fails-closed",
             Code::PeerMatchesNothing => "peer-matches-nothing",
+            Code::Staged => "staged",
         }
     }
 
     /// How bad it is.
     pub fn level(self) -> Level {
         match self {
-            Code::RedundantRule | Code::PeerMatchesNothing => Level::Info,
+            Code::RedundantRule | Code::PeerMatchesNothing | Code::Staged => Level::Info,
             Code::SelectsNothing
             | Code::ShadowedRule
             | Code::NoSuchPort
@@ -152,6 +157,7 @@ pub fn lint(snapshot: &Snapshot) -> Vec<Finding> {
     dns::unreachable(snapshot, &mut findings);
     blocks(snapshot, &mut findings);
     faults(snapshot, &mut findings);
+    staged(snapshot, &mut findings);
     findings.retain(|finding| &*finding.policy.name != ISOLATION);
     // What a tier does at its end is nobody's rule.
     findings.retain(|finding| traffic::written_as(&finding.policy).0 != "TrafficTier");
@@ -215,6 +221,12 @@ fn blocks(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
             }
         }
     }
+}
+
+/// Nothing else is said of them: they do nothing now.
+fn staged(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
+    let text = "it is staged: it is not enforced; `sheetbend policy diff --staged` says what it would change";
+    findings.extend(snapshot.staged.keys().map(|key| finding(&key, Code::Staged, None, text)));
 }
 
 /// What the API takes and we cannot follow as written.

@@ -17,9 +17,9 @@ use sheetbend_model::state::{
 };
 use sheetbend_model::types::{AddrKey, Direction, Mac, NodeName, ObjectKey, Protocol};
 
-use super::PolicyTables;
 use super::judge::Question;
-use crate::changes::Changes;
+use super::{PolicyTables, resolved, tier};
+use crate::changes::{Changes, in_namespace};
 use crate::compiler::Counters;
 pub use miss::{Miss, Whose};
 pub(crate) use walk::rules_of;
@@ -47,6 +47,27 @@ pub struct End<'a> {
     pub pod: Option<&'a ObjectKey>,
     /// The node whose own stack makes the packet: a process of the node, or a hostNetwork pod.
     pub node: Option<&'a NodeName>,
+}
+
+/// The staged policies that would select one of `pods` if they were enforced, as a drop would name them.
+pub fn staged_selecting<'a>(
+    snapshot: &Snapshot,
+    pods: impl IntoIterator<Item = &'a ObjectKey>,
+) -> BTreeSet<ObjectKey> {
+    let staged: BTreeSet<ObjectKey> = snapshot.staged.keys().collect();
+    if staged.is_empty() {
+        return staged;
+    }
+    let cluster = resolved(&snapshot.with_staged());
+    let mut selecting = BTreeSet::new();
+    for pod in pods.into_iter().filter_map(|key| cluster.pods.get(key)).filter(|pod| pod.is_peer()) {
+        let own = in_namespace(&cluster.policies, &pod.key.namespace);
+        let own = own.filter(|(_, policy)| policy.pod_selector.matches(&pod.labels));
+        selecting.extend(own.map(|(key, _)| key.clone()));
+        let names = tier::selecting(&cluster, pod).into_iter();
+        selecting.extend(names.map(ObjectKey::cluster_scoped));
+    }
+    staged.intersection(&selecting).cloned().collect()
 }
 
 /// What both ends say of a flow.
@@ -178,8 +199,8 @@ pub struct Nearest {
 /// Explains flows of a Snapshot. Building it costs a compile of the policies of the pods that are asked for.
 #[derive(Debug)]
 pub struct Explainer {
-    snapshot: Snapshot,
-    tables: PolicyTables,
+    pub(super) snapshot: Snapshot,
+    pub(super) tables: PolicyTables,
 }
 
 impl Explainer {

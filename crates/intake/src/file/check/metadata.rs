@@ -1,6 +1,7 @@
 //! `metadata` (apimachinery `ValidateObjectMeta`).
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use sheetbend_model::state::{ENFORCED, ENFORCEMENT, STAGED};
 
 use super::{Check, names};
 use crate::file::field::Field;
@@ -18,6 +19,16 @@ pub(super) fn check(check: &mut Check<'_>, object: &Object) {
         check.form(&metadata.key("namespace"), namespace, names::dns_label);
     }
     labels(check, &metadata, meta);
+    enforcement(check, &metadata, object);
+}
+
+/// What nobody understands is enforced: a policy that is left out by a slip of the pen would open what it closes.
+fn enforcement(check: &mut Check<'_>, metadata: &Field<'_>, object: &Object) {
+    let Some(value) = crate::convert::enforcement(object) else { return };
+    if ![STAGED, ENFORCED].contains(&value) {
+        let effect = format!("{value:?} is none of {STAGED}, {ENFORCED}; the policy is enforced");
+        check.not_built(&metadata.key("annotations").key(ENFORCEMENT), &effect);
+    }
 }
 
 /// `labels` and the keys of `annotations`.
