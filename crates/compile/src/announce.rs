@@ -182,6 +182,7 @@ mod tests {
                 addresses: Vec::new(),
                 other_addresses: Vec::new(),
                 pod_cidrs: Vec::new(),
+                leaving: false,
             };
             snapshot.nodes.insert(node.name.clone(), Arc::new(node));
         }

@@ -16,6 +16,7 @@ mod leaks;
 mod policies;
 mod policy_log;
 mod prerequisites;
+mod proxy_health;
 mod publish;
 mod services;
 mod settings;
@@ -128,6 +129,9 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let own_name = node.clone();
     let server = Server::bind(&run_dir.join("cni.sock"))?;
     tokio::spawn(health_checks::serve(views.clone()));
+    if let Some(address) = config.health_address {
+        tokio::spawn(proxy_health::serve(address, own_name.clone(), views.clone()));
+    }
     let flow_file = flow_log::path(&config.node.state_dir);
     let flow_log = FlowLog::open(&flow_file, config.flows.ring);
     events::spawn(&run_dir.join("events.sock"), node, events, views.clone(), flow_log)?;

@@ -372,6 +372,9 @@ fn tenant(tenant: &crate::resources::Tenant) -> Tenant {
     }
 }
 
+/// The taint of a Node that the cluster autoscaler will delete.
+const LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
+
 fn node(node: &core::Node) -> Node {
     let of_type = |internal: bool| {
         let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
@@ -381,12 +384,14 @@ fn node(node: &core::Node) -> Node {
     let spec = node.spec.as_ref();
     let blocks = spec.and_then(|spec| spec.pod_cidrs.as_deref()).unwrap_or_default();
     let one = spec.and_then(|spec| spec.pod_cidr.as_ref()).filter(|_| blocks.is_empty());
+    let mut taints = spec.iter().flat_map(|spec| spec.taints.iter().flatten());
     Node {
         name: NodeName::new(node.metadata.name.as_deref().unwrap_or_default()),
         labels: labels(node.metadata.labels.as_ref()),
         addresses: of_type(true),
         other_addresses: of_type(false),
         pod_cidrs: blocks.iter().chain(one).filter_map(|text| block(text)).collect(),
+        leaving: node.metadata.deletion_timestamp.is_some() || taints.any(|taint| taint.key == LEAVING),
     }
 }
 

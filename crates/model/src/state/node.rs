@@ -21,6 +21,10 @@ pub struct Node {
     pub other_addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`: the ranges its pods' addresses come from.
     pub pod_cidrs: Vec<IpNet>,
+    /// Whether it is being deleted, or its taints say that a cluster autoscaler will: load balancers shall begin no more
+    /// connections through it (KEP-3836).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
 }
 
 impl Node {

@@ -101,6 +101,11 @@ fn upstream(text: &str) -> Result<Option<SocketAddr>, String> {
     if text == "none" { Ok(None) } else { server(text).map(Some) }
 }
 
+/// An address with a port, or the word `none`.
+pub(super) fn address_or_none(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "none" { Ok(None) } else { socket_address(text).map(Some) }
+}
+
 fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| format!("{text:?} is no address with a port; write one like 0.0.0.0:9153 or [::]:9153"))

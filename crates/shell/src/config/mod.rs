@@ -12,6 +12,7 @@ mod node_ports;
 mod source;
 mod yaml;
 
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -202,9 +203,17 @@ pub const KEYS: &[Key] = &[
         default: "[]",
         help: "Addresses of nodes that lead to node ports: blocks, or primary for each Node's first InternalIPs. A family without a block has all; without any, so have both.",
     },
+    Key {
+        name: "services.healthAddress",
+        default: "[::]:10256",
+        help: "Where load balancers ask whether this node forwards for Services (/healthz, /livez), kube-proxy's port; or none.",
+    },
     Key { name: "log.level", default: "info", help: "Filter, such as info or sheetbend_apply=debug,info." },
     Key { name: "log.format", default: "text", help: "text or json." },
 ];
+
+/// Of kube-proxy's `healthzBindAddress`, which load balancers of clouds ask.
+const HEALTH_PORT: u16 = 10_256;
 
 /// The whole configuration, checked.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -234,6 +243,8 @@ pub struct Config {
     pub dns: DnsConfig,
     /// `loadBalancer.default`: Services of type LoadBalancer without a class are ours.
     pub load_balancer_default: bool,
+    /// `services.healthAddress`.
+    pub health_address: Option<SocketAddr>,
     /// `log.level`.
     pub log_level: String,
     /// `log.format`.
@@ -325,6 +336,9 @@ impl Config {
             load_balancer_default: sources
                 .text("loadBalancer.default", yes_or_no)
                 .unwrap_or(defaults.load_balancer_default),
+            health_address: sources
+                .text("services.healthAddress", dns::address_or_none)
+                .unwrap_or(defaults.health_address),
             log_level: sources.text("log.level", non_empty).unwrap_or(defaults.log_level),
             log_format: sources.text("log.format", log_format).unwrap_or_default(),
         };
@@ -355,6 +369,7 @@ impl Default for Config {
             reuse_delay: 30,
             dns: DnsConfig::default(),
             load_balancer_default: true,
+            health_address: Some((Ipv6Addr::UNSPECIFIED, HEALTH_PORT).into()),
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
         }

@@ -178,7 +178,8 @@ pub fn node(index: usize) -> impl Strategy<Value = Node> {
                 labels.extend(zone.map(|zone| (text(ZONE), text(zone))));
                 labels
             },
-            addresses: families.iter().map(|family| node_address(index, *family)).collect(),
+            leaving: false,
+        addresses: families.iter().map(|family| node_address(index, *family)).collect(),
             other_addresses: outside.then(|| external_address(index)).into_iter().collect(),
             pod_cidrs: Family::ALL
                 .iter()

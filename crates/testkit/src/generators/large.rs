@@ -83,6 +83,7 @@ fn add_node(snapshot: &mut Snapshot, index: usize) {
     let node = Node {
         name: node_name(index),
         labels: Labels::new(),
+        leaving: false,
         addresses: vec![
             Ipv4Addr::from(0xac10_0001 + index as u32).into(),
             Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, number + 1).into(),
