@@ -88,11 +88,14 @@ fn read(asked: &Name, answers: &[Record]) -> (Vec<String>, BTreeSet<IpAddr>, u32
     // Aliases may go in circles.
     while let Some(name) = next.take().filter(|name| !names.contains(name)) {
         for record in by_name.get(&name).into_iter().flatten() {
-            match &record.data {
-                RData::A(addr) => drop(addresses.insert(IpAddr::V4(addr.0))),
-                RData::AAAA(addr) => drop(addresses.insert(IpAddr::V6(addr.0))),
-                RData::CNAME(target) => next = Some(text(&target.0)),
-                _ => continue,
+            if let RData::A(addr) = &record.data {
+                addresses.insert(IpAddr::V4(addr.0));
+            } else if let RData::AAAA(addr) = &record.data {
+                addresses.insert(IpAddr::V6(addr.0));
+            } else if let RData::CNAME(target) = &record.data {
+                next = Some(text(&target.0));
+            } else {
+                continue;
             }
             ttl = ttl.min(record.ttl);
         }
