@@ -76,8 +76,11 @@ impl Core {
             self.learnt.retain(&patterns);
         }
         self.outputs.patterns.send_replace(Some(patterns));
-        let early = std::mem::take(&mut self.early);
-        early.into_iter().fold(false, |more, lesson| self.hear(lesson) || more)
+        let mut more = false;
+        for lesson in std::mem::take(&mut self.early) {
+            more |= self.hear(lesson);
+        }
+        more
     }
 
     /// Forgets addresses whose time is over. Returns whether there were any.
