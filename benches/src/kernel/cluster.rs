@@ -99,6 +99,7 @@ fn nodes() -> anyhow::Result<[Node; 2]> {
             addresses: vec!["192.168.9.1".parse()?, "fd99::1".parse()?],
             other_addresses: Vec::new(),
             pod_cidrs: vec!["10.244.0.0/24".parse()?, "fd24::/64".parse()?],
+            leaving: false,
         },
         Node {
             name: NodeName::new("two"),
@@ -106,6 +107,7 @@ fn nodes() -> anyhow::Result<[Node; 2]> {
             addresses: vec!["192.168.9.2".parse()?, "fd99::2".parse()?],
             other_addresses: Vec::new(),
             pod_cidrs: vec!["10.128.0.0/10".parse()?, "fd28::/64".parse()?],
+            leaving: false,
         },
     ])
 }

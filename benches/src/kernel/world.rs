@@ -106,6 +106,7 @@ impl Node {
                 addresses: [false, true].map(|v6| AddrKey::new(local_pod(v6, number))).to_vec(),
                 host_ifindex: if number == 0 { self.pod } else { 1_000_000 + number },
                 posture: Posture::Judged(judged),
+                asks_names: false,
             };
             let id = AttachmentId { container_id: format!("bench-{number}").into(), ifname: "eth0".into() };
             want.pods.insert(id, pod);

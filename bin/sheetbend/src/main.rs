@@ -9,6 +9,7 @@ mod debug;
 mod dns;
 mod install;
 mod lab;
+mod learnt;
 mod monitor;
 mod near;
 mod policy;

@@ -1,5 +1,7 @@
 //! What differs between two Snapshots, found by what they do not share.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -29,6 +31,7 @@ pub(crate) struct Changes<'a> {
     pub(crate) endpoint_slices: Vec<Change<'a, ObjectKey, EndpointSlice>>,
     pub(crate) policies: Vec<Change<'a, ObjectKey, NetworkPolicy>>,
     pub(crate) cluster_policies: Vec<Change<'a, Arc<str>, ClusterNetworkPolicy>>,
+    pub(crate) learnt_names: Vec<Change<'a, Arc<str>, BTreeSet<IpAddr>>>,
     pub(crate) attachments: Vec<Change<'a, AttachmentId, Attachment>>,
 }
 
@@ -43,6 +46,7 @@ impl<'a> Changes<'a> {
             endpoint_slices: changed(&old.endpoint_slices, &new.endpoint_slices),
             policies: changed(&old.policies, &new.policies),
             cluster_policies: changed(&old.cluster_policies, &new.cluster_policies),
+            learnt_names: changed(&old.learnt_names, &new.learnt_names),
             attachments: changed(&old.attachments, &new.attachments),
         }
     }
@@ -58,6 +62,7 @@ impl<'a> Changes<'a> {
             endpoint_slices: all(&new.endpoint_slices),
             policies: Vec::new(),
             cluster_policies: Vec::new(),
+            learnt_names: Vec::new(),
             attachments: Vec::new(),
         }
     }

@@ -7,7 +7,7 @@ use sheetbend_model::plan::{
     Condition, Dataplane, Entry, EntryKey, HealthCheck, LocalPod, Overlay, Plan, Route, Step,
 };
 use sheetbend_model::state::{AttachmentId, NetworkConfig, Snapshot};
-use sheetbend_model::types::{BlockKey, NodeName, Port};
+use sheetbend_model::types::{BlockKey, DomainPattern, NodeName, ObjectKey, Port};
 
 use crate::changes::Changes;
 use crate::policy::{self, Isolations, PolicyTables, TrafficPolicies};
@@ -119,6 +119,11 @@ impl Compiler {
         self.policy.pods()
     }
 
+    /// The domain names that policies of this node's pods ask for: what is to be learnt.
+    pub fn domains(&self) -> BTreeSet<DomainPattern> {
+        self.policy.domains().cloned().collect()
+    }
+
     /// What load balancers that ask at a port of this node are told; a process answers them, not the kernel.
     pub fn health_checks(&self) -> BTreeMap<Port, HealthCheck> {
         self.services.health_checks()
@@ -127,7 +132,21 @@ impl Compiler {
     /// What is wrong with the user's objects now.
     pub fn conditions(&self) -> BTreeSet<Condition> {
         let found = self.policy.conditions().chain(self.route_conditions.iter().cloned());
-        found.chain(self.services.conditions()).chain(self.isolations.conditions()).collect()
+        let found = found.chain(self.services.conditions()).chain(self.isolations.conditions());
+        found.chain(self.names_not_learnt()).collect()
+    }
+
+    /// Policies ask about domain names that nobody can tell of.
+    fn names_not_learnt(&self) -> Option<Condition> {
+        let asks = self.policy.domains().next().is_some();
+        (asks && self.config.node_local_dns.addresses.is_empty()).then(|| Condition {
+            kind: "Node",
+            object: ObjectKey::cluster_scoped(self.node.0.clone()),
+            reason: "NamesNotLearnt",
+            message: "policies here have peers by domainNames, which match nothing until dns.nodeLocal names the addresses \
+                      of the node's own name server"
+                .into(),
+        })
     }
 
     /// The Snapshot of the last update, [`resolved`](crate::resolved).

@@ -34,7 +34,7 @@ fn asked(responder: &Responder, query: &[u8], transport: Transport) -> Option<Fo
             None
         }
         Reply::Later(forward) => Some(*forward),
-        Reply::Nothing => None,
+        Reply::Withheld(_) | Reply::Nothing => None,
     }
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn answer(input: &[u8]) {
         let responder = fresh();
         let forward = asked(&responder, &query, transport);
         let forward = forward.unwrap_or_else(|| panic!("an upstream server has to be asked"));
-        if let Some(answer) = responder.finish_with(forward, 7, &message) {
+        if let Reply::Now(answer) = responder.finish_with(forward, 7, &message) {
             check(&query, &answer, transport);
             // Now from the cache, if it may be there.
             drop(asked(&responder, &query, transport));

@@ -3,6 +3,7 @@
 
 mod answers;
 mod comparison;
+mod learning;
 mod node;
 
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use sheetbend_apply::memory;
 use sheetbend_apply::netlink::node::NodeLinks;
 use sheetbend_compile::Compiler;
 use sheetbend_model::plan::{Place, Plan};
-use sheetbend_model::state::{Attachment, AttachmentId, Snapshot};
+use sheetbend_model::state::{Attachment, AttachmentId};
 use sheetbend_model::types::NodeName;
 use sheetbend_shell::config::PortSpan;
 use sheetbend_shell::ready::ReadyTask;
@@ -27,9 +28,11 @@ use tracing::{debug, error, info, warn};
 use super::cni::{NodeFacts, PodChange};
 use super::growth::Growing;
 use super::leaks::{Held, Question};
+use super::lessons::{Lesson, Patterns};
 use super::settings::SettingsFile;
 use super::sockets;
 use super::view::{Sockets, View};
+use crate::learnt::store::Learnt;
 use crate::source::Cluster;
 use answers::Waiting;
 
@@ -57,6 +60,8 @@ pub(crate) struct CoreConfig {
     pub(crate) nat_ports: PortSpan,
     /// Gets `applied`: the generation of the objects that the kernel holds.
     pub(crate) run_dir: PathBuf,
+    /// What is learnt of domain names is written down in it.
+    pub(crate) state_dir: PathBuf,
     /// `node.cgroup`.
     pub(crate) cgroup: Option<PathBuf>,
 }
@@ -74,6 +79,8 @@ pub(crate) struct Outputs {
     pub(crate) ready: ReadyTask,
     /// Hears of every pod that is attached, at once; `None` without an API server.
     pub(crate) attached: Option<mpsc::UnboundedSender<Arc<Attachment>>>,
+    /// Domain names that policies in force ask about.
+    pub(crate) patterns: watch::Sender<Patterns>,
     /// Where kernel settings are written down before they are lost.
     pub(crate) settings: SettingsFile,
 }
@@ -88,6 +95,11 @@ pub(crate) struct Core {
     attachments: OrdMap<AttachmentId, Arc<Attachment>>,
     adding: Vec<Waiting>,
     removed: Vec<(u32, oneshot::Sender<()>)>,
+    learnt: Learnt,
+    /// Name servers whose answers wait until the kernel knows what was learnt.
+    taught: Vec<oneshot::Sender<()>>,
+    /// What they said before it was known what policies ask about.
+    early: Vec<Lesson>,
     links: Option<NodeLinks>,
     /// Programs are on every device.
     attached: bool,
@@ -115,6 +127,7 @@ impl Core {
         kernel: Kernel,
         restored: Vec<Arc<Attachment>>,
     ) -> Self {
+        let learnt = Learnt::read(&config.state_dir.join(learning::LEARNT));
         Self {
             config,
             outputs,
@@ -124,6 +137,9 @@ impl Core {
             attachments: restored.into_iter().map(|attachment| (attachment.id.clone(), attachment)).collect(),
             adding: Vec::new(),
             removed: Vec::new(),
+            learnt,
+            taught: Vec::new(),
+            early: Vec::new(),
             links: None,
             attached: false,
             sockets: None,
@@ -142,6 +158,7 @@ impl Core {
         mut clusters: watch::Receiver<Option<Cluster>>,
         mut pods: mpsc::Receiver<PodChange>,
         mut questions: mpsc::Receiver<Question>,
+        mut lessons: mpsc::Receiver<Lesson>,
     ) {
         let mut timers = [SWEEP, RETRY, DRIFT].map(|period| {
             let mut timer = interval_at(Instant::now() + period, period);
@@ -165,6 +182,9 @@ impl Core {
                     },
                     None => return,
                 },
+                Some(lesson) = lessons.recv() => if !self.hear(lesson) {
+                    continue;
+                },
                 Some(question) = questions.recv() => {
                     // Whoever asked may have gone.
                     let _ = question.send(self.held());
@@ -184,7 +204,9 @@ impl Core {
                 }
                 _ = sweep.tick() => {
                     self.sweep();
-                    continue;
+                    if !self.expire() {
+                        continue;
+                    }
                 }
                 _ = drift.tick() => {
                     self.begin_comparison();
@@ -201,6 +223,9 @@ impl Core {
             }
             while let Ok(change) = pods.try_recv() {
                 self.take(change);
+            }
+            while let Ok(lesson) = lessons.try_recv() {
+                self.hear(lesson);
             }
             self.round();
         }
@@ -253,14 +278,18 @@ impl Core {
     /// Compiles the newest state, carries it out, and answers.
     fn round(&mut self) {
         let Some(cluster) = self.cluster.clone() else { return self.answer() };
-        let snapshot = Snapshot { attachments: self.attachments.clone(), ..(*cluster.snapshot).clone() };
-        let plan = if self.stale {
+        let snapshot = self.with_own(&cluster.snapshot);
+        let mut plan = if self.stale {
             // All is compared, whatever changed.
             self.compiler.load(&snapshot);
             None
         } else {
             Some(self.compiler.update(&snapshot))
         };
+        if self.show_patterns() {
+            self.compiler.load(&self.with_own(&cluster.snapshot));
+            plan = None;
+        }
         if self.compiler.overlay().node_addresses.is_empty() {
             warn!(node = %self.config.node, "no Node object with an InternalIP for this node yet; waiting");
             return self.answer();

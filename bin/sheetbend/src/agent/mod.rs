@@ -13,6 +13,7 @@ mod growth;
 mod health_checks;
 mod heap;
 mod leaks;
+mod lessons;
 mod policies;
 mod policy_log;
 mod prerequisites;
@@ -46,8 +47,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use crate::daemon;
 use crate::source::{self, Cluster, Kubernetes, Source};
+use crate::{daemon, learnt};
 pub(crate) use args::Args;
 use cni::CniConfig;
 use core::{Core, CoreConfig, Outputs};
@@ -90,6 +91,8 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
 
     let (changes, core_changes) = mpsc::channel(1024);
     let (questions, core_questions) = mpsc::channel(4);
+    let (lessons, core_lessons) = mpsc::channel(1024);
+    let (patterns, asked_about) = watch::channel(None);
     let (facts, node_facts) = watch::channel(None);
     let announcing = (facts.subscribe(), clusters.clone(), node.clone());
     let (view, views) = watch::channel(Arc::default());
@@ -108,12 +111,14 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
         flows,
         ready: ready.task("dataplane"),
         attached: kubernetes.is_some().then_some(attached),
+        patterns,
         settings: SettingsFile::new(&config.node.state_dir),
     };
     let core_config = CoreConfig {
         node: node.clone(),
         nat_ports: config.nat_ports,
         run_dir: config.node.run_dir.clone(),
+        state_dir: config.node.state_dir.clone(),
         cgroup: config.node.cgroup.clone(),
     };
     let compiler = Compiler::new(node.clone(), config.network.clone());
@@ -121,13 +126,14 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
     let api_clusters = clusters.clone();
     let core = std::thread::Builder::new()
         .name("core".to_owned())
-        .spawn(move || run_core(core, clusters, core_changes, core_questions))?;
+        .spawn(move || run_core(core, clusters, core_changes, core_questions, core_lessons))?;
 
     let run_dir = &config.node.run_dir;
     let status = status_document(node.clone(), views.clone(), flow_tables, counters);
     let cni = Arc::new(cni);
     let own_name = node.clone();
     let server = Server::bind(&run_dir.join("cni.sock"))?;
+    lessons::spawn(&learnt::socket(run_dir), lessons, asked_about)?;
     tokio::spawn(health_checks::serve(views.clone()));
     if let Some(address) = config.health_address {
         tokio::spawn(proxy_health::serve(address, own_name.clone(), views.clone()));
@@ -259,9 +265,10 @@ fn run_core(
     clusters: watch::Receiver<Option<Cluster>>,
     changes: mpsc::Receiver<cni::PodChange>,
     questions: mpsc::Receiver<leaks::Question>,
+    lessons: mpsc::Receiver<lessons::Lesson>,
 ) {
     match tokio::runtime::Builder::new_current_thread().enable_time().build() {
-        Ok(runtime) => runtime.block_on(core.run(clusters, changes, questions)),
+        Ok(runtime) => runtime.block_on(core.run(clusters, changes, questions, lessons)),
         Err(error) => error!("no runtime for the core: {error}"),
     }
 }

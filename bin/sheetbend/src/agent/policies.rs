@@ -67,6 +67,13 @@ fn why(view: &View, query: &str) -> Value {
                     "this node's kernel does not hold all of this yet; see `sheetbend status`".to_owned(),
                 );
             }
+            if !why.at_source && why.misses_a_name() {
+                why.notes.push(
+                    "the sender is no pod of this node: ask the agent of its node, which knows the domain names that it was \
+                     told of"
+                        .to_owned(),
+                );
+            }
             Reply::Explained(Box::new(why))
         }
         Err(failure) => Reply::Refused(failure),

@@ -183,6 +183,7 @@ fn frontend(of: &ExplainedFrontend) -> Frontend {
         scope: match of.frontend.scope {
             Scope::Inside => "inside",
             Scope::Outside => "outside",
+            Scope::Names => "names",
         }
         .to_owned(),
         reach: entry.map(|entry| reach(entry.reach).to_owned()),

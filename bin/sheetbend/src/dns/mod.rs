@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle as Runtime;
 use tracing::{info, warn};
 
-use crate::{daemon, source};
+use crate::{daemon, learnt, source};
 pub(crate) use args::Args;
 
 /// How long the cluster's names are waited for before other names are answered without them.
@@ -49,6 +49,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let (named, listening) = (ready.task("names"), ready.task("sockets"));
     let responder = Arc::new(responder(config)?);
     admin(config, &responder, &ready).await?;
+    tokio::spawn(learnt::teller::run(learnt::socket(&config.node.run_dir), Arc::clone(&responder)));
     let mut names = names::follow(config, &responder, named, &drain).await?;
     if let Some((namespace, name)) = config.dns.config_map.as_ref().filter(|_| config.objects.is_none()) {
         let client = source::client(config).await?;

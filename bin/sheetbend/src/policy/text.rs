@@ -41,6 +41,7 @@ pub(super) fn cluster_rule(direction: Direction, rule: &ClusterRule) -> String {
             }
             ClusterPeer::Nodes(selector) => format!("nodes {selector}"),
             ClusterPeer::Network(network) => network.to_string(),
+            ClusterPeer::Domain(pattern) => pattern.to_string(),
             ClusterPeer::Block(of) => block(of),
             ClusterPeer::Blocks(blocks) => blocks.of.to_string(),
         };

@@ -1,7 +1,7 @@
 //! Counts of live flows for each backend, made right: the kernel's programs count as flows come and end, and do not see one
 //! that a full table lost or a sweep freed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sheetbend_ebpf_abi as abi;
@@ -10,6 +10,7 @@ use sheetbend_ebpf_abi::{CtEntry, SymbolKind};
 use super::error::BpfError;
 use super::kernel::Kernel;
 use super::rows;
+use super::sweep::by_initiator;
 use super::table::Table;
 
 /// Reads the counts of live flows beside the thread that owns the [`Kernel`].
@@ -90,6 +91,22 @@ fn corrected(before: u64, met: u64, now: u64) -> u64 {
 }
 
 impl Kernel {
+    /// Which of `addresses` some flow goes to that was answered and has not ended.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn in_use(&self, addresses: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, BpfError> {
+        let mut found = BTreeSet::new();
+        self.flows.ct.for_each(|key, entry| {
+            let (_, (responder, _)) = by_initiator(&key, &entry);
+            let addr = rows::addr_back(responder);
+            if !is_closed(&entry) && addresses.contains(&addr) {
+                found.insert(addr);
+            }
+        })?;
+        Ok(found)
+    }
+
     /// Before a walk over all flows.
     pub(super) fn begin_count(&mut self) -> Result<Live, BpfError> {
         let end = self.numbers.end(SymbolKind::Backend);

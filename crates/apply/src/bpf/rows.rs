@@ -179,6 +179,7 @@ pub(super) fn pod(pod: &LocalPod, link: PodLink, set: u32) -> abi::PodEntry {
         }
     };
     let flags = flags | if link.shaped { abi::POD_SHAPED } else { 0 };
+    let flags = flags | if pod.asks_names { abi::POD_ASKS_NAMES } else { 0 };
     abi::PodEntry {
         network: pod.addresses.first().map_or(0, |key| key.network.0),
         set,
@@ -200,6 +201,7 @@ pub(super) fn service_key(frontend: &Frontend) -> abi::ServiceKey {
         scope: match frontend.scope {
             Scope::Inside => abi::SCOPE_INSIDE,
             Scope::Outside => abi::SCOPE_OUTSIDE,
+            Scope::Names => abi::SCOPE_NAMES,
         },
     }
 }
@@ -211,6 +213,7 @@ pub(super) fn service_key_back(key: &abi::ServiceKey) -> Option<Frontend> {
     let scope = match key.scope {
         abi::SCOPE_INSIDE => Scope::Inside,
         abi::SCOPE_OUTSIDE => Scope::Outside,
+        abi::SCOPE_NAMES => Scope::Names,
         _ => return None,
     };
     let network = NetworkId(key.network);

@@ -431,7 +431,7 @@ fn ends(key: &CtKey) -> [AddrKey; 2] {
 type End = (abi::Addr, u16);
 
 /// (initiator, responder) of a flow.
-fn by_initiator(key: &CtKey, entry: &CtEntry) -> (End, End) {
+pub(super) fn by_initiator(key: &CtKey, entry: &CtEntry) -> (End, End) {
     let (low, high) = ((key.low, key.low_port), (key.high, key.high_port));
     if entry.flags & abi::CT_INITIATOR_IS_HIGH != 0 { (high, low) } else { (low, high) }
 }

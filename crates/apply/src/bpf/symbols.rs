@@ -137,6 +137,7 @@ pub(super) fn service(frontend: &Frontend, entry: &ServiceEntry) -> Digest {
     match frontend.scope {
         Scope::Inside => {}
         Scope::Outside => content.number(1),
+        Scope::Names => content.number(2),
     }
     content.digest()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sheetbend_model::state::{
     Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, Pod, PodsByLabels, Snapshot, Tier,
 };
-use sheetbend_model::types::Direction;
+use sheetbend_model::types::{Direction, DomainPattern};
 
 use crate::Flow;
 use crate::policy::{namespace_labels, port_matches};
@@ -68,6 +68,12 @@ pub(crate) fn is_among(snapshot: &Snapshot, pods: &PodsByLabels, pod: &Pod) -> b
         && (pods.accounts.is_empty() || pods.accounts.contains(&pod.service_account))
 }
 
+/// Whether a learnt name that `pattern` is for has the address.
+pub(crate) fn is_named(snapshot: &Snapshot, pattern: &DomainPattern, addr: IpAddr) -> bool {
+    let mut names = snapshot.learnt_names.iter().filter(|(name, _)| pattern.matches(name));
+    names.any(|(_, addresses)| addresses.iter().any(|own| own.to_canonical() == addr.to_canonical()))
+}
+
 fn rule_matches(
     snapshot: &Snapshot,
     rule: &ClusterRule,
@@ -85,6 +91,7 @@ fn rule_matches(
                 .flat_map(|node| node.addresses.iter().chain(&node.other_addresses))
                 .any(|own| own.to_canonical() == addr.to_canonical()),
             ClusterPeer::Network(network) => network.contains(&addr.to_canonical()),
+            ClusterPeer::Domain(pattern) => is_named(snapshot, pattern, addr),
             // No ClusterNetworkPolicy has these.
             ClusterPeer::Block(_) | ClusterPeer::Blocks(_) => false,
         })

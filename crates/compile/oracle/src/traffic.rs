@@ -9,7 +9,7 @@ use sheetbend_model::types::Direction;
 
 use crate::Flow;
 use crate::policy::{block_matches, port_matches};
-use crate::tiers::{ByTier, Said, is_among};
+use crate::tiers::{ByTier, Said, is_among, is_named};
 
 /// The other end: the pod, if it is one with an address of its own, and the address.
 type Other<'a> = (Option<&'a Arc<Pod>>, IpAddr);
@@ -132,7 +132,7 @@ fn is_unknown(snapshot: &Snapshot, peer: &Peer) -> bool {
         Peer::NetworkSets(selector) => {
             snapshot.network_sets.values().any(|set| selector.matches(&set.labels) && set.fault.is_some())
         }
-        Peer::Pods(_) | Peer::Network(_) | Peer::Service(_) => false,
+        Peer::Pods(_) | Peer::Network(_) | Peer::Service(_) | Peer::Domain(_) => false,
     }
 }
 
@@ -149,6 +149,7 @@ fn peer_matches(
     match own {
         Peer::Pods(pods) => ports && pod.is_some_and(|pod| is_among(snapshot, pods, pod)),
         Peer::Network(block) => ports && block_matches(block, addr),
+        Peer::Domain(pattern) => ports && is_named(snapshot, pattern, addr),
         Peer::NetworkSet(name) => ports && snapshot.network_sets.get(name).is_some_and(|set| has(set)),
         Peer::NetworkSets(selector) => {
             let mut sets = snapshot.network_sets.values();

@@ -51,6 +51,7 @@ fn cluster() -> Snapshot {
             name: NodeName::new(name),
             labels: Default::default(),
             addresses: vec![addr(&format!("192.168.0.{number}")), addr(&format!("fd01::{number}"))],
+            leaving: false,
             other_addresses: Vec::new(),
             pod_cidrs: vec!["10.244.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()],
         };

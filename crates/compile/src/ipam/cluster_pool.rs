@@ -129,6 +129,7 @@ mod tests {
             name: NodeName::new(name),
             labels: Default::default(),
             addresses: Vec::new(),
+            leaving: false,
             other_addresses: Vec::new(),
             pod_cidrs: cidrs.iter().map(|text| text.parse().unwrap()).collect(),
         }

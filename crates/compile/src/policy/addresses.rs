@@ -1,6 +1,7 @@
 //! Which pod has which address, and the class of every address that has one of its own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -30,6 +31,8 @@ pub(crate) struct AddressTable {
     entries: BTreeMap<AddrKey, Entry>,
     /// Whose address it is, of the nodes: nearly always one.
     nodes: BTreeMap<AddrKey, BTreeSet<NodeName>>,
+    /// The learnt domain names that have it: nearly always one.
+    names: BTreeMap<AddrKey, BTreeSet<Arc<str>>>,
 }
 
 impl AddressTable {
@@ -77,6 +80,35 @@ impl AddressTable {
         let names = self.nodes.get(&addr).into_iter().flatten();
         let nodes = names.filter_map(|name| view.snapshot.nodes.get(name));
         nodes.flat_map(|node| view.matcher.terms_of_node(node)).collect()
+    }
+
+    /// Follows the learnt domain names.
+    pub(crate) fn update_names(
+        &mut self,
+        changes: &[crate::changes::Change<'_, Arc<str>, BTreeSet<IpAddr>>],
+    ) {
+        for change in changes {
+            for addr in change.old.into_iter().flat_map(|addresses| addresses_of_name(addresses)) {
+                if let Some(names) = self.names.get_mut(&addr) {
+                    names.remove(change.key);
+                    if names.is_empty() {
+                        self.names.remove(&addr);
+                    }
+                }
+            }
+            for addr in change.new.into_iter().flat_map(|addresses| addresses_of_name(addresses)) {
+                self.names.entry(addr).or_default().insert(change.key.clone());
+            }
+        }
+    }
+
+    /// The terms that `addr` matches as that of domain names.
+    fn name_terms(&self, view: &View<'_>, addr: AddrKey) -> Vec<TermId> {
+        if !view.matcher.has_domains() {
+            return Vec::new();
+        }
+        let names = self.names.get(&addr).into_iter().flatten();
+        names.flat_map(|name| view.matcher.terms_of_name(name)).collect()
     }
 
     /// `pod`, which claims nothing, claims `addresses`.
@@ -160,11 +192,11 @@ impl AddressTable {
                     own
                 }
             });
-            let as_node = self.node_terms(view, *addr);
-            let own = if as_node.is_empty() {
+            let mut terms = self.node_terms(view, *addr);
+            terms.extend(self.name_terms(view, *addr));
+            let own = if terms.is_empty() {
                 own
             } else {
-                let mut terms = as_node;
                 terms.extend(own.iter().flat_map(|own| own.terms.iter().copied()));
                 terms.sort_unstable();
                 terms.dedup();
@@ -207,6 +239,11 @@ pub(crate) struct View<'a> {
 /// Every address of a node.
 pub(crate) fn addresses_of_node(node: &Node) -> impl Iterator<Item = AddrKey> {
     node.addresses.iter().chain(&node.other_addresses).map(|addr| AddrKey::new(addr.to_canonical()))
+}
+
+/// Every address of a learnt domain name.
+pub(crate) fn addresses_of_name(addresses: &BTreeSet<IpAddr>) -> impl Iterator<Item = AddrKey> {
+    addresses.iter().map(|addr| AddrKey::new(addr.to_canonical()))
 }
 
 /// What the blocks say of an address. Blocks are of the default network.

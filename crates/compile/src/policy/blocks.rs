@@ -237,7 +237,8 @@ fn blocks<'a>(terms: &TermTable, indices: impl Iterator<Item = &'a u32>) -> Vec<
                 Some(TermKey::Blocks(cidrs)) => {
                     cidrs.iter().map(|cidr| IpBlock { cidr: *cidr, except: Vec::new() }).collect()
                 }
-                Some(TermKey::Selector(..) | TermKey::Nodes(_) | TermKey::Named(..)) | None => Vec::new(),
+                Some(TermKey::Selector(..) | TermKey::Nodes(_) | TermKey::Domain(_) | TermKey::Named(..))
+                | None => Vec::new(),
             };
             blocks.into_iter().filter(|block| is_usable(&block.cidr)).map(|block| (*index, block))
         })

@@ -26,7 +26,7 @@ pub(crate) fn unusable_peer(peer: &ClusterPeer) -> Vec<String> {
             .filter_map(unusable_network)
             .map(|text| format!("{}: {text}", blocks.of))
             .collect(),
-        ClusterPeer::Pods(_) | ClusterPeer::Nodes(_) => Vec::new(),
+        ClusterPeer::Pods(_) | ClusterPeer::Nodes(_) | ClusterPeer::Domain(_) => Vec::new(),
     }
 }
 

@@ -9,8 +9,8 @@ use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
 use sheetbend_model::plan::Condition;
 use sheetbend_model::state::{
-    ISOLATION, IpBlock, LabelSelector, Namespace, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortMatch,
-    Snapshot, TENANT, Tenant,
+    ISOLATION, IpBlock, LabelSelector, Namespace, NetworkPolicy, Peer, Pod, PolicyPort, PolicyRule,
+    PortMatch, Snapshot, TENANT, Tenant,
 };
 use sheetbend_model::types::{Labels, ObjectKey, Port, Protocol};
 
@@ -18,6 +18,12 @@ use crate::changes::in_namespace;
 
 /// Where clusters have their DNS, by custom: namespace, Service, and label of the pods.
 const DNS: (&str, &str, (&str, &str)) = ("kube-system", "kube-dns", ("k8s-app", "kube-dns"));
+/// Whether `pod` is one of the cluster's name servers.
+pub(super) fn serves_names(pod: &Pod) -> bool {
+    let (namespace, _, (key, value)) = DNS;
+    *pod.key.namespace == *namespace && pod.labels.get(key).is_some_and(|own| **own == *value)
+}
+
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 type Policies = OrdMap<ObjectKey, Arc<NetworkPolicy>>;

@@ -8,6 +8,7 @@ use sheetbend_model::state::{Attachment, AttachmentId, Pod, Snapshot};
 use sheetbend_model::types::{AddrKey, ObjectKey};
 
 use super::document::Document;
+use super::isolation::serves_names;
 use super::matcher::NamespaceLabels;
 use super::set::{self, SetNode};
 use super::terms::TermTable;
@@ -275,10 +276,13 @@ impl Locals {
                 (symbol, Some(node))
             }
         };
+        // A name server asks others on behalf of whoever asks it, and not itself.
+        let asks_names = symbol.has_names() && !serves_names(pod);
         let posture = Posture::Judged(symbol);
-        if local.row.posture != posture {
+        if local.row.posture != posture || local.row.asks_names != asks_names {
             before.entry(id.clone()).or_insert_with(|| Some(local.row.clone()));
             local.row.posture = posture;
+            local.row.asks_names = asks_names;
         }
         appeared
     }
@@ -320,6 +324,7 @@ impl Local {
             addresses,
             host_ifindex: attachment.host_ifindex,
             posture,
+            asks_names: false,
         };
         let mut local = Self { row, selected: Vec::new(), tiers: Vec::new() };
         if let Some(pod) = known_pod(attachment, next) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use sheetbend_model::state::{LabelSelector, Namespace, Node, Operator, Pod, Snapshot};
-use sheetbend_model::types::{Labels, Protocol};
+use sheetbend_model::types::{DomainPattern, Labels, Protocol};
 
 use super::terms::{NamespaceMatch, TermId, TermKey, TermTable};
 
@@ -22,6 +22,8 @@ pub(crate) struct Matcher {
     rest: Selectors,
     /// Selectors of nodes.
     nodes: Vec<(u32, LabelSelector)>,
+    /// Patterns of domain names.
+    domains: Vec<(u32, DomainPattern)>,
     /// Port name → (protocol, term).
     named: HashMap<Arc<str>, Vec<(Protocol, u32)>>,
 }
@@ -49,6 +51,7 @@ impl Matcher {
         match &**key {
             TermKey::Block(_) | TermKey::Blocks(_) => {}
             TermKey::Nodes(selector) => self.nodes.push((index, selector.clone())),
+            TermKey::Domain(pattern) => self.domains.push((index, pattern.clone())),
             TermKey::Named(name, protocol) => {
                 self.named.entry(name.clone()).or_default().push((*protocol, index));
             }
@@ -61,6 +64,7 @@ impl Matcher {
         match &**key {
             TermKey::Block(_) | TermKey::Blocks(_) => {}
             TermKey::Nodes(_) => self.nodes.retain(|(other, _)| *other != index),
+            TermKey::Domain(_) => self.domains.retain(|(other, _)| *other != index),
             TermKey::Named(name, _) => {
                 if let Some(uses) = self.named.get_mut(name) {
                     uses.retain(|(_, other)| *other != index);
@@ -84,6 +88,22 @@ impl Matcher {
     /// The terms that the addresses of `node` match.
     pub(crate) fn terms_of_node(&self, node: &Node) -> impl Iterator<Item = TermId> {
         let matching = self.nodes.iter().filter(|(_, selector)| selector.matches(&node.labels));
+        matching.map(|(index, _)| TermId::new(*index))
+    }
+
+    /// Whether any pattern of domain names is in force.
+    pub(crate) fn has_domains(&self) -> bool {
+        !self.domains.is_empty()
+    }
+
+    /// The patterns of domain names in force.
+    pub(crate) fn domains(&self) -> impl Iterator<Item = &DomainPattern> {
+        self.domains.iter().map(|(_, pattern)| pattern)
+    }
+
+    /// The terms that the addresses of a domain name match.
+    pub(crate) fn terms_of_name(&self, name: &str) -> impl Iterator<Item = TermId> {
+        let matching = self.domains.iter().filter(move |(_, pattern)| pattern.matches(name));
         matching.map(|(index, _)| TermId::new(*index))
     }
 

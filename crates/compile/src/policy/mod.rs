@@ -27,11 +27,11 @@ use std::sync::Arc;
 
 use sheetbend_model::plan::{Class, Condition, Dataplane, Entry, LocalPod, RuleKey, Ruling};
 use sheetbend_model::state::{AttachmentId, Snapshot};
-use sheetbend_model::types::{AddrKey, BlockKey, ObjectKey};
+use sheetbend_model::types::{AddrKey, BlockKey, DomainPattern, ObjectKey};
 
 use crate::changes::{Changes, in_namespace};
 use crate::compiler::Counters;
-use addresses::{AddressTable, View, addresses_of_node, claims_of};
+use addresses::{AddressTable, View, addresses_of_name, addresses_of_node, claims_of};
 use blocks::BlockTable;
 use classes::{ClassNode, ClassTable};
 pub use faults::{unusable_blocks, unusable_networks};
@@ -101,8 +101,10 @@ impl PolicyTables {
         self.claim(next, &moved, &mut dirty);
         self.relabelled_namespaces(next, changes, &mut dirty);
         self.addresses.update_nodes(&changes.nodes);
+        self.addresses.update_names(&changes.learnt_names);
         self.rematch(next, &moved, &mut dirty);
         self.changed_nodes(changes, &mut dirty);
+        self.changed_names(changes, &mut dirty);
 
         let empty = self.classes.intern(Vec::new(), &self.terms);
         let mut before = HashMap::new();
@@ -179,6 +181,11 @@ impl PolicyTables {
         self.blocks.has(key)
     }
 
+    /// The patterns of domain names that policies of this node's pods ask for.
+    pub(crate) fn domains(&self) -> impl Iterator<Item = &DomainPattern> {
+        self.matcher.domains()
+    }
+
     /// The pods of this node.
     pub(crate) fn pods(&self) -> impl Iterator<Item = (&AttachmentId, &LocalPod)> {
         self.locals.rows()
@@ -226,6 +233,19 @@ impl PolicyTables {
         }
     }
 
+    /// The addresses that came to domain names, or went from them.
+    fn changed_names(&self, changes: &Changes<'_>, dirty: &mut BTreeSet<AddrKey>) {
+        if !self.matcher.has_domains() {
+            return;
+        }
+        for change in &changes.learnt_names {
+            let (old, new) = (change.old.map(AsRef::as_ref), change.new.map(AsRef::as_ref));
+            let none = BTreeSet::new();
+            let (old, new) = (old.unwrap_or(&none), new.unwrap_or(&none));
+            dirty.extend(addresses_of_name(&old.symmetric_difference(new).copied().collect()));
+        }
+    }
+
     /// Takes terms into and out of the matcher, and finds the addresses that match them.
     fn rematch(&mut self, next: &Snapshot, moved: &BTreeSet<&ObjectKey>, dirty: &mut BTreeSet<AddrKey>) {
         let added = Matcher::of(&self.terms, self.terms.added().iter().copied());
@@ -241,6 +261,11 @@ impl PolicyTables {
         if added.has_nodes() {
             let nodes = next.nodes.values().filter(|node| added.terms_of_node(node).next().is_some());
             dirty.extend(nodes.flat_map(|node| addresses_of_node(node)));
+        }
+        if added.has_domains() {
+            let names =
+                next.learnt_names.iter().filter(|(name, _)| added.terms_of_name(name).next().is_some());
+            dirty.extend(names.flat_map(|(_, addresses)| addresses_of_name(addresses)));
         }
         if added.is_empty() {
             return;

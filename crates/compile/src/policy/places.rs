@@ -62,6 +62,7 @@ fn contested(snapshot: &Snapshot) -> Vec<(Arc<str>, Vec<Contender>)> {
             digest: 0,
             ingress: !policy.ingress.is_empty(),
             egress: !policy.egress.is_empty(),
+            names: false,
         };
         if place.ingress || place.egress {
             let contender = Contender { place, subject: policy.subject.clone() };

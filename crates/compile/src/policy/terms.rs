@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use sheetbend_model::plan::Term;
 use sheetbend_model::state::{IpBlock, LabelSelector};
-use sheetbend_model::types::{Port, Protocol};
+use sheetbend_model::types::{DomainPattern, Port, Protocol};
 
 use super::document::fnv;
 
@@ -30,6 +30,8 @@ pub(crate) enum TermKey {
     Blocks(Arc<[IpNet]>),
     /// The addresses of nodes with these labels.
     Nodes(LabelSelector),
+    /// The addresses of learnt names that match.
+    Domain(DomainPattern),
     Named(Arc<str>, Protocol),
 }
 
@@ -48,6 +50,7 @@ impl TermKey {
                 Term::Selector(format!("{namespace} pod={pods}{accounts}").into())
             }
             (TermKey::Nodes(labels), _) => Term::Selector(format!("node={labels}").into()),
+            (TermKey::Domain(pattern), _) => Term::Selector(format!("domain={pattern}").into()),
             (TermKey::Block(block), _) => Term::Block(block_text(block).into()),
             (TermKey::Blocks(blocks), _) => Term::Block(blocks_text(blocks).into()),
             (TermKey::Named(name, protocol), Some(port)) => Term::NamedPort(name.clone(), *protocol, port),

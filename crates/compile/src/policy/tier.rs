@@ -39,6 +39,7 @@ impl TierDocument {
                 digest: fnv(canonical(source).as_bytes()),
                 ingress: !source.ingress.is_empty(),
                 egress: !source.egress.is_empty(),
+                names: peers(source).any(|peer| matches!(peer, ClusterPeer::Domain(_))),
             },
             rules: Vec::new(),
             conditions: Vec::new(),
@@ -76,6 +77,11 @@ impl TierDocument {
         let origin = Origin { policy: self.source.key(), direction, rule: rule.index };
         DocumentRule { origin, peers, ports }
     }
+}
+
+/// Every peer that `policy` names.
+fn peers(policy: &ClusterNetworkPolicy) -> impl Iterator<Item = &ClusterPeer> {
+    policy.ingress.iter().chain(&policy.egress).flat_map(|rule| rule.peers.iter().flatten())
 }
 
 /// Whether `policy` applies to `pod`. One without rules affects nothing.
@@ -152,6 +158,7 @@ fn peer_term(peer: &ClusterPeer) -> TermKey {
         ClusterPeer::Network(network) => {
             TermKey::Block(IpBlock { cidr: network.trunc(), except: Vec::new() })
         }
+        ClusterPeer::Domain(pattern) => TermKey::Domain(pattern.clone()),
         ClusterPeer::Block(block) => TermKey::Block(canonical_block(block)),
         ClusterPeer::Blocks(blocks) => TermKey::Blocks(blocks.cidrs.clone()),
     }
@@ -181,6 +188,7 @@ fn canonical(policy: &ClusterNetworkPolicy) -> String {
                                 write!(text, " nodes {};", canonical_selector(selector))
                             }
                             ClusterPeer::Network(network) => write!(text, " network {};", network.trunc()),
+                            ClusterPeer::Domain(pattern) => write!(text, " domain {pattern};"),
                             ClusterPeer::Block(block) => {
                                 write!(text, " block {};", block_text(&canonical_block(block)))
                             }

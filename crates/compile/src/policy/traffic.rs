@@ -228,6 +228,7 @@ fn rules_of(snapshot: &Snapshot, index: u32, rule: &Rule) -> Vec<ClusterRule> {
     for peer in peers {
         match peer {
             Peer::Pods(pods) => plain.push(ClusterPeer::Pods(pods.clone())),
+            Peer::Domain(pattern) => plain.push(ClusterPeer::Domain(pattern.clone())),
             Peer::Network(block) => plain.push(ClusterPeer::Block(block.clone())),
             Peer::NetworkSet(name) => match snapshot.network_sets.get(name) {
                 Some(set) if set.fault.is_none() => {

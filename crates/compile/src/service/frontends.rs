@@ -93,7 +93,7 @@ pub(super) fn port_of<'a>(service: &'a Service, frontend: &Frontend) -> Option<(
         // Traffic from within a node counts as having gone out and come back by any node.
         (false, Scope::Inside, TrafficPolicy::Local) => (Reach::Apart, TrafficPolicy::Cluster),
         (false, Scope::Outside, TrafficPolicy::Local) => (Reach::ThisNode, TrafficPolicy::Local),
-        (false, Scope::Outside, TrafficPolicy::Cluster) => return None,
+        (false, Scope::Outside, TrafficPolicy::Cluster) | (false, Scope::Names, _) => return None,
         (false, Scope::Inside, TrafficPolicy::Cluster) => (Reach::EveryNode, TrafficPolicy::Cluster),
     };
     Some((port, Meaning { reach, policy, is_balanced: is_balanced && !is_cluster_address }))

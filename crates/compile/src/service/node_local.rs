@@ -5,10 +5,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use sheetbend_model::plan::{Condition, Frontend, Reach, Scope};
 use sheetbend_model::state::{Node, NodeLocalDns, Service, ServicePort, Snapshot, TrafficPolicy};
-use sheetbend_model::types::{NetworkId, ObjectKey};
+use sheetbend_model::types::{Family, NetworkId, ObjectKey, Protocol};
 
 use super::frontends::{self, Meaning};
 use crate::changes::Changes;
+
+/// Where name servers are asked (RFC 1035 §4.2).
+const DNS_PORT: u16 = 53;
 
 /// Which of the configured addresses are in force.
 #[derive(Clone, Debug)]
@@ -49,7 +52,8 @@ impl NodeLocal {
     }
 
     /// The frontends that `service` claims: its own, and of the DNS Service the node-local ones. It needs no address
-    /// and no family of its own for these.
+    /// and no family of its own for these. Where it has a node-local address it is also what pods ask that have policies
+    /// by domain names.
     pub(super) fn claimed(&self, service: &Service) -> Vec<Frontend> {
         let mut claimed = frontends::of_service(service);
         if service.key != self.dns.service {
@@ -66,13 +70,28 @@ impl NodeLocal {
                     scope,
                 }));
             }
+            if port.port.get() == DNS_PORT && port.protocol != Protocol::Sctp {
+                claimed.extend(self.families().map(|family| Frontend {
+                    network: NetworkId::default(),
+                    addr: frontends::any_address(family),
+                    protocol: port.protocol,
+                    port: port.port,
+                    scope: Scope::Names,
+                }));
+            }
         }
         claimed
     }
 
+    fn families(&self) -> impl Iterator<Item = Family> {
+        let has = |family: &Family| self.addresses.iter().any(|addr| Family::of(*addr) == *family);
+        Family::ALL.into_iter().filter(has)
+    }
+
     /// Whether `frontend`, which the Service `owner` claims, is node-local.
     pub(super) fn is_of(&self, owner: &ObjectKey, frontend: &Frontend) -> bool {
-        *owner == self.dns.service && self.addresses.contains(&frontend.addr)
+        *owner == self.dns.service
+            && (frontend.scope == Scope::Names || self.addresses.contains(&frontend.addr))
     }
 
     /// The port that `frontend`, a node-local one, belongs to, and what the frontend means. `None` for clients
@@ -82,7 +101,7 @@ impl NodeLocal {
         service: &'a Service,
         frontend: &Frontend,
     ) -> Option<(&'a ServicePort, Meaning)> {
-        let mut ports = service.ports.iter().filter(|_| frontend.scope == Scope::Inside);
+        let mut ports = service.ports.iter().filter(|_| frontend.scope != Scope::Outside);
         let port = ports.find(|port| port.protocol == frontend.protocol && port.port == frontend.port)?;
         Some((port, Meaning { reach: Reach::Inside, policy: TrafficPolicy::Cluster, is_balanced: false }))
     }

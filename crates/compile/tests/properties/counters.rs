@@ -1,9 +1,14 @@
 //! An update costs what changed: shown by what is recompiled, not by time.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use sheetbend_compile::{Compiler, Counters};
-use sheetbend_model::state::{LabelSelector, NetworkConfig, Snapshot};
+use sheetbend_model::state::{
+    Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, LabelSelector, NetworkConfig, PodsByLabels,
+    Priority, Snapshot, Tier,
+};
+use sheetbend_model::types::DomainPattern;
 use sheetbend_testkit::generators::large::{self, Size};
 
 const SIZE: Size = Size { pods: 1_100, policies: 200, namespaces: 20 };
@@ -62,6 +67,40 @@ fn a_policy_without_peers_costs_no_address() {
     // The default deny of one namespace names no peer.
     let cost = cost(&mut compiler, |next| drop(next.policies.remove(&key)));
     assert_eq!(cost, Counters { updates: 1, ..Counters::default() });
+}
+
+#[test]
+fn a_learnt_address_costs_itself() {
+    let mut cluster = large::policies(SIZE);
+    let rule = ClusterRule {
+        index: 0,
+        name: "".into(),
+        action: Action::Accept,
+        peers: Some(vec![ClusterPeer::Domain(DomainPattern::new("*.example.com").unwrap())]),
+        ports: Vec::new(),
+        log: false,
+        fault: None,
+    };
+    let policy = ClusterNetworkPolicy {
+        name: "names".into(),
+        tier: Tier::Admin,
+        priority: Priority::default(),
+        subject: PodsByLabels::default(),
+        ingress: Vec::new(),
+        egress: vec![rule],
+        fault: None,
+    };
+    cluster.cluster_policies.insert(policy.name.clone(), Arc::new(policy));
+    let mut learn = |last: std::ops::Range<u8>| {
+        let addresses = last.map(|last| IpAddr::from([203, 0, 113, last]));
+        cluster.learnt_names.insert("www.example.com".into(), Arc::new(addresses.collect()));
+        cluster.clone()
+    };
+    let (before, after) = (learn(0..100), learn(0..101));
+    let mut compiler = follower(&before);
+    assert!(compiler.pods().all(|(_, pod)| pod.asks_names));
+    let cost = cost(&mut compiler, |next| *next = after);
+    assert_eq!(cost, Counters { updates: 1, addresses: 1, ..Counters::default() });
 }
 
 #[test]

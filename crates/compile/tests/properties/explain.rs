@@ -44,7 +44,7 @@ fn an_explanation_says_what_the_tables_do_and_why() {
                     rows += 1;
                     let at = match frontend.scope {
                         Scope::Inside => At::ClientNode(&node),
-                        Scope::Outside => At::Entry(&node),
+                        Scope::Outside | Scope::Names => At::Entry(&node),
                     };
                     let wanted = service(&cluster, at, frontend.addr, frontend.protocol, frontend.port.get());
                     let choice = &explanation.choices[explained.choice.unwrap()];

@@ -1,11 +1,11 @@
 //! The Service table says what Services, EndpointSlices and host ports say.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use proptest::prelude::*;
 use sheetbend_compile::{Compiler, compile};
-use sheetbend_model::plan::{Backend, Frontend, Reach, Scope};
+use sheetbend_model::plan::{Backend, Frontend, Reach, Scope, ServiceEntry};
 use sheetbend_model::state::{EndpointSlice, NetworkConfig, NodeLocalDns, Snapshot};
 use sheetbend_model::types::{Family, NetworkId, Protocol};
 use sheetbend_oracle::{At, Found, health_check, node_local_dns, service};
@@ -68,7 +68,7 @@ fn every_frontend_has_the_backends_that_the_objects_say() {
                 let node = pools::node();
                 let at = match frontend.scope {
                     Scope::Inside => At::ClientNode(&node),
-                    Scope::Outside => At::Entry(&node),
+                    Scope::Outside | Scope::Names => At::Entry(&node),
                 };
                 let (wanted, is_node_local) = expected(&cluster, &dns, at, &frontend);
                 let found = tables.services.get(&frontend);
@@ -125,6 +125,7 @@ fn every_frontend_has_the_backends_that_the_objects_say() {
                 seen.restricted += usize::from(admitted.is_some());
                 seen.nearest += usize::from(anywhere != Some(wanted));
             }
+            matched += check_names(&tables.services, &dns)?;
             prop_assert_eq!(matched, tables.services.len(), "a row that no Service has");
             let mut compiler = Compiler::new(pools::node(), NetworkConfig::default());
             compiler.update(&cluster);
@@ -163,6 +164,34 @@ fn every_frontend_has_the_backends_that_the_objects_say() {
     assert!(all.iter().all(|count| *count >= 5), "{all:?}");
 }
 
+/// Pods with policies by domain names are led to the servers that the node-local address of the family has, where there is
+/// one. Returns how many rows say so.
+fn check_names(rows: &BTreeMap<Frontend, ServiceEntry>, dns: &NodeLocalDns) -> Result<usize, TestCaseError> {
+    let names = rows.iter().filter(|(frontend, _)| frontend.scope == Scope::Names);
+    for (frontend, entry) in names.clone() {
+        let own = dns.addresses.iter().filter(|addr| addr.is_ipv4() == frontend.addr.is_ipv4());
+        let own: Vec<_> = own
+            .filter_map(|addr| rows.get(&Frontend { addr: *addr, scope: Scope::Inside, ..*frontend }))
+            .collect();
+        // Who asks a family gets servers of this family.
+        prop_assert!(own.contains(&entry) && frontend.port.get() == 53, "{}", frontend);
+    }
+    for frontend in rows.keys().filter(|row| row.scope == Scope::Inside && row.port.get() == 53) {
+        let any = any_address(Family::of(frontend.addr));
+        let led = rows.contains_key(&Frontend { addr: any, scope: Scope::Names, ..*frontend });
+        let is_node_local = dns.addresses.contains(&frontend.addr) && rows[frontend].service == dns.service;
+        prop_assert!(led || !is_node_local || frontend.protocol == Protocol::Sctp, "{}", frontend);
+    }
+    Ok(names.count())
+}
+
+fn any_address(family: Family) -> IpAddr {
+    match family {
+        Family::IPv4 => IpAddr::from([0; 4]),
+        Family::IPv6 => IpAddr::from([0; 16]),
+    }
+}
+
 fn without_hints(cluster: &Snapshot) -> Snapshot {
     let mut cluster = cluster.clone();
     for slice in cluster.endpoint_slices.clone().values() {
@@ -190,11 +219,7 @@ fn frontends() -> Vec<Frontend> {
         }
     };
     for family in Family::ALL {
-        let any = match family {
-            Family::IPv4 => IpAddr::from([0; 4]),
-            Family::IPv6 => IpAddr::from([0; 16]),
-        };
-        add(any, &pools::NODE_PORTS);
+        add(any_address(family), &pools::NODE_PORTS);
         add(pools::node_address(0, family), &pools::NODE_PORTS);
         for number in 0..pools::SERVICES {
             add(cluster_address(number, family), &pools::PORTS);

@@ -220,7 +220,7 @@ impl Coverage {
         "SCTP allowed",
         "ICMP allowed",
     ];
-    const TIERS: [&'static str; 14] = [
+    const TIERS: [&'static str; 15] = [
         "Admin Accept",
         "Admin Deny",
         "Admin Pass, then a NetworkPolicy",
@@ -235,9 +235,10 @@ impl Coverage {
         "tier pods",
         "tier nodes",
         "tier network",
+        "domain name",
     ];
 
-    const TRAFFIC: [&'static str; 17] = [
+    const TRAFFIC: [&'static str; 18] = [
         "not isolated",
         "denied",
         "allowed",
@@ -254,6 +255,7 @@ impl Coverage {
         "traffic set",
         "traffic Service",
         "traffic closed",
+        "domain name",
         "tier pods",
     ];
 
@@ -368,6 +370,7 @@ impl Coverage {
             ClusterPeer::Pods(_) => "tier pods",
             ClusterPeer::Nodes(_) => "tier nodes",
             ClusterPeer::Network(_) => "tier network",
+            ClusterPeer::Domain(_) => "domain name",
             ClusterPeer::Block(_) => "traffic network",
             ClusterPeer::Blocks(blocks) if blocks.of.starts_with("Service ") => "traffic Service",
             ClusterPeer::Blocks(_) => "traffic set",

@@ -303,6 +303,10 @@ fn holds(cluster: &Snapshot, judgement: &Judgement<'_>, miss: &Miss, flow: &Flow
             Some(name) => cluster.network_sets[name].networks.iter().all(|block| !block.contains(&addr)),
             None => of.starts_with("NetworkSets ") || of.starts_with("Service "),
         },
+        Miss::OtherName { pattern, .. } => {
+            let mut names = cluster.learnt_names.iter().filter(|(name, _)| pattern.matches(name));
+            names.all(|(_, addresses)| !addresses.contains(&addr))
+        }
         Miss::NoPeers => true,
         Miss::Protocol { wanted, found } => *found == flow.protocol && Some(*wanted) != flow.protocol,
         Miss::Port { wanted, .. } => flow.port < wanted.first().get() || wanted.last().get() < flow.port,

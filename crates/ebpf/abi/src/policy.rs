@@ -36,6 +36,8 @@ pub const POD_ISOLATED_INGRESS: u32 = 2;
 pub const POD_ISOLATED_EGRESS: u32 = 4;
 /// `PodEntry::flags`: what it receives passes the queue of the veth's end on the node, which limits its rate.
 pub const POD_SHAPED: u32 = 8;
+/// `PodEntry::flags`: what it asks at port 53, whomever, goes to `SERVICES` of [`SCOPE_NAMES`](crate::SCOPE_NAMES).
+pub const POD_ASKS_NAMES: u32 = 16;
 
 /// Value of hash `PODS`, key: `u32` interface index of the veth's end on the node.
 #[repr(C)]

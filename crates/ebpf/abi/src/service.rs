@@ -22,6 +22,9 @@ pub struct ServiceKey {
 pub const SCOPE_INSIDE: u8 = 0;
 /// `ServiceKey::scope`: clients elsewhere, where the entry inside has [`SERVICE_APART`].
 pub const SCOPE_OUTSIDE: u8 = 1;
+/// `ServiceKey::scope`: the name servers that pods with [`POD_ASKS_NAMES`](crate::POD_ASKS_NAMES) are led to, at the
+/// address that stands for all of its family.
+pub const SCOPE_NAMES: u8 = 2;
 
 /// `ServiceEntry::flags`: clients elsewhere may use it.
 pub const SERVICE_OUTSIDE: u8 = 1;

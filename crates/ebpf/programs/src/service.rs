@@ -5,8 +5,9 @@ use aya_ebpf::{
 };
 use sheetbend_ebpf_abi::{
     AffinityKey, AffinityValue, BACKEND_DRAINING, BackendEntry, CT_IDLE_SECONDS, GROWS_SERVICE_FLOWS,
-    NO_ADDR, ROUTE_NODE_ADDRESS, ROUTE_WITHOUT_NODE_PORTS, Reason, SCOPE_INSIDE, SERVICE_RANGES,
-    SERVICE_SILENT, SERVICE_THIS_NODE, ServiceEntry, ServiceFlowKey, ServiceFlowValue, ServiceKey, SourceKey,
+    NO_ADDR, POD_ASKS_NAMES, ROUTE_NODE_ADDRESS, ROUTE_WITHOUT_NODE_PORTS, Reason, SCOPE_INSIDE, SCOPE_NAMES,
+    SERVICE_RANGES, SERVICE_SILENT, SERVICE_THIS_NODE, ServiceEntry, ServiceFlowKey, ServiceFlowValue,
+    ServiceKey, SourceKey,
 };
 
 use crate::{
@@ -14,11 +15,11 @@ use crate::{
     conntrack::{self, Holder, SECOND, now},
     forward::route,
     growth,
-    maps::{AFFINITY, BACKENDS, SERVICE_FLOWS, SERVICE_FLOWS_OLD, SERVICES, SOURCES},
+    maps::{AFFINITY, BACKENDS, PODS, SERVICE_FLOWS, SERVICE_FLOWS_OLD, SERVICES, SOURCES},
     outside,
     packet::{
-        DROP, HAIRPIN, Ip, MAPPED, OUTSIDE, Packet, SCTP, SERVICE, TCP, TCP_ACK, TCP_SYN, hairpin, put, same,
-        words,
+        DROP, HAIRPIN, Ip, MAPPED, OUTSIDE, Packet, SCTP, SERVICE, TCP, TCP_ACK, TCP_SYN, UDP, hairpin, put,
+        same, words,
     },
     rewrite::{self, End},
     stage,
@@ -30,6 +31,8 @@ const TRIES: u32 = 8;
 /// Source ports that are drawn anew, 16384 to 32767: below those that Linux gives its clients (32768 to 60999), of which a
 /// busy client's connections hold many.
 const FIRST_DRAWN: u16 = 0x4000;
+/// Where name servers are asked (RFC 1035 §4.2).
+const DNS: u16 = 53;
 
 /// Translates a packet to a Service, and goes on with its flow.
 ///
@@ -38,7 +41,7 @@ const FIRST_DRAWN: u16 = 0x4000;
 #[inline(always)]
 pub fn service(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     if packet.has_ports() {
-        match inside(ctx, packet) {
+        match names(packet).or_else(|| inside(ctx, packet)) {
             Some(entry) => translate(ctx, packet, entry)?,
             None => direct(ctx, packet)?,
         }
@@ -184,6 +187,18 @@ pub fn find(network: u32, addr: &Ip, port: u16, protocol: u8, scope: u8) -> Opti
 #[inline(always)]
 pub fn any_address(v4: bool) -> Ip {
     [0, 0, if v4 { MAPPED } else { 0 }, 0]
+}
+
+/// Where a pod asks that has policies by domain names: the node's name server, whomever the pod means, for it tells the
+/// agent of its answers before they leave.
+#[inline(always)]
+fn names(packet: &Packet) -> Option<&'static ServiceEntry> {
+    let asks = packet.dst_port == DNS && (packet.protocol == UDP || packet.protocol == TCP);
+    // SAFETY: the value is read at once; a racing writer writes whole words.
+    if !asks || unsafe { PODS.get(&packet.from) }.is_none_or(|pod| pod.flags & POD_ASKS_NAMES == 0) {
+        return None;
+    }
+    find(packet.network, &any_address(!packet.is_v6()), DNS, packet.protocol, SCOPE_NAMES)
 }
 
 /// The Service that a pod's packet is for: by its own address, or by a node's. Another node's address means the same as

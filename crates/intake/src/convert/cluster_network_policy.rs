@@ -8,14 +8,10 @@ use sheetbend_model::state::{
     Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, LabelSelector, PodsByLabels, PolicyPort,
     PortMatch, Priority, Tier,
 };
-use sheetbend_model::types::{Direction, Port, PortRange, Protocol};
+use sheetbend_model::types::{Direction, DomainPattern, Port, PortRange, Protocol};
 
 use crate::resources;
 use crate::resources::{DestinationPort, NamespacedPod, NetworkPolicyPeer, ProtocolMatch, TransportMatch};
-
-/// Said of peers that are not built yet.
-pub(crate) const DOMAIN_NAMES: &str =
-    "peers by domainNames are not built yet; name the addresses in networks until they are";
 
 /// Why a rule is not understood.
 pub(super) type Fault = String;
@@ -73,7 +69,7 @@ fn rule(direction: Direction, index: u32, rule: &resources::Rule) -> ClusterRule
         _ => None,
     };
     let understood = match action {
-        Some(action) => parts(direction, rule).map(|(peers, ports)| (action, peers, ports)),
+        Some(action) => parts(direction, action, rule).map(|(peers, ports)| (action, peers, ports)),
         None => Err("action is none of Accept, Deny and Pass".to_owned()),
     };
     match understood {
@@ -84,7 +80,9 @@ fn rule(direction: Direction, index: u32, rule: &resources::Rule) -> ClusterRule
     }
 }
 
-fn parts(direction: Direction, rule: &resources::Rule) -> Result<(Vec<ClusterPeer>, Vec<PolicyPort>), Fault> {
+type Parts = (Vec<ClusterPeer>, Vec<PolicyPort>);
+
+fn parts(direction: Direction, action: Action, rule: &resources::Rule) -> Result<Parts, Fault> {
     let (written, field, other) = match direction {
         Direction::Ingress => (&rule.from, "from", &rule.to),
         Direction::Egress => (&rule.to, "to", &rule.from),
@@ -95,13 +93,13 @@ fn parts(direction: Direction, rule: &resources::Rule) -> Result<(Vec<ClusterPee
     }
     let (mut peers, mut only_pods) = (Vec::new(), true);
     for peer in written {
-        only_pods &= peer.networks.is_none() && peer.nodes.is_none();
-        peers.extend(self::peers(direction, peer)?);
+        only_pods &= peer.networks.is_none() && peer.nodes.is_none() && peer.domain_names.is_none();
+        peers.extend(self::peers(direction, action, peer)?);
     }
     let mut ports = Vec::new();
     for protocol in rule.protocols.iter().flatten() {
         if protocol.destination_named_port.is_some() && !only_pods {
-            return Err("networks and nodes have no named ports".to_owned());
+            return Err("networks, nodes and domainNames have no named ports".to_owned());
         }
         ports.extend(self::ports(protocol)?);
     }
@@ -111,12 +109,17 @@ fn parts(direction: Direction, rule: &resources::Rule) -> Result<(Vec<ClusterPee
     Ok((peers, ports))
 }
 
-fn peers(direction: Direction, peer: &NetworkPolicyPeer) -> Result<Vec<ClusterPeer>, Fault> {
+fn peers(direction: Direction, action: Action, peer: &NetworkPolicyPeer) -> Result<Vec<ClusterPeer>, Fault> {
     let NetworkPolicyPeer { namespaces, pods, nodes, networks, domain_names } = peer;
-    if domain_names.is_some() {
-        return Err(DOMAIN_NAMES.to_owned());
-    }
     let is_egress = direction == Direction::Egress;
+    if let (Some(names), None, None, None, None, true) =
+        (domain_names, namespaces, pods, nodes, networks, is_egress)
+    {
+        return Ok(domains(action, names)?.into_iter().map(ClusterPeer::Domain).collect());
+    }
+    if domain_names.is_some() {
+        return Err("domainNames stand beside another kind, or in an ingress rule".to_owned());
+    }
     match (namespaces, pods, nodes, networks) {
         (Some(_), None, None, None) | (None, Some(_), None, None) => {
             Ok(vec![ClusterPeer::Pods(self::pods(namespaces.as_ref(), pods.as_ref())?)])
@@ -132,6 +135,19 @@ fn peers(direction: Direction, peer: &NetworkPolicyPeer) -> Result<Vec<ClusterPe
             .collect(),
         _ => Err("a peer is not exactly one of the kinds that are known".to_owned()),
     }
+}
+
+/// Which addresses a name has is never known in full: only what a name allows can be said, not what it denies.
+pub(super) fn domains(action: Action, names: &[String]) -> Result<Vec<DomainPattern>, Fault> {
+    if action != Action::Accept {
+        return Err(format!("domainNames are for rules that Accept, and this is {action}"));
+    }
+    if names.is_empty() {
+        return Err("domainNames is an empty list".to_owned());
+    }
+    let parsed =
+        |text: &String| DomainPattern::new(text).ok_or_else(|| format!("{text:?} is no domain name"));
+    names.iter().map(parsed).collect()
 }
 
 fn pods(

@@ -420,7 +420,6 @@ fn pod_reference(
     Some((key, reference.uid.as_deref().unwrap_or_default().into()))
 }
 
-pub(crate) use cluster_network_policy::DOMAIN_NAMES;
 pub(crate) use pod::{addresses as pod_addresses, container_ports, phase as pod_phase, ready as pod_ready};
 pub(crate) use service::{SOURCE_RANGES, cluster_ips, source_range_texts};
 pub(crate) use traffic::{ICMP, NODES};

@@ -10,7 +10,7 @@ use sheetbend_model::state::{
 };
 use sheetbend_model::types::{Direction, ObjectKey, Protocol};
 
-use super::cluster_network_policy::{Fault, port, selector};
+use super::cluster_network_policy::{Fault, domains, port, selector};
 use super::{NAMESPACE_NAME_LABEL, block, labels};
 use crate::resources::{
     self, ServiceReference, TrafficNetwork, TrafficPeer, TrafficPods, TrafficProtocol, TrafficRule,
@@ -163,7 +163,9 @@ fn rule(direction: Direction, namespace: Option<&Arc<str>>, rule: &TrafficRule) 
         Rule { name, action, peers: peers.map(|_| Vec::new()), ports: Vec::new(), log: false, fault }
     };
     let understood = match action {
-        Some(action) => parts(direction, namespace, rule).map(|(peers, ports)| (action, peers, ports)),
+        Some(action) => {
+            parts((direction, action), namespace, rule).map(|(peers, ports)| (action, peers, ports))
+        }
         None => Err("action is none of Accept, Deny and Pass".to_owned()),
     };
     match understood {
@@ -175,7 +177,11 @@ fn rule(direction: Direction, namespace: Option<&Arc<str>>, rule: &TrafficRule) 
 
 type Parts = (Option<Vec<Peer>>, Vec<PolicyPort>);
 
-fn parts(direction: Direction, namespace: Option<&Arc<str>>, rule: &TrafficRule) -> Result<Parts, Fault> {
+fn parts(
+    (direction, action): (Direction, Action),
+    namespace: Option<&Arc<str>>,
+    rule: &TrafficRule,
+) -> Result<Parts, Fault> {
     let (written, field, other) = match direction {
         Direction::Ingress => (&rule.from, "from", &rule.to),
         Direction::Egress => (&rule.to, "to", &rule.from),
@@ -190,7 +196,7 @@ fn parts(direction: Direction, namespace: Option<&Arc<str>>, rule: &TrafficRule)
     for peer in written.iter().flatten() {
         is_pods &= peer.pods.is_some();
         has_service |= peer.service.is_some();
-        peers.extend(self::peers(direction, namespace, peer)?);
+        peers.extend(self::peers((direction, action), namespace, peer)?);
     }
     if has_service && rule.protocols.is_some() {
         return Err("a service has its own ports; leave out protocols".to_owned());
@@ -198,7 +204,7 @@ fn parts(direction: Direction, namespace: Option<&Arc<str>>, rule: &TrafficRule)
     let mut ports = Vec::new();
     for protocol in rule.protocols.iter().flatten() {
         if protocol.destination_named_port.is_some() && !is_pods && direction == Direction::Egress {
-            return Err("networks and networkSets have no named ports".to_owned());
+            return Err("networks, networkSets and domainNames have no named ports".to_owned());
         }
         ports.extend(self::ports(protocol)?);
     }
@@ -208,22 +214,28 @@ fn parts(direction: Direction, namespace: Option<&Arc<str>>, rule: &TrafficRule)
     Ok((written.is_some().then_some(peers), ports))
 }
 
-fn peers(direction: Direction, namespace: Option<&Arc<str>>, peer: &TrafficPeer) -> Result<Vec<Peer>, Fault> {
+fn peers(
+    (direction, action): (Direction, Action),
+    namespace: Option<&Arc<str>>,
+    peer: &TrafficPeer,
+) -> Result<Vec<Peer>, Fault> {
     let TrafficPeer { pods, networks, network_sets, service, domain_names } = peer;
-    if domain_names.is_some() {
-        return Err(super::DOMAIN_NAMES.to_owned());
-    }
-    match (pods, networks, network_sets, service) {
-        (Some(pods), None, None, None) => Ok(vec![Peer::Pods(self::pods(namespace, pods)?)]),
-        (None, Some(networks), None, None) if !networks.is_empty() => networks.iter().map(network).collect(),
-        (None, None, Some(sets), None) => match (&sets.names, &sets.selector) {
+    match (pods, networks, network_sets, service, domain_names) {
+        (Some(pods), None, None, None, None) => Ok(vec![Peer::Pods(self::pods(namespace, pods)?)]),
+        (None, Some(networks), None, None, None) if !networks.is_empty() => {
+            networks.iter().map(network).collect()
+        }
+        (None, None, None, None, Some(names)) if direction == Direction::Egress => {
+            Ok(domains(action, names)?.into_iter().map(Peer::Domain).collect())
+        }
+        (None, None, Some(sets), None, None) => match (&sets.names, &sets.selector) {
             (Some(names), None) if !names.is_empty() => {
                 Ok(names.iter().map(|name| Peer::NetworkSet(name.as_str().into())).collect())
             }
             (None, Some(written)) => Ok(vec![Peer::NetworkSets(selector(written)?)]),
             _ => Err("networkSets is not exactly one of names and selector".to_owned()),
         },
-        (None, None, None, Some(written)) if direction == Direction::Egress => {
+        (None, None, None, Some(written), None) if direction == Direction::Egress => {
             let ServiceReference { namespace: named, name } = written;
             let namespace = named.as_deref().map(Arc::from).or_else(|| namespace.cloned());
             let namespace = namespace.filter(|_| !name.is_empty());

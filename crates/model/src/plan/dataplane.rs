@@ -47,6 +47,8 @@ pub struct LocalPod {
     pub host_ifindex: u32,
     /// What may pass.
     pub posture: Posture,
+    /// A policy of it has peers by domain names: it asks this node's name server, whichever it means.
+    pub asks_names: bool,
 }
 
 /// What the policy says of a pod as a whole.

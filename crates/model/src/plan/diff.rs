@@ -215,9 +215,10 @@ impl fmt::Display for Entry {
                     None => write!(f, "container {}", id.container_id)?,
                 }
                 match &pod.posture {
-                    Posture::Closed => f.write_str(" closed"),
-                    Posture::Judged(set) => write!(f, " {set}"),
+                    Posture::Closed => f.write_str(" closed")?,
+                    Posture::Judged(set) => write!(f, " {set}")?,
                 }
+                if pod.asks_names { f.write_str(" asks for names here") } else { Ok(()) }
             }
         }
     }
@@ -279,7 +280,7 @@ mod tests {
         let addresses = vec![AddrKey::new([10, 244, 0, 2].into())];
         let pod = Some(ObjectKey::new("shop", "cart"));
         let posture = Posture::Judged(set(digest));
-        tables.pods.insert(id, LocalPod { pod, addresses, host_ifindex: 7, posture });
+        tables.pods.insert(id, LocalPod { pod, addresses, host_ifindex: 7, posture, asks_names: false });
         let rule = RuleKey {
             set: set(digest),
             direction: Direction::Ingress,

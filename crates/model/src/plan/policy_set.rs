@@ -35,6 +35,8 @@ pub struct TierRef {
     pub ingress: bool,
     /// Whether it has egress rules.
     pub egress: bool,
+    /// Whether it has peers by domain names.
+    pub names: bool,
 }
 
 impl TierRef {
@@ -73,6 +75,11 @@ impl PolicySet {
     /// Whether a ClusterNetworkPolicy has rules for `direction`. The table then has a row for every peer and protocol.
     pub fn has_tiers(&self, direction: Direction) -> bool {
         self.tiers.iter().any(|tier| tier.has(direction))
+    }
+
+    /// Whether any policy has peers by domain names.
+    pub fn has_names(&self) -> bool {
+        self.tiers.iter().any(|tier| tier.names)
     }
 
     /// The policies that isolate the pod in `direction`, sorted; empty = not isolated.

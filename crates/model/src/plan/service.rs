@@ -17,6 +17,9 @@ pub enum Scope {
     Inside,
     /// Clients elsewhere, where they have other backends than those inside ([`Reach::Apart`]).
     Outside,
+    /// Pods of this node that have policies by domain names ([`LocalPod::asks_names`](super::LocalPod)), whichever name
+    /// server they mean: the address is the unspecified one of its family.
+    Names,
 }
 
 /// What a client connects to: (network, address, protocol, port, scope).
@@ -44,6 +47,7 @@ impl fmt::Display for Frontend {
         match self.scope {
             Scope::Inside => Ok(()),
             Scope::Outside => f.write_str(" from outside"),
+            Scope::Names => f.write_str(" for names of policies"),
         }
     }
 }

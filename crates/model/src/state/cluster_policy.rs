@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{IpBlock, LabelSelector, Pod, PolicyPort, traffic};
-use crate::types::{Direction, Labels, ObjectKey};
+use crate::types::{Direction, DomainPattern, Labels, ObjectKey};
 
 /// A ClusterNetworkPolicy, which is cluster-scoped; or a policy of another kind whose rules have an order, in its form:
 /// then `tier` is another than Admin and Baseline, and `name` what [`traffic::Policy::called`] says.
@@ -218,6 +218,9 @@ pub enum ClusterPeer {
     Nodes(LabelSelector),
     /// An element of `networks`, host bits cleared. Egress only.
     Network(IpNet),
+    /// An element of `domainNames`: the addresses of names that the node's pods have asked for. Egress only, in rules that
+    /// Accept.
+    Domain(DomainPattern),
     /// A block with exceptions; of other kinds of policies.
     Block(IpBlock),
     /// Many blocks at once; of other kinds of policies.

@@ -1,5 +1,7 @@
 //! The cluster at one moment.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -43,6 +45,9 @@ pub struct Snapshot {
     pub load_balancer_pools: OrdMap<Arc<str>, Arc<LoadBalancerPool>>,
     /// L2Announcement name → L2Announcement.
     pub l2_announcements: OrdMap<Arc<str>, Arc<L2Announcement>>,
+    /// Domain name, in lower case and without a dot at its end → the addresses that it has, as the name server of *this* node
+    /// said to pods of it. Only names that some policy in force here asks for, and no empty sets.
+    pub learnt_names: OrdMap<Arc<str>, Arc<BTreeSet<IpAddr>>>,
     /// What CNI has attached on *this* node.
     pub attachments: OrdMap<AttachmentId, Arc<Attachment>>,
 }

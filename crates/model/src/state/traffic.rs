@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Action, IpBlock, LabelSelector, PodsByLabels, PolicyPort, Priority};
-use crate::types::{Direction, Labels, ObjectKey};
+use crate::types::{Direction, DomainPattern, Labels, ObjectKey};
 
 /// The last `order` of a policy, and that of one that gives none.
 pub const LAST_ORDER: u16 = 10_000;
@@ -145,6 +145,9 @@ pub enum Peer {
     /// `service`: each endpoint of a Service at the ports that the Service has there. Egress only, in rules without
     /// ports.
     Service(ObjectKey),
+    /// An element of `domainNames`: the addresses of names that the node's pods have asked for. Egress only, in rules that
+    /// Accept.
+    Domain(DomainPattern),
 }
 
 #[cfg(test)]

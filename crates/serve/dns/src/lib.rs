@@ -13,11 +13,13 @@ mod responder;
 mod server;
 mod upstream;
 mod wire;
+mod witness;
 
 pub use authority::Authority;
 pub use hosts::Hosts;
 pub use metrics::{Answered, Metrics, Source, Transport};
 pub use resolv::nameservers;
-pub use responder::{Forward, Reply, Responder};
+pub use responder::{Forward, Reply, Responder, Withheld};
 pub use server::{BindError, Handle, Server};
 pub use upstream::{Forwarder, Group, Routes};
+pub use witness::Told;

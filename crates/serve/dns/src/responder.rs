@@ -1,10 +1,14 @@
 //! What a query is answered with: fixed entries first, then the cluster's zone, then what upstream servers said.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
+use sheetbend_model::types::DomainPattern;
+use tokio::sync::mpsc;
+use tracing::debug;
 
 use crate::answer::{Answer, name};
 use crate::authority::{Authority, Found};
@@ -13,6 +17,7 @@ use crate::hosts::Hosts;
 use crate::metrics::{Answered, Metrics, Source, Transport};
 use crate::upstream::{Forwarder, Inquiry, Routes};
 use crate::wire::{self, Request, Unreadable};
+use crate::witness::{Told, Wait, Witness};
 
 /// Bytes of an answer by TCP, at most (RFC 1035 §4.2.2).
 const TCP_LIMIT: u16 = u16::MAX;
@@ -28,6 +33,8 @@ pub struct Responder {
     cache_entries: usize,
     forwarder: Forwarder,
     metrics: Arc<Metrics>,
+    witness: Witness,
+    told: RwLock<Option<mpsc::Receiver<Told>>>,
 }
 
 /// Whom to ask, and what they have said: another server's answers are none of a new one's.
@@ -44,8 +51,29 @@ pub enum Reply {
     Now(Vec<u8>),
     /// Upstream servers must be asked: [`Responder::finish`].
     Later(Box<Forward>),
+    /// Somebody must hear of it first: [`Withheld::release`].
+    Withheld(Withheld),
     /// Send nothing.
     Nothing,
+}
+
+/// An answer that waits until somebody has heard of the addresses in it.
+#[derive(Debug)]
+pub struct Withheld {
+    bytes: Vec<u8>,
+    wait: Wait,
+}
+
+impl Withheld {
+    /// Returns the answer once it may leave: when it was heard, or nobody hears, or that takes too long.
+    pub async fn release(self) -> Vec<u8> {
+        if !self.wait.over().await {
+            debug!(
+                "an answer leaves that nobody has heard of: policies by domain names do not know its addresses yet"
+            );
+        }
+        self.bytes
+    }
 }
 
 /// A query on its way to upstream servers.
@@ -71,6 +99,7 @@ impl Responder {
     pub fn new(origin: &str, hosts: Hosts, routes: Routes, cache_entries: usize) -> Option<Self> {
         let metrics = Arc::new(Metrics::default());
         let upstreams = Upstreams { routes, cache: Arc::new(Cache::new(cache_entries)) };
+        let (witness, told) = Witness::new();
         Some(Self {
             origin: name(origin)?,
             authority: RwLock::default(),
@@ -79,7 +108,19 @@ impl Responder {
             cache_entries,
             forwarder: Forwarder::new(Arc::clone(&metrics)),
             metrics,
+            witness,
+            told: RwLock::new(Some(told)),
         })
+    }
+
+    /// Addresses of names that one of `patterns` is for are told before the answer that has them leaves.
+    pub fn tell_of(&self, patterns: BTreeSet<DomainPattern>) {
+        self.witness.set_patterns(patterns);
+    }
+
+    /// Where they are told; `None` but for the first who asks.
+    pub fn told(&self) -> Option<mpsc::Receiver<Told>> {
+        self.told.write().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Asks other servers from now on. What the earlier ones said is forgotten.
@@ -143,19 +184,19 @@ impl Responder {
         let answer = behind(so_far, self.forwarder.ask(&inquiry).await);
         match self.reply(&request, transport, arrived, answer, Source::Upstream) {
             Reply::Now(bytes) => Some(bytes),
+            Reply::Withheld(withheld) => Some(withheld.release().await),
             Reply::Later(_) | Reply::Nothing => None,
         }
     }
 
-    /// The same with `message` as what an upstream server answers to question `id`. `None`: it answers something else.
-    pub fn finish_with(&self, forward: Forward, id: u16, message: &[u8]) -> Option<Vec<u8>> {
+    /// The same with `message` as what an upstream server answers to question `id`; nothing where it answers another.
+    pub fn finish_with(&self, forward: Forward, id: u16, message: &[u8]) -> Reply {
         let Forward { request, transport, arrived, so_far, inquiry } = forward;
-        let (answer, _) = wire::read_answer(message, id, &inquiry.question)?;
+        let Some((answer, _)) = wire::read_answer(message, id, &inquiry.question) else {
+            return Reply::Nothing;
+        };
         inquiry.cache.put(inquiry.key.clone(), &answer, arrived);
-        match self.reply(&request, transport, arrived, behind(so_far, answer), Source::Upstream) {
-            Reply::Now(bytes) => Some(bytes),
-            Reply::Later(_) | Reply::Nothing => None,
-        }
+        self.reply(&request, transport, arrived, behind(so_far, answer), Source::Upstream)
     }
 
     fn know(&self, request: &Request, now: Instant) -> Known {
@@ -224,6 +265,7 @@ impl Responder {
             Transport::Tcp => TCP_LIMIT,
         };
         let code = answer.code;
+        let wait = self.witness.tell(request, &answer.answers);
         let written = wire::write(request, answer, limit)
             .or_else(|| wire::write(request, Answer::empty(ResponseCode::ServFail), limit));
         let Some(bytes) = written else {
@@ -232,7 +274,10 @@ impl Responder {
         };
         let query_type = Some(request.query_type());
         self.metrics.answered(Answered { transport, query_type, code, source, took: arrived.elapsed() });
-        Reply::Now(bytes)
+        match wait {
+            Some(wait) => Reply::Withheld(Withheld { bytes, wait }),
+            None => Reply::Now(bytes),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Random clusters, and random sequences of what happens to them.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -12,9 +14,9 @@ use sheetbend_model::types::{Family, Mac, NetworkId, NodeName, ObjectKey};
 
 use super::objects::{RandomPod, labels, namespace, namespace_with, pod, pods, policies, policy, tenant};
 use super::pools::{
-    CLUSTER_POLICIES, NAMESPACES, NETWORK_SETS, NODES, PODS, POLICIES, SERVICES, TENANTS, TRAFFIC_POLICIES,
-    TRAFFIC_TIERS, ZONES, external_address, node_address, pod_key, pod_range, policy_key, service_key, text,
-    tier_name, traffic_key,
+    CLUSTER_POLICIES, DOMAIN_NAMES, NAMESPACES, NETWORK_SETS, NODES, PODS, POLICIES, SERVICES, TENANTS,
+    TRAFFIC_POLICIES, TRAFFIC_TIERS, ZONES, external_address, named_addresses, node_address, pod_key,
+    pod_range, policy_key, service_key, text, tier_name, traffic_key,
 };
 use super::services::{endpoint_slice, service, service_cidr, service_cidr_name};
 use super::tiers::{cluster_policies, cluster_policy};
@@ -73,6 +75,8 @@ pub enum Event {
     Node(Node),
     /// A node goes.
     NodeGone(usize),
+    /// A domain name has these addresses now, or none any more.
+    Learnt(usize, BTreeSet<IpAddr>),
 }
 
 impl Event {
@@ -127,6 +131,12 @@ impl Event {
                 snapshot.endpoint_slices.remove(&key);
             }
             Event::Node(node) => drop(snapshot.nodes.insert(node.name.clone(), Arc::new(node.clone()))),
+            Event::Learnt(index, addresses) if addresses.is_empty() => {
+                drop(snapshot.learnt_names.remove(DOMAIN_NAMES[*index]));
+            }
+            Event::Learnt(index, addresses) => {
+                snapshot.learnt_names.insert(text(DOMAIN_NAMES[*index]), Arc::new(addresses.clone()));
+            }
             Event::NodeGone(index) => drop(snapshot.nodes.remove(&NodeName::new(NODES[*index]))),
         }
     }
@@ -179,7 +189,7 @@ pub fn node(index: usize) -> impl Strategy<Value = Node> {
                 labels
             },
             leaving: false,
-        addresses: families.iter().map(|family| node_address(index, *family)).collect(),
+            addresses: families.iter().map(|family| node_address(index, *family)).collect(),
             other_addresses: outside.then(|| external_address(index)).into_iter().collect(),
             pod_cidrs: Family::ALL
                 .iter()
@@ -187,6 +197,12 @@ pub fn node(index: usize) -> impl Strategy<Value = Node> {
                 .collect::<Vec<IpNet>>(),
         }
     })
+}
+
+/// What a domain name of the pool has.
+fn learnt(index: usize) -> impl Strategy<Value = Event> {
+    let addresses = prop::sample::subsequence(named_addresses(), 0..=7);
+    addresses.prop_map(move |addresses| Event::Learnt(index, addresses.into_iter().collect()))
 }
 
 /// One event.
@@ -216,6 +232,7 @@ pub fn event() -> impl Strategy<Value = Event> {
         3 => (0..SERVICES, 0..4u8).prop_flat_map(|(index, number)| endpoint_slice(index, number))
             .prop_map(Event::Slice),
         1 => (0..SERVICES, 0..4u8).prop_map(|(index, number)| Event::SliceGone(index, number)),
+        5 => (0..DOMAIN_NAMES.len()).prop_flat_map(learnt),
         1 => (0..NODES.len()).prop_flat_map(node).prop_map(Event::Node),
         1 => (0..NODES.len()).prop_map(Event::NodeGone),
     ]
@@ -267,10 +284,11 @@ fn cluster_with(
     let tenants = prop_oneof![3 => Just(0), 1 => 1..=TENANTS.len()];
     let tenants = tenants.prop_flat_map(|count| (0..count).map(tenant).collect::<Vec<_>>());
     let ranges = (0..=2u8).prop_flat_map(|count| (0..count).map(service_cidr).collect::<Vec<_>>());
-    let ordered = (tiers, traffic);
+    let names = (0..DOMAIN_NAMES.len()).map(learnt).collect::<Vec<_>>();
+    let ordered = (tiers, traffic, names);
     (nodes, (namespaces, tenants), known, pods(), policies, ordered, (services, ranges), slices).prop_map(
         |(nodes, (namespaces, tenants), known, pods, policies, ordered, (services, ranges), slices)| {
-            let (tiers, traffic) = ordered;
+            let (tiers, traffic, names) = ordered;
             let mut snapshot = Snapshot::default();
             let namespaces = namespaces.into_iter().zip(known).filter(|(_, known)| *known);
             let events = nodes
@@ -286,7 +304,8 @@ fn cluster_with(
                 .chain(traffic.policies.into_iter().map(Event::TrafficPolicy))
                 .chain(services.into_iter().map(Event::Service))
                 .chain(ranges.into_iter().map(Event::ServiceCidr))
-                .chain(slices.into_iter().map(Event::Slice));
+                .chain(slices.into_iter().map(Event::Slice))
+                .chain(names);
             for event in events {
                 event.apply(&mut snapshot);
             }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use sheetbend_model::types::{Family, NodeName, ObjectKey, Port, PortRange};
+use sheetbend_model::types::{DomainPattern, Family, NodeName, ObjectKey, Port, PortRange};
 
 /// Namespaces of random clusters. The last has the cluster's DNS.
 pub const NAMESPACES: [&str; 3] = ["blue", "green", "kube-system"];
@@ -38,6 +38,8 @@ pub const TRAFFIC_TIERS: [&str; 3] = ["first", "last", "other"];
 pub const NETWORK_SETS: [&str; 3] = ["offices", "partners", "world"];
 /// ServiceAccounts of pods.
 pub const SERVICE_ACCOUNTS: [&str; 3] = ["builder", "default", "reader"];
+/// Domain names that pods ask for.
+pub const DOMAIN_NAMES: [&str; 4] = ["a.example.com", "b.a.example.com", "example.com", "other.test"];
 /// Number of Services that a random cluster may have.
 pub const SERVICES: u8 = 4;
 
@@ -84,6 +86,18 @@ pub fn blocks() -> Vec<IpNet> {
 /// The exceptions of blocks.
 pub fn excepts() -> Vec<IpNet> {
     parse(&EXCEPTS)
+}
+
+/// What policies call domain names.
+pub fn domain_patterns() -> Vec<DomainPattern> {
+    let texts = ["example.com", "*.example.com", "*.a.example.com", "other.test"];
+    texts.iter().filter_map(|text| DomainPattern::new(text)).collect()
+}
+
+/// Addresses that domain names may have: of the world, of pods and of nodes.
+pub fn named_addresses() -> Vec<IpAddr> {
+    let of_pods = (0..2).flat_map(|node| Family::ALL.map(|family| pod_address(node, 1, family)));
+    world().into_iter().chain(of_pods).chain([node_address(1, Family::IPv4), external_address(1)]).collect()
 }
 
 fn parse(texts: &[&str]) -> Vec<IpNet> {

@@ -8,7 +8,7 @@ use sheetbend_model::state::{
 use sheetbend_model::types::Protocol;
 
 use super::objects::{port_number, protocol, selector};
-use super::pools::{PORT_NAMES, PORTS, blocks, range, text, tier_name};
+use super::pools::{PORT_NAMES, PORTS, blocks, domain_patterns, range, text, tier_name};
 
 pub(super) fn action() -> impl Strategy<Value = Action> {
     prop_oneof![3 => Just(Action::Accept), 3 => Just(Action::Deny), 5 => Just(Action::Pass)]
@@ -33,8 +33,10 @@ fn peers(egress: bool) -> BoxedStrategy<Vec<ClusterPeer>> {
     }
     let nodes = || selector().prop_map(ClusterPeer::Nodes);
     let network = || prop::sample::select(blocks()).prop_map(ClusterPeer::Network);
+    let domain = prop::sample::select(domain_patterns()).prop_map(ClusterPeer::Domain);
     prop_oneof![
         3 => prop::collection::vec(pods(), 1..=2),
+        4 => prop::collection::vec(domain, 1..=2),
         5 => prop::collection::vec(nodes(), 1..=1),
         2 => prop::collection::vec(network(), 1..=2),
         1 => (pods(), network()).prop_map(|(pods, network)| vec![pods, network]),

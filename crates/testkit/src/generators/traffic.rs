@@ -5,7 +5,9 @@ use sheetbend_model::state::traffic::{NetworkSet, Peer, Policy, Rule, Stage, Tie
 use sheetbend_model::state::{Action, IpBlock, LabelSelector, PodsByLabels, PolicyPort, Priority};
 
 use super::objects::{accounts, labels, selector};
-use super::pools::{NETWORK_SETS, SERVICES, TRAFFIC_TIERS, blocks, excepts, service_key, text, traffic_key};
+use super::pools::{
+    NETWORK_SETS, SERVICES, TRAFFIC_TIERS, blocks, domain_patterns, excepts, service_key, text, traffic_key,
+};
 use super::tiers::{action, protocols};
 
 /// TrafficTier of the pool, by its number.
@@ -77,9 +79,11 @@ fn peers(egress: bool) -> BoxedStrategy<Option<Vec<Peer>>> {
         1 => (pods(), set()).prop_map(|(pods, set)| vec![pods, set]),
     ];
     let some = if egress {
+        let domain = prop::sample::select(domain_patterns()).prop_map(Peer::Domain);
         prop_oneof![
             2 => some,
             1 => prop::collection::vec(service(), 1..=2),
+            1 => prop::collection::vec(domain, 1..=2),
             1 => (service(), network()).prop_map(|(service, network)| vec![service, network]),
         ]
         .boxed()

@@ -170,6 +170,7 @@ fn pods() -> impl Strategy<Value = Vec<(AttachmentId, LocalPod)>> {
                 addresses: vec![AddrKey::new(addr(ADDRESSES[n]))],
                 host_ifindex: 1_000 + 2 * n as u32 + u32::from(second),
                 posture,
+                asks_names: false,
             };
             Some((id, pod))
         };

@@ -117,6 +117,7 @@ pub(super) fn one_pod(container: &str, ifindex: u32) -> anyhow::Result<Dataplane
         addresses: vec![AddrKey::new(Ipv4Addr::from(POD).into())],
         host_ifindex: ifindex,
         posture: Posture::Judged(PolicySet::default()),
+        asks_names: false,
     };
     want.pods.insert(id, pod);
     Ok(want)

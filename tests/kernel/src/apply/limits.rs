@@ -70,6 +70,7 @@ pub(super) fn a_pod_whose_tiers_do_not_fit_is_shut(place: &Place) -> anyhow::Res
         digest: 1,
         ingress: true,
         egress: false,
+        names: false,
     };
     let set = PolicySet { tiers: vec![tier].into(), ..PolicySet::default() };
     let (direction, class) = (Direction::Ingress, Class::new(vec![Term::Block("10.0.0.0/8".into())]));
@@ -87,6 +88,7 @@ pub(super) fn a_pod_whose_tiers_do_not_fit_is_shut(place: &Place) -> anyhow::Res
         addresses: vec![AddrKey::new([10, 244, 0, 9].into())],
         host_ifindex: 4_000,
         posture: Posture::Judged(set.clone()),
+        asks_names: false,
     };
     let mut want = Dataplane::default();
     want.pods.insert(id, pod);

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail, ensure};
 use sheetbend_ebpf_abi::{
     ALGORITHM_RANDOM, ALGORITHM_ROUND_ROBIN, BackendEntry, CT_FIN_INITIATOR, CT_FIN_RESPONDER, CtEntry,
-    DIRECTION_EGRESS, Hook, POD_ISOLATED_EGRESS, POD_READY, Reason, RuleKey, names,
+    DIRECTION_EGRESS, Hook, POD_ASKS_NAMES, POD_ISOLATED_EGRESS, POD_READY, Reason, RuleKey, SCOPE_NAMES,
+    names,
 };
 
 use super::Case;
@@ -14,6 +15,7 @@ use super::node::{CLIENT, DROP, Family, Node, REDIRECT};
 
 pub(super) const CASES: &[(&str, Case)] = &[
     ("a_service_translates_both_ways", both_ways),
+    ("a_pod_with_names_in_its_policies_asks_its_nodes_name_server", led_to_names),
     ("egress_policy_judges_the_backend", egress_on_backend),
     ("a_pod_reaches_itself_through_a_service", hairpin),
     ("no_endpoints_is_refused", no_endpoints),
@@ -60,6 +62,43 @@ fn both_ways(node: &mut Node) -> Result<()> {
         ensure!(read(&node.run(Hook::FromPod, CLIENT, &frame)?.bytes)?.dst_port == 5353);
     }
     Ok(())
+}
+
+fn led_to_names(node: &mut Node) -> Result<()> {
+    let (client, server, service) = (node.family.client()?, node.family.server()?, node.family.service()?);
+    let (any, stranger) =
+        (node.family.of("0.0.0.0", "::")?, node.family.of("198.51.100.53", "2001:db8:53::53")?);
+    for protocol in [6, 17] {
+        node.frontend((any, 53, protocol, SCOPE_NAMES, 0), &[(1, server, 53)])?;
+        node.frontend((service, 53, protocol, sheetbend_ebpf_abi::SCOPE_INSIDE, 0), &[(2, client, 53)])?;
+    }
+    let asked = |port: u16, protocol: u8| match protocol {
+        6 => Body::Tcp(port, 53, SYN, vec![]),
+        _ => Body::Udp(port, 53, vec![1, 2]),
+    };
+    // Without the flag everybody is asked who is meant.
+    let sent = node.client_sends(stranger, asked(4000, 17))?;
+    ensure!(read(&sent.bytes)?.dst == stranger, "{sent:?}");
+    node.pod(CLIENT, POD_READY | POD_ASKS_NAMES, 0)?;
+    for (index, (to, protocol)) in (0..).zip([(stranger, 17), (stranger, 6), (service, 17), (service, 6)]) {
+        let port = 4100 + index;
+        let sent = node.client_sends(to, asked(port, protocol))?;
+        let seen = read(&sent.bytes)?;
+        ensure!((sent.verdict, seen.dst, seen.dst_port) == (REDIRECT, server, 53), "{sent:?}");
+        let answer = match protocol {
+            6 => Body::Tcp(53, port, SYN | ACK, vec![]),
+            _ => Body::Udp(53, port, vec![3]),
+        };
+        let reply = node.server_sends(client, answer)?;
+        let seen = read(&reply.bytes)?;
+        ensure!((seen.src, seen.src_port, seen.dst) == (to, 53, client), "{reply:?}");
+    }
+    // Other ports are nobody's matter, and without servers nobody is asked.
+    let sent = node.client_sends(stranger, Body::Udp(4200, 54, vec![1]))?;
+    ensure!(read(&sent.bytes)?.dst == stranger, "{sent:?}");
+    node.frontend((any, 53, 17, SCOPE_NAMES, 0), &[])?;
+    node.client_sends(stranger, asked(4300, 17))?;
+    node.expect_once(CLIENT, Hook::FromPod, Reason::NoEndpoints)
 }
 
 fn egress_on_backend(node: &mut Node) -> Result<()> {

@@ -30,6 +30,7 @@ impl Waiting {
 impl Core {
     /// Answers everybody whose part is true, or who has waited long enough.
     pub(super) fn answer(&mut self) {
+        self.tell_taught();
         let now = Instant::now();
         let synced = self.attached && !self.stale;
         let adding: BTreeSet<&AttachmentId> = self.adding.iter().map(|add| &add.id).collect();

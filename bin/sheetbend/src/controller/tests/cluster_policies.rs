@@ -65,7 +65,7 @@ async fn a_cluster_policy_says_whether_it_is_followed() {
         "lastTransitionTime": "2026-01-01T00:00:00Z"});
     right["status"] = json!({"conditions": [others.clone()]});
     server.put(POLICIES, right);
-    server.put(POLICIES, policy("named", 2, json!([{"domainNames": ["example.com"]}])));
+    server.put(POLICIES, policy("named", 2, json!([{"domainNames": ["com"]}])));
     server.put(POLICIES, policy("wrong", 3, json!([{}])));
     server.put(POLICIES, policy("vain", 4, json!([{"networks": ["::ffff:10.0.0.0/104"]}])));
     server.put(POLICIES, policy("one", 5, everybody.clone()));
@@ -74,7 +74,7 @@ async fn a_cluster_policy_says_whether_it_is_followed() {
     let (_leads, first) = lead(&server, "one").await;
     let since = wait(&server, "right", "True Accepted 1").await;
     assert_eq!(since["message"], "");
-    let named = wait(&server, "named", "False NotSupported 1").await;
+    let named = wait(&server, "named", "False Invalid 1").await;
     let text = named["message"].as_str().unwrap();
     assert!(text.contains("spec.egress[0].to[0].domainNames") && text.contains("fails closed"), "{text}");
     let wrong = wait(&server, "wrong", "False Invalid 1").await;

@@ -43,7 +43,10 @@ async fn a_traffic_policy_says_whether_it_is_followed() {
     server.put(CLUSTER, policy("ClusterTrafficPolicy", "nodes", nodes));
     let missing = json!({"networkSets": {"names": ["partners"]}});
     server.put(NAMESPACED, policy("TrafficPolicy", "sets", with(missing)));
-    server.put(NAMESPACED, policy("TrafficPolicy", "names", with(json!({"domainNames": ["example.com"]}))));
+    let denied = with(json!({"domainNames": ["example.com"]}));
+    server.put(NAMESPACED, policy("TrafficPolicy", "names", denied));
+    let accepted = json!({"egress": [{"action": "Accept", "to": [{"domainNames": ["*.example.com"]}]}]});
+    server.put(NAMESPACED, policy("TrafficPolicy", "allowlist", accepted));
     server.put(NAMESPACED, policy("TrafficPolicy", "wrong", with(json!({}))));
 
     let (_leads, task) = lead(&server, "one").await;
@@ -54,7 +57,8 @@ async fn a_traffic_policy_says_whether_it_is_followed() {
     assert!(nodes.contains("spec.subject.nodes"), "{nodes}");
     let sets = wait(&server, NAMESPACED, "shop", "sets", "False NotFound").await;
     assert!(sets.contains("spec.egress[0] fails closed: there is no NetworkSet partners"), "{sets}");
-    let names = wait(&server, NAMESPACED, "shop", "names", "False NotSupported").await;
+    wait(&server, NAMESPACED, "shop", "allowlist", "True Accepted").await;
+    let names = wait(&server, NAMESPACED, "shop", "names", "False Invalid").await;
     assert!(names.contains("spec.egress[0].to[0].domainNames"), "{names}");
     wait(&server, NAMESPACED, "shop", "wrong", "False Invalid").await;
 

@@ -168,7 +168,7 @@ fn world_addresses(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
         ClusterPeer::Network(network) => vec![network],
         ClusterPeer::Block(block) => std::iter::once(&block.cidr).chain(&block.except).collect(),
         ClusterPeer::Blocks(blocks) => blocks.cidrs.iter().collect(),
-        ClusterPeer::Pods(_) | ClusterPeer::Nodes(_) => Vec::new(),
+        ClusterPeer::Pods(_) | ClusterPeer::Nodes(_) | ClusterPeer::Domain(_) => Vec::new(),
     }));
     let inside = nets.into_iter().filter(|net| ranges.iter().any(|range| range.contains(*net)));
     addresses.extend(inside.filter_map(|net| net.hosts().nth(5).or_else(|| net.hosts().next())));

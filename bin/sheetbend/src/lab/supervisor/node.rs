@@ -135,6 +135,8 @@ impl LabNode {
             // The lab's packets stay in the lab: nobody outside is asked.
             .args(["--listen", &listen.join(","), "--upstreams", "none"])
             .args(["--set", &format!("dns.admin={NAMES_ADMIN}")])
+            // Its agent is there.
+            .args(["--set", &format!("node.runDir={}", self.command.dir.join("run").display())])
             .args(["--set", "dns.workers=1", "--set", "dns.drain=0"])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

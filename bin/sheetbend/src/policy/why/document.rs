@@ -26,6 +26,7 @@ pub(crate) fn explain(
     let subjects = subjects(snapshot, &resolved.candidates);
     let explainer = Explainer::new(snapshot, &subjects);
     let mut notes = resolved.notes;
+    notes.extend(names(snapshot, &resolved.candidates));
     notes.extend(why::staged_selecting(snapshot, &subjects).iter().map(|policy| {
         let (kind, name) = written_as(policy);
         format!("{kind} {name} is staged: it selects an end of this, and is not asked")
@@ -43,9 +44,27 @@ pub(crate) fn explain(
         source: source.to_string(),
         destination: destination.to_string(),
         verdict: verdict.to_owned(),
+        at_source: is_here(snapshot, &resolved.candidates),
         notes,
         paths,
     })
+}
+
+/// Whether a sender is a pod that is attached on the node that has `snapshot`.
+fn is_here(snapshot: &Snapshot, candidates: &[Candidate]) -> bool {
+    let attached: BTreeSet<_> = snapshot.attachments.values().filter_map(|of| of.pod.as_ref()).collect();
+    candidates.iter().filter_map(|of| of.source.pod.as_ref()).any(|pod| attached.contains(pod))
+}
+
+/// The domain names that the receivers' addresses were learnt by.
+fn names(snapshot: &Snapshot, candidates: &[Candidate]) -> Vec<String> {
+    let addresses: BTreeSet<_> = candidates.iter().map(|of| of.destination.addr.to_canonical()).collect();
+    let has = |addr| {
+        let names = snapshot.learnt_names.iter().filter(move |(_, own)| own.contains(addr));
+        let names: Vec<&str> = names.map(|(name, _)| &**name).collect();
+        (!names.is_empty()).then(|| format!("{addr} was learnt as an address of {}", names.join(", ")))
+    };
+    addresses.iter().filter_map(has).collect()
 }
 
 /// The pods at either end, and whoever else claims their addresses.

@@ -122,16 +122,17 @@ fn live(args: &Args) -> Result<Why, Failure> {
         document += &format!("&port={port}");
     }
     document += &protocol.map_or("&protocol=ICMP".to_owned(), |protocol| format!("&protocol={protocol}"));
-    // Every agent knows all pods; the first that answers is as good as another.
-    let mut refused = None;
+    // Every agent knows all pods, and that of the sender's node the domain names too that it was told of.
+    let (mut refused, mut first): (_, Option<Why>) = (None, None);
     for answer in ask::<Reply>(&args.whom, &document)? {
         match answer {
-            Answer::Found(Reply::Explained(why)) => return Ok(*why),
+            Answer::Found(Reply::Explained(why)) if why.at_source => return Ok(*why),
+            Answer::Found(Reply::Explained(why)) => first = first.or(Some(*why)),
             Answer::Found(Reply::Refused(failure)) => refused = Some(failure),
             Answer::Unknown(_) | Answer::Error(_) => {}
         }
     }
-    Err(refused.unwrap_or((exit::NO_OBJECT, "no agent answers".to_owned())))
+    first.ok_or_else(|| refused.unwrap_or((exit::NO_OBJECT, "no agent answers".to_owned())))
 }
 
 /// What an agent answers.

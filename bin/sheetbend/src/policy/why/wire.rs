@@ -12,10 +12,23 @@ pub(crate) struct Why {
     pub(crate) destination: String,
     /// `allow`, `deny`, `mixed` (paths differ), or `refuse` (a Service without an endpoint).
     pub(crate) verdict: String,
+    /// Whether the sender is a pod of the node whose agent explains. Domain names are known there as pods of that node were
+    /// told of them.
+    #[serde(default)]
+    pub(crate) at_source: bool,
     /// What was assumed, or is worth knowing.
     pub(crate) notes: Vec<String>,
     /// One for each pair of addresses that the flow may have: families, and backends of a Service.
     pub(crate) paths: Vec<Path>,
+}
+
+impl Why {
+    /// Whether a rule by domain names was looked at, and does not match as far as is known here.
+    pub(crate) fn misses_a_name(&self) -> bool {
+        let rules =
+            self.paths.iter().flat_map(|path| &path.egress.consulted).flat_map(|policy| &policy.rules);
+        rules.flat_map(|rule| &rule.misses).any(|miss| miss.reason == "domain_name")
+    }
 }
 
 /// A flow from one address to another.

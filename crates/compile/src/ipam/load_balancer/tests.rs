@@ -176,6 +176,7 @@ fn what_cannot_be_had_is_named_with_pool_and_owner() {
         name: NodeName::new("n"),
         labels: Labels::new(),
         addresses: vec![ip("192.0.2.2")],
+        leaving: false,
         other_addresses: Vec::new(),
         pod_cidrs: Vec::new(),
     };

@@ -3,7 +3,7 @@
 use sheetbend_model::state::{
     ClusterPeer, IpBlock, LabelSelector, Operator, Peer, PodsByLabels, PolicyPort, PortMatch, Requirement,
 };
-use sheetbend_model::types::Protocol;
+use sheetbend_model::types::{DomainPattern, Protocol};
 
 /// Whether whoever `special` matches, `general` matches too.
 pub(super) fn selector(general: &LabelSelector, special: &LabelSelector) -> bool {
@@ -43,6 +43,16 @@ pub(super) fn pods(general: &PodsByLabels, special: &PodsByLabels) -> bool {
     accounts && selector(&general.namespaces, &special.namespaces) && selector(&general.pods, &special.pods)
 }
 
+/// Whether every name of `special` is one of `general`.
+fn domain(general: &DomainPattern, special: &DomainPattern) -> bool {
+    let below = special.as_str().strip_prefix("*.");
+    match below {
+        None => general.matches(special.as_str()),
+        // Names below a name are below what that name is below.
+        Some(below) => general == special || (general.as_str().starts_with('*') && general.matches(below)),
+    }
+}
+
 /// The same of peers of ClusterNetworkPolicies.
 pub(super) fn cluster_peer(general: &ClusterPeer, special: &ClusterPeer) -> bool {
     match (general, special) {
@@ -50,6 +60,7 @@ pub(super) fn cluster_peer(general: &ClusterPeer, special: &ClusterPeer) -> bool
         (ClusterPeer::Nodes(general), ClusterPeer::Nodes(special)) => selector(general, special),
         (ClusterPeer::Network(general), ClusterPeer::Network(special)) => general.contains(special),
         (ClusterPeer::Block(general), ClusterPeer::Block(special)) => block(general, special),
+        (ClusterPeer::Domain(general), ClusterPeer::Domain(special)) => domain(general, special),
         (ClusterPeer::Blocks(general), ClusterPeer::Blocks(special)) => {
             special.cidrs.iter().all(|own| general.cidrs.iter().any(|all| all.contains(own)))
         }
@@ -57,6 +68,7 @@ pub(super) fn cluster_peer(general: &ClusterPeer, special: &ClusterPeer) -> bool
             ClusterPeer::Pods(_)
             | ClusterPeer::Nodes(_)
             | ClusterPeer::Network(_)
+            | ClusterPeer::Domain(_)
             | ClusterPeer::Block(_)
             | ClusterPeer::Blocks(_),
             _,

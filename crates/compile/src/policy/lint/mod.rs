@@ -2,6 +2,7 @@
 
 mod cover;
 mod dns;
+mod names;
 mod ports;
 mod reach;
 mod shadow;
@@ -40,13 +41,15 @@ pub enum Code {
     FailsClosed,
     /// A peer that no pod matches now.
     PeerMatchesNothing,
+    /// A domain name that shares an address with one that the rule is not for.
+    SharedAddress,
     /// A policy that is staged, and so not enforced.
     Staged,
 }
 
 impl Code {
     /// All of them, in order.
-    pub const ALL: [Code; 11] = [
+    pub const ALL: [Code; 12] = [
         Code::SelectsNothing,
         Code::ShadowedRule,
         Code::RedundantRule,
@@ -57,6 +60,7 @@ impl Code {
         Code::UnusableBlock,
         Code::FailsClosed,
         Code::PeerMatchesNothing,
+        Code::SharedAddress,
         Code::Staged,
     ];
 
@@ -73,7 +77,8 @@ impl Code {
             Code::UnusableBlock => "SBP008",
             Code::FailsClosed => "SBP009",
             Code::PeerMatchesNothing => "SBP010",
-            Code::Staged => "SBP011",
+            Code::SharedAddress => "SBP011",
+            Code::Staged => "SBP012",
         }
     }
 
@@ -90,6 +95,7 @@ impl Code {
             Code::UnusableBlock => "unusable-block",
             Code::FailsClosed => "fails-closed",
             Code::PeerMatchesNothing => "peer-matches-nothing",
+            Code::SharedAddress => "shared-address",
             Code::Staged => "staged",
         }
     }
@@ -103,7 +109,8 @@ impl Code {
             | Code::NoSuchPort
             | Code::BlockOfPods
             | Code::OverlappingPriority
-            | Code::NoDns => Level::Warning,
+            | Code::NoDns
+            | Code::SharedAddress => Level::Warning,
             Code::UnusableBlock | Code::FailsClosed => Level::Error,
         }
     }
@@ -155,6 +162,7 @@ pub fn lint(snapshot: &Snapshot) -> Vec<Finding> {
     shadow::redundant(snapshot, &mut findings);
     ports::named_ports(snapshot, &mut findings);
     dns::unreachable(snapshot, &mut findings);
+    names::shared(snapshot, &mut findings);
     blocks(snapshot, &mut findings);
     faults(snapshot, &mut findings);
     staged(snapshot, &mut findings);
@@ -214,7 +222,10 @@ fn blocks(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
                     ClusterPeer::Network(network) => inside(network),
                     ClusterPeer::Block(block) => inside(&block.cidr),
                     // A set may be for others too, and endpoints are what they are.
-                    ClusterPeer::Pods(_) | ClusterPeer::Nodes(_) | ClusterPeer::Blocks(_) => None,
+                    ClusterPeer::Pods(_)
+                    | ClusterPeer::Nodes(_)
+                    | ClusterPeer::Domain(_)
+                    | ClusterPeer::Blocks(_) => None,
                 });
                 let at = (direction, rule.index);
                 findings.extend(networks.map(|text| finding(&key, Code::BlockOfPods, at, text)));

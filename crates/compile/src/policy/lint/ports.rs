@@ -45,6 +45,7 @@ pub(super) fn named_ports(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
                             ClusterPeer::Pods(by) => among(snapshot, by).collect(),
                             ClusterPeer::Nodes(_)
                             | ClusterPeer::Network(_)
+                            | ClusterPeer::Domain(_)
                             | ClusterPeer::Block(_)
                             | ClusterPeer::Blocks(_) => Vec::new(),
                         })

@@ -135,6 +135,7 @@ pub(super) fn peers(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
                         ClusterPeer::Pods(_)
                         | ClusterPeer::Nodes(_)
                         | ClusterPeer::Network(_)
+                        | ClusterPeer::Domain(_)
                         | ClusterPeer::Block(_)
                         | ClusterPeer::Blocks(_) => continue,
                     };

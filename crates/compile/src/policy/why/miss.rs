@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use sheetbend_model::state::{
     ClusterPeer, IpBlock, LabelSelector, Node, Operator, Peer, PolicyPort, PortMatch, Requirement, Snapshot,
 };
-use sheetbend_model::types::{Labels, ObjectKey, Port, PortRange, Protocol};
+use sheetbend_model::types::{DomainPattern, Labels, ObjectKey, Port, PortRange, Protocol};
 
 use super::walk::Asked;
 use crate::policy::addresses::addresses_of_node;
@@ -57,6 +57,13 @@ pub enum Miss {
     OutsideSet {
         /// Which, as `NetworkSet partners`.
         of: Arc<str>,
+        /// The address.
+        addr: IpAddr,
+    },
+    /// No learnt domain name that the rule is for has the address.
+    OtherName {
+        /// The names that the rule is for.
+        pattern: DomainPattern,
         /// The address.
         addr: IpAddr,
     },
@@ -124,6 +131,7 @@ impl Miss {
             Miss::OutsideBlock { .. } => "block",
             Miss::ServiceAccount { .. } => "service_account",
             Miss::OutsideSet { .. } => "set",
+            Miss::OtherName { .. } => "domain_name",
             Miss::Except { .. } => "except",
             Miss::NoPeers => "no_peers",
             Miss::Protocol { .. } => "protocol",
@@ -142,7 +150,7 @@ impl Miss {
             | Miss::Protocol { .. }
             | Miss::Port { .. }
             | Miss::NamedPort { .. } => 1,
-            Miss::OutsideBlock { .. } | Miss::OutsideSet { .. } => 2,
+            Miss::OutsideBlock { .. } | Miss::OutsideSet { .. } | Miss::OtherName { .. } => 2,
             Miss::NoPod | Miss::NoNode => 3,
             Miss::NoPeers => 8,
         }
@@ -180,6 +188,11 @@ impl fmt::Display for Miss {
                 write!(f, "service account: the peer has {found}, the rule asks for {wanted}")
             }
             Miss::OutsideSet { of, addr } => write!(f, "set: {addr} is none of the addresses of {of}"),
+            Miss::OtherName { pattern, addr } => write!(
+                f,
+                "domainNames: {addr} is no address of {pattern} that a pod of this node has been told of and whose time is \
+                 not over"
+            ),
             Miss::OutsideBlock { block, addr } => write!(f, "block: {addr} is not in {block}"),
             Miss::Except { block, except, addr } => {
                 write!(f, "except: {addr} is in {block}, but also in its exception {except}")
@@ -279,6 +292,11 @@ pub(super) fn of_cluster_peers(asked: &Asked<'_>, peers: Option<&[ClusterPeer]>)
             }
             misses
         }
+        ClusterPeer::Domain(pattern) => {
+            let addr = asked.peer_addr.to_canonical();
+            let has = names_of(asked.snapshot, addr).any(|name| pattern.matches(name));
+            (!has).then(|| Miss::OtherName { pattern: pattern.clone(), addr }).into_iter().collect()
+        }
         ClusterPeer::Block(block) => of_block(block, asked.peer_addr),
         ClusterPeer::Blocks(blocks) => {
             let addr = asked.peer_addr.to_canonical();
@@ -325,6 +343,12 @@ fn of_number(asked: &Asked<'_>, port: &PolicyPort) -> Option<Miss> {
             })
         }
     }
+}
+
+/// The learnt domain names that have `addr`.
+fn names_of(snapshot: &Snapshot, addr: IpAddr) -> impl Iterator<Item = &str> {
+    let names = snapshot.learnt_names.iter();
+    names.filter(move |(_, addresses)| addresses.contains(&addr)).map(|(name, _)| &**name)
 }
 
 fn of_block(block: &IpBlock, addr: IpAddr) -> Vec<Miss> {

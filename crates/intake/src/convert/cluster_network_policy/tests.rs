@@ -42,7 +42,10 @@ fn a_whole_policy_is_read() {
 fn what_is_not_understood_fails_closed() {
     let unknown = [
         json!({"to": [{"namespaces": {}}, {"planets": {}}]}),
-        json!({"to": [{"namespaces": {}}, {"domainNames": ["example.com"]}]}),
+        json!({"to": [{"namespaces": {}}, {"domainNames": ["*"]}]}),
+        json!({"to": [{"domainNames": []}]}),
+        json!({"to": [{"domainNames": ["example.com"], "nodes": {}}]}),
+        json!({"to": [{"domainNames": ["example.com"]}], "protocols": [{"destinationNamedPort": "http"}]}),
         json!({"to": [{"namespaces": {}, "nodes": {}}]}),
         json!({"to": [{"namespaces": {"matchExpressions": [{"key": "team", "operator": "Like", "values": ["a"]}]}}]}),
         json!({"to": [{"nodes": {"matchExpressions": [{"key": "zone", "operator": "In"}]}}]}),
@@ -72,13 +75,32 @@ fn what_is_not_understood_fails_closed() {
             assert!(read.fault.is_some(), "{rule}");
         }
     }
-    let named = with_egress(json!({"action": "Accept", "to": [{"domainNames": ["example.com"]}]}));
-    assert!(named.fault.unwrap().contains("not built yet"));
+}
+
+/// network-policy-api, `domainNames`: "only supported for Accept rules".
+#[test]
+fn domain_names_are_for_rules_that_accept() {
+    let rule = |action: &str| {
+        with_egress(json!({"action": action, "to": [{"domainNames": ["Example.com.", "*.example.com"]}]}))
+    };
+    let domain = |text: &str| ClusterPeer::Domain(DomainPattern::new(text).unwrap());
+    let accept = rule("Accept");
+    assert_eq!(
+        (accept.peers, accept.fault),
+        (Some(vec![domain("example.com"), domain("*.example.com")]), None)
+    );
+    for action in ["Deny", "Pass"] {
+        let closed = rule(action);
+        assert_eq!((closed.action, closed.peers), (Action::Deny, None));
+        assert!(closed.fault.unwrap().contains("for rules that Accept"));
+    }
 }
 
 #[test]
 fn ingress_has_no_peers_by_address() {
-    for peer in [json!({"nodes": {}}), json!({"networks": ["10.0.0.0/8"]})] {
+    let peers =
+        [json!({"nodes": {}}), json!({"networks": ["10.0.0.0/8"]}), json!({"domainNames": ["example.com"]})];
+    for peer in peers {
         let policy = converted(json!({"tier": "Admin", "priority": 0, "subject": {"namespaces": {}},
             "ingress": [{"action": "Accept", "from": [peer]}]}));
         assert_eq!(policy.ingress.first().unwrap().peers, Some(Vec::new()));

@@ -67,11 +67,21 @@ fn a_namespaces_policy_means_its_own_namespace() {
 }
 
 #[test]
+fn domain_names_are_for_rules_that_accept() {
+    let rule =
+        |action: &str| with_egress(json!({"action": action, "to": [{"domainNames": ["*.example.com"]}]}));
+    let domain = Peer::Domain(sheetbend_model::types::DomainPattern::new("*.example.com").unwrap());
+    assert_eq!(rule("Accept").peers, Some(vec![domain]));
+    assert_eq!((rule("Deny").peers, rule("Pass").action), (None, Action::Deny));
+}
+
+#[test]
 fn what_is_not_understood_fails_closed() {
     let pods = json!([{"pods": {}}]);
     let unknown = [
         json!({"to": [{"pods": {}}, {"planets": {}}]}),
-        json!({"to": [{"domainNames": ["example.com"]}]}),
+        json!({"to": [{"domainNames": ["example"]}]}),
+        json!({"to": [{"domainNames": ["example.com"], "pods": {}}]}),
         json!({"to": [{"pods": {}, "networkSets": {"names": ["a"]}}]}),
         json!({"to": []}),
         json!({"from": pods}),

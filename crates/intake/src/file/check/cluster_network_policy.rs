@@ -1,11 +1,10 @@
 //! ClusterNetworkPolicy: what its schema says (sigs.k8s.io/network-policy-api v0.2.0).
 
 use sheetbend_model::state::Priority;
+use sheetbend_model::types::DomainPattern;
 
 use super::traffic::destination_port;
 use super::{Check, names, selector};
-use crate::convert::DOMAIN_NAMES;
-use crate::file::Problem;
 use crate::file::field::Field;
 use crate::resources::{
     ClusterNetworkPolicy, NamespacedPod, NetworkPolicyPeer, ProtocolMatch, Rule, TransportMatch,
@@ -104,10 +103,12 @@ fn rule(check: &mut Check<'_>, field: &Field<'_>, rule: &Rule, is_egress: bool) 
     }
     at_most(check, &peers_field, peers.len());
     for (index, one) in peers.iter().enumerate() {
-        peer(check, &peers_field.index(index), one, is_egress);
+        peer(check, &peers_field.index(index), one, is_egress, &rule.action);
     }
     let protocols_field = field.key("protocols");
-    let only_pods = peers.iter().all(|peer| peer.networks.is_none() && peer.nodes.is_none());
+    let only_pods = peers
+        .iter()
+        .all(|peer| peer.networks.is_none() && peer.nodes.is_none() && peer.domain_names.is_none());
     if let Some(protocols) = &rule.protocols {
         if protocols.is_empty() {
             check.missing(&protocols_field, "write at least one, or leave the list out for every protocol");
@@ -117,7 +118,7 @@ fn rule(check: &mut Check<'_>, field: &Field<'_>, rule: &Rule, is_egress: bool) 
             let field = protocols_field.index(index);
             protocol(check, &field, one);
             if one.destination_named_port.is_some() && !only_pods {
-                let why = "networks and nodes have no named ports";
+                let why = "networks, nodes and domainNames have no named ports";
                 check.conflict(
                     &field.key("destinationNamedPort"),
                     why,
@@ -128,7 +129,24 @@ fn rule(check: &mut Check<'_>, field: &Field<'_>, rule: &Rule, is_egress: bool) 
     }
 }
 
-fn peer(check: &mut Check<'_>, field: &Field<'_>, peer: &NetworkPolicyPeer, is_egress: bool) {
+/// Domain names of a rule with `action`.
+pub(super) fn domains(check: &mut Check<'_>, field: &Field<'_>, names: &[String], action: &str) {
+    if action == "Deny" || action == "Pass" {
+        let why = "which addresses a name has is never known in full, so that it can only be accepted";
+        check.conflict(field, why, "write action: Accept, and deny networks in a rule behind it");
+    }
+    if names.is_empty() {
+        check.missing(field, "write at least one name such as example.com or '*.example.com'");
+    }
+    for (index, name) in names.iter().enumerate() {
+        if DomainPattern::new(name).is_none() {
+            let fix = "write a name such as example.com, or '*.example.com' for all below it";
+            check.invalid(&field.index(index), name, "is no domain name", fix);
+        }
+    }
+}
+
+fn peer(check: &mut Check<'_>, field: &Field<'_>, peer: &NetworkPolicyPeer, is_egress: bool, action: &str) {
     let NetworkPolicyPeer { namespaces, pods: selected, nodes, networks, domain_names } = peer;
     let set = [
         namespaces.is_some(),
@@ -138,7 +156,8 @@ fn peer(check: &mut Check<'_>, field: &Field<'_>, peer: &NetworkPolicyPeer, is_e
         domain_names.is_some(),
     ];
     let count = set.iter().filter(|set| **set).count();
-    let known = if is_egress { "namespaces, pods, nodes and networks" } else { "namespaces and pods" };
+    let known =
+        if is_egress { "namespaces, pods, nodes, networks and domainNames" } else { "namespaces and pods" };
     if count != 1 {
         check.conflict(
             field,
@@ -178,10 +197,10 @@ fn peer(check: &mut Check<'_>, field: &Field<'_>, peer: &NetworkPolicyPeer, is_e
             check.block(&field.index(index), text);
         }
     }
-    if domain_names.is_some() && is_egress {
+    if let Some(names) = domain_names.as_ref().filter(|_| is_egress) {
         let field = field.key("domainNames");
-        let problem = Problem::NotBuilt { field: field.to_string(), fix: DOMAIN_NAMES.to_owned() };
-        check.error(&field, problem);
+        at_most(check, &field, names.len());
+        domains(check, &field, names, action);
     }
 }
 

@@ -4,8 +4,9 @@ use ipnet::IpNet;
 use sheetbend_model::state::traffic::LAST_ORDER;
 use sheetbend_model::types::Port;
 
+use super::cluster_network_policy::domains;
 use super::{Check, names, selector};
-use crate::convert::{DOMAIN_NAMES, ICMP, NODES};
+use crate::convert::{ICMP, NODES};
 use crate::file::Problem;
 use crate::file::field::Field;
 use crate::resources::{
@@ -163,7 +164,7 @@ fn rule(check: &mut Check<'_>, field: &Field<'_>, rule: &TrafficRule, is_egress:
         "put addresses into a NetworkSet, or write several rules",
     );
     for (index, one) in peers.iter().enumerate() {
-        peer(check, &peers_field.index(index), one, is_egress, namespaced);
+        peer(check, &peers_field.index(index), one, (is_egress, namespaced), &rule.action);
     }
     let protocols_field = field.key("protocols");
     let Some(protocols) = &rule.protocols else { return };
@@ -179,14 +180,20 @@ fn rule(check: &mut Check<'_>, field: &Field<'_>, rule: &TrafficRule, is_egress:
         let field = protocols_field.index(index);
         protocol(check, &field, one);
         if one.destination_named_port.is_some() && is_egress && !only_pods {
-            let why = "networks and networkSets have no named ports";
+            let why = "networks, networkSets and domainNames have no named ports";
             let fix = "write the number with tcp, udp or sctp";
             check.conflict(&field.key("destinationNamedPort"), why, fix);
         }
     }
 }
 
-fn peer(check: &mut Check<'_>, field: &Field<'_>, peer: &TrafficPeer, is_egress: bool, namespaced: bool) {
+fn peer(
+    check: &mut Check<'_>,
+    field: &Field<'_>,
+    peer: &TrafficPeer,
+    (is_egress, namespaced): (bool, bool),
+    action: &str,
+) {
     let TrafficPeer { pods: selected, networks, network_sets, service, domain_names } = peer;
     let set = [
         selected.is_some(),
@@ -198,7 +205,7 @@ fn peer(check: &mut Check<'_>, field: &Field<'_>, peer: &TrafficPeer, is_egress:
     let count = set.iter().filter(|set| **set).count();
     if count != 1 {
         let known = if is_egress {
-            "pods, networks, networkSets and service"
+            "pods, networks, networkSets, service and domainNames"
         } else {
             "pods, networks and networkSets"
         };
@@ -246,9 +253,15 @@ fn peer(check: &mut Check<'_>, field: &Field<'_>, peer: &TrafficPeer, is_egress:
     if let Some(reference) = service {
         self::service(check, &field.key("service"), reference, is_egress, namespaced);
     }
-    if domain_names.is_some() {
+    if let Some(names) = domain_names {
         let field = field.key("domainNames");
-        check.error(&field, Problem::NotBuilt { field: field.to_string(), fix: DOMAIN_NAMES.to_owned() });
+        if is_egress {
+            at_most(check, &field, names.len(), MOST, "write several peers");
+            domains(check, &field, names, action);
+        } else {
+            let why = "a domain name is a destination, and an ingress rule has sources";
+            check.conflict(&field, why, "write pods or networks");
+        }
     }
 }
 

@@ -75,6 +75,7 @@ async fn converse(
         let bytes = match responder.respond(&query, Transport::Tcp, Instant::now()) {
             Reply::Now(bytes) => Some(bytes),
             Reply::Later(forward) => responder.finish(*forward).await,
+            Reply::Withheld(withheld) => Some(withheld.release().await),
             Reply::Nothing => None,
         };
         let Some(bytes) = bytes else { return Ok(()) };

@@ -60,6 +60,10 @@ fn answer(
     match responder.respond(query, Transport::Udp, Instant::now()) {
         Reply::Now(bytes) => deliver(socket, &bytes, &path),
         Reply::Nothing => {}
+        Reply::Withheld(withheld) => {
+            let socket = Arc::clone(socket);
+            runtime.spawn(async move { deliver(&socket, &withheld.release().await, &path) });
+        }
         Reply::Later(forward) => {
             let (socket, responder) = (Arc::clone(socket), Arc::clone(responder));
             runtime.spawn(async move {

@@ -6,4 +6,5 @@ mod answers;
 mod forwarding;
 mod hostile;
 mod sockets;
+mod told;
 mod world;

@@ -76,6 +76,7 @@ pub(crate) async fn ask_all(responder: &Responder, query: &Message) -> Message {
     match responder.respond(&query.to_vec().unwrap(), Transport::Udp, Instant::now()) {
         Reply::Now(bytes) => Message::from_vec(&bytes).unwrap(),
         Reply::Later(forward) => Message::from_vec(&responder.finish(*forward).await.unwrap()).unwrap(),
+        Reply::Withheld(withheld) => Message::from_vec(&withheld.release().await).unwrap(),
         Reply::Nothing => panic!("no answer"),
     }
 }
