@@ -75,3 +75,21 @@ async fn a_traffic_policy_says_whether_it_is_followed() {
     assert!(sets.contains("has what is no CIDR block"), "{sets}");
     task.abort();
 }
+
+#[tokio::test]
+async fn a_staged_policy_says_so_until_it_is_enforced() {
+    const CLUSTER: &str = "clustertrafficpolicies";
+    let server = ApiServer::start();
+    // What names a tier that is not there does no harm while it is staged.
+    let spec = json!({"tier": "missing", "egress": [{"action": "Accept"}]});
+    let mut object = policy("ClusterTrafficPolicy", "careful", spec);
+    object["metadata"]["annotations"] = json!({"sheetbend.dev/enforcement": "staged"});
+    server.put(CLUSTER, object.clone());
+    let (_leads, task) = lead(&server, "one").await;
+    let staged = wait(&server, CLUSTER, "", "careful", "True Staged").await;
+    assert!(staged.contains("is not enforced, as its annotation sheetbend.dev/enforcement says"), "{staged}");
+    object["metadata"]["annotations"] = json!({"sheetbend.dev/enforcement": "enforced"});
+    server.put(CLUSTER, object);
+    wait(&server, CLUSTER, "", "careful", "False NotFound").await;
+    task.abort();
+}
