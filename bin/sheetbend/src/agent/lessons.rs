@@ -1,6 +1,7 @@
 //! Where this node's name servers tell what they are about to say: the agent's side of [`crate::learnt`].
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -28,6 +29,16 @@ pub(crate) struct Lesson {
 /// What policies in force on the node ask about; `None` until they are known.
 pub(crate) type Patterns = Option<BTreeSet<DomainPattern>>;
 
+/// A socket that only this user reaches: whoever teaches opens addresses.
+fn listener(socket: &Path) -> std::io::Result<UnixListener> {
+    let fresh = socket.with_extension("new");
+    sheetbend_shell::admin::remove_stale(&fresh)?;
+    let listener = UnixListener::bind(&fresh)?;
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&fresh, socket)?;
+    Ok(listener)
+}
+
 /// Listens at `socket` and hands on what is told, for as long as the process lives.
 ///
 /// # Errors
@@ -40,9 +51,7 @@ pub(super) fn spawn(
     if let Some(parent) = socket.parent() {
         std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
     }
-    sheetbend_shell::admin::remove_stale(socket)?;
-    let listener =
-        UnixListener::bind(socket).with_context(|| format!("listening at {}", socket.display()))?;
+    let listener = listener(socket).with_context(|| format!("listening at {}", socket.display()))?;
     tokio::spawn(async move {
         loop {
             match listener.accept().await {

@@ -30,8 +30,8 @@ pub(crate) async fn run(socket: PathBuf, responder: Arc<Responder>) {
             let mut waiting = BTreeMap::new();
             let ended = converse(stream, &responder, &mut told, &mut missed, &mut waiting).await;
             debug!(?ended, "the agent has gone");
-            for (answer, _heard) in waiting.into_values() {
-                miss(&mut missed, answer);
+            for (answer, at, _heard) in waiting.into_values() {
+                miss(&mut missed, answer, at);
             }
         }
         // The agent is gone or there never was one: the names that were asked about still are.
@@ -42,7 +42,7 @@ pub(crate) async fn run(socket: PathBuf, responder: Arc<Responder>) {
                 () = &mut wait => break,
                 next = told.recv() => match next {
                     Some(next) => {
-                        miss(&mut missed, read(&next, 0));
+                        miss(&mut missed, read(&next, 0), Instant::now());
                     }
                     None => return,
                 },
@@ -51,19 +51,20 @@ pub(crate) async fn run(socket: PathBuf, responder: Arc<Responder>) {
     }
 }
 
-fn miss(missed: &mut VecDeque<(Answer, Instant)>, answer: Answer) {
+fn miss(missed: &mut VecDeque<(Answer, Instant)>, answer: Answer, at: Instant) {
     if missed.len() == MISSED {
         missed.pop_front();
     }
-    missed.push_back((answer, Instant::now()));
+    missed.push_back((answer, at));
 }
 
 fn read(told: &Told, number: u64) -> Answer {
     Answer { number, names: told.names.clone(), addresses: told.addresses.clone(), ttl: told.ttl }
 }
 
-/// An answer that the agent has been told of, and who waits for it.
-type Waiting = BTreeMap<u64, (Answer, oneshot::Sender<()>)>;
+/// An answer that the agent has been told of, when, and who waits for it. An agent that cannot write the kernel says nothing
+/// of them, so that no more than [`MISSED`] are kept.
+type Waiting = BTreeMap<u64, (Answer, Instant, oneshot::Sender<()>)>;
 
 /// Until the agent ends; what it has not heard then is in `waiting`.
 async fn converse(
@@ -89,7 +90,7 @@ async fn converse(
                 match serde_json::from_str(&line)? {
                     FromAgent::Patterns(patterns) => responder.tell_of(patterns),
                     FromAgent::Done(number) => {
-                        if let Some((_, heard)) = waiting.remove(&number) {
+                        if let Some((_, _, heard)) = waiting.remove(&number) {
                             // Who waited may have given up.
                             let _ = heard.send(());
                         }
@@ -99,7 +100,10 @@ async fn converse(
             Some(next) = told.recv() => {
                 number += 1;
                 let answer = read(&next, number);
-                waiting.insert(number, (answer.clone(), next.heard));
+                waiting.insert(number, (answer.clone(), Instant::now(), next.heard));
+                if waiting.len() > MISSED {
+                    waiting.pop_first();
+                }
                 send(&mut to, &answer).await?;
             }
         }

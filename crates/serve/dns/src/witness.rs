@@ -87,7 +87,13 @@ fn read(asked: &Name, answers: &[Record]) -> (Vec<String>, BTreeSet<IpAddr>, u32
     let mut next = Some(text(asked));
     // Aliases may go in circles.
     while let Some(name) = next.take().filter(|name| !names.contains(name)) {
-        for record in by_name.get(&name).into_iter().flatten() {
+        let records = by_name.get(&name).map(Vec::as_slice).unwrap_or_default();
+        // Beside an alias there is nothing else (RFC 1034 §3.6.2): addresses there would be given to the alias's target.
+        let is_alias = records.iter().any(|record| matches!(record.data, RData::CNAME(_)));
+        for record in records {
+            if is_alias && !matches!(record.data, RData::CNAME(_)) {
+                continue;
+            }
             if let RData::A(addr) = &record.data {
                 addresses.insert(IpAddr::V4(addr.0));
             } else if let RData::AAAA(addr) = &record.data {
@@ -127,6 +133,8 @@ mod tests {
             record("www.example.com", 300, RData::CNAME(rdata::CNAME(name("Edge.example.net").unwrap()))),
             record("edge.example.net", 20, RData::A(rdata::A([192, 0, 2, 1].into()))),
             record("edge.example.net", 60, RData::A(rdata::A([192, 0, 2, 2].into()))),
+            // An alias has no addresses of its own.
+            record("www.example.com", 5, RData::A(rdata::A([192, 0, 2, 4].into()))),
             // Nobody asked for this one.
             record("other.example.net", 1, RData::A(rdata::A([192, 0, 2, 3].into()))),
         ];
