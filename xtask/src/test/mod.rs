@@ -20,6 +20,8 @@ use crate::{MISMATCH, check, ebpf, mutants, process};
 
 /// Compares with cyclonus, which is built for it.
 const CYCLONUS: &str = "networkpolicy";
+/// So many failed tests with root are run again.
+const AGAIN: usize = 3;
 /// Packages whose tests need root; `cargo test` without root only counts them.
 const ROOT_PACKAGES: &[(&str, Kind)] =
     &[("sheetbend-kernel-tests", Kind::Kernel), ("sheetbend-interop-tests", Kind::Interop)];
@@ -212,7 +214,32 @@ fn as_root(repo: &Repo, name: &str, programs: &[&str], filters: &[&str]) -> Resu
     if programs.contains(&CYCLONUS) {
         command.env("SHEETBEND_CYCLONUS", crate::kube::cyclonus(repo)?);
     }
-    cargo_test(repo, name, command, filters)
+    let mut tally = cargo_test(repo, name, command, filters)?;
+    once_more(repo, programs, &mut tally)?;
+    Ok(tally)
+}
+
+/// Tests that failed run once more, one at a time: what fails only beside other work is counted as passed, and named
+/// as flaky. Many failures are no accident.
+fn once_more(repo: &Repo, programs: &[&str], tally: &mut Tally) -> Result<()> {
+    let failed = tally.failed_tests();
+    if failed.len() > AGAIN || failed.len() != tally.failed {
+        return Ok(());
+    }
+    for (index, name) in failed.iter().enumerate().rev() {
+        let mut command = repo.cargo();
+        command.args(["test", "--no-fail-fast", "--workspace"]).args(programs);
+        command.args(["--", "--exact", name]).env("SHEETBEND_KERNEL_TESTS", "1");
+        let mut step = Step::start(&format!("again, alone: {name}"));
+        let done = process::capture(&mut command, &mut |line| step.note(line))?;
+        if done.ok() && Tally::read(&done.output).passed == 1 {
+            step.end(Mark::Done, "flaky");
+            tally.passed_again(index);
+        } else {
+            step.end(Mark::Failed, "");
+        }
+    }
+    Ok(())
 }
 
 /// Runs a `cargo test`, shows its progress and counts its results.
@@ -263,6 +290,9 @@ fn summary(rows: &[Row]) -> ExitCode {
             seconds(*took)
         );
         sum.add(tally);
+    }
+    for flaky in &sum.flaky {
+        println!("flaky: {flaky}");
     }
     for failure in &sum.failures {
         println!("failed: {failure}");

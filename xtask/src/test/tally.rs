@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+/// How much of what a failed test said the summary repeats.
+const REASON_LINES: usize = 12;
+const REASON_COLUMNS: usize = 240;
+
 /// How many tests passed, failed and were skipped, and the names of those that failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -11,8 +15,10 @@ pub(crate) struct Tally {
     pub(crate) failed: usize,
     /// Not run, each with a reason in the output.
     pub(crate) skipped: usize,
-    /// Those that failed.
+    /// Those that failed, each with what it said below its name.
     pub(crate) failures: Vec<String>,
+    /// Those that failed once and passed when run again, alone: counted as passed, and to be mended.
+    pub(crate) flaky: Vec<String>,
 }
 
 impl Tally {
@@ -33,11 +39,25 @@ impl Tally {
         self.failed += other.failed;
         self.skipped += other.skipped;
         self.failures.extend(other.failures.iter().cloned());
+        self.flaky.extend(other.flaky.iter().cloned());
+    }
+
+    /// The names of the tests that failed.
+    pub(super) fn failed_tests(&self) -> Vec<String> {
+        self.failures.iter().filter_map(|failure| failure.lines().next()).map(str::to_owned).collect()
+    }
+
+    /// The failure at `index` passed when run again.
+    pub(super) fn passed_again(&mut self, index: usize) {
+        self.flaky.push(self.failures.remove(index));
+        self.failed -= 1;
+        self.passed += 1;
     }
 
     /// Reads the output of `cargo test`, of libtest and of libtest-mimic alike.
     pub(crate) fn read(output: &str) -> Self {
         let mut tally = Self::default();
+        let (mut saying, mut lines) = (None, 0);
         for line in output.lines() {
             if let Some(counts) = line.strip_prefix("test result: ") {
                 tally.passed += count(counts, "passed");
@@ -47,10 +67,28 @@ impl Tally {
                 line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... FAILED"))
             {
                 tally.failures.push(name.0.trim().to_owned());
+            } else if let Some(name) = section(line) {
+                saying = tally.failures.iter().position(|failure| failure.lines().next() == Some(name));
+                lines = 0;
+            } else if line.starts_with("failures:") || line.trim_start().starts_with("Running ") {
+                saying = None;
+            } else if let Some(said) = saying
+                && !line.trim().is_empty()
+                && lines < REASON_LINES
+            {
+                let line: String = line.chars().take(REASON_COLUMNS).collect();
+                tally.failures[said] += &format!("\n    {line}");
+                lines += 1;
             }
         }
         tally
     }
+}
+
+/// The test whose output begins with this line: `---- NAME ----`, or `---- NAME stdout ----`.
+fn section(line: &str) -> Option<&str> {
+    let name = line.strip_prefix("---- ")?.strip_suffix(" ----")?;
+    Some(name.strip_suffix(" stdout").unwrap_or(name))
 }
 
 fn count(counts: &str, word: &str) -> usize {
@@ -104,9 +142,18 @@ test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; fin
     fn results_of_several_programs_add_up() {
         let tally = Tally::read(OUTPUT);
         assert_eq!((tally.passed, tally.failed, tally.skipped), (13, 1, 2));
-        assert_eq!(tally.failures, ["a::c"]);
+        assert_eq!(tally.failures, ["a::c\n    boom"]);
         assert_eq!(tally.to_string(), "13 passed, 1 failed, 2 skipped");
         assert_eq!(Tally { passed: 2, ..Tally::default() }.to_string(), "2 passed, 0 failed");
+    }
+
+    #[test]
+    fn what_passes_when_run_again_is_flaky() {
+        let mut tally = Tally::read(OUTPUT);
+        assert_eq!(tally.failed_tests(), ["a::c"]);
+        tally.passed_again(0);
+        assert_eq!((tally.passed, tally.failed, tally.failures.len()), (14, 0, 0));
+        assert_eq!(tally.flaky, ["a::c\n    boom"]);
     }
 
     #[test]

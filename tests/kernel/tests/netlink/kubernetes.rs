@@ -157,6 +157,12 @@ fn uninstall_leaves_the_node_as_it_was() -> Result<()> {
         })?);
         Ok(seen)
     };
+    // The kernel sets a link up in steps of its own.
+    until("the uplink is up", &node, || {
+        let link = node.netns.ip("-o addr show dev uplink").unwrap_or_default();
+        let state = node.netns.ip("-o link show uplink").unwrap_or_default();
+        state.contains("state UP") && link.contains(" fe80::") && !link.contains("tentative")
+    })?;
     let before = look(&node)?;
     node.start_ready(None)?;
     let netns = Netns::new()?;
@@ -164,7 +170,9 @@ fn uninstall_leaves_the_node_as_it_was() -> Result<()> {
     until("the configuration is there", &node, || node.path("net.d/05-sheetbend.conflist").exists())?;
     node.kill()?;
     let answer = node.uninstall()?;
-    ensure!(before == look(&node)?, "{answer}\nbefore {before:#?}\nafter {:#?}", look(&node)?);
+    let after = || look(&node).unwrap_or_default();
+    until("all is as it was", &node, || before == after())
+        .with_context(|| format!("{answer}\nbefore {before:#?}\nafter {:#?}", after()))?;
     for gone in ["net.d/05-sheetbend.conflist", "plugins/sheetbend-cni", "state", "run", "bpf/sheetbend"] {
         ensure!(!node.path(gone).exists(), "{gone} is left: {answer}");
     }

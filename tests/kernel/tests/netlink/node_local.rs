@@ -88,15 +88,20 @@ fn slices(node: &AgentNode, own_is_ready: bool) -> Result<()> {
     Ok(())
 }
 
-/// Every way in hears `server`, often enough that chance is no explanation; before, it may take [`SOON`].
+/// Every way in hears `server`, often enough that chance is no explanation; before, it may take [`SOON`], and questions
+/// may fail: sockets towards a server that goes are ended.
 fn all_hear(node: &AgentNode, cgroup: &Cgroup, server: &str) -> Result<()> {
     let end = Instant::now() + SOON;
     for protocol in ["udp", "tcp"] {
         for to in NODE_LOCAL {
-            while ask(node, cgroup, protocol, to)? != server {
+            loop {
+                let heard = ask(node, cgroup, protocol, to);
+                if heard.as_ref().is_ok_and(|heard| heard == server) {
+                    break;
+                }
                 ensure!(
                     Instant::now() < end,
-                    "{protocol} to {to} is not answered by {server}: {}",
+                    "{protocol} to {to} is not answered by {server} but {heard:?}: {}",
                     node.log()?
                 );
                 std::thread::sleep(Duration::from_millis(50));
