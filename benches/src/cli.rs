@@ -62,6 +62,9 @@ enum Section {
     Services,
     /// The same at 44,000 Services with 264,000 endpoints, without new connections; kube-proxy may take its ten minutes.
     LargestServices,
+    /// 1,000 and 10,000 policies in clusters of 10,000 and 50,000 pods: from nothing, one change, memory, packets, and
+    /// how soon a policy holds while 100 a second arrive.
+    Policy,
     /// ADD and DEL.
     Cni,
     /// Queries per second and latency of the cluster DNS.
@@ -136,7 +139,7 @@ fn write(cli: &Cli, machine: &Machine, rows: &[Row]) -> anyhow::Result<()> {
 
 type Measure = fn(&Bench) -> Vec<Row>;
 
-fn sections() -> [(Section, Measure); 9] {
+fn sections() -> [(Section, Measure); 10] {
     [
         (Section::Traffic, section::traffic::measure),
         (Section::Services, section::services::measure),
@@ -144,6 +147,7 @@ fn sections() -> [(Section, Measure); 9] {
         (Section::Programs, section::programs::measure),
         (Section::Compile, section::compile::measure),
         (Section::Tables, section::tables::measure),
+        (Section::Policy, section::policy::measure),
         (Section::Cni, section::cni::measure),
         (Section::Dns, section::dns::measure),
         (Section::Memory, section::memory::measure),

@@ -8,6 +8,8 @@ use crate::topology::agent::{NAMESPACE, service_object, slice_object, write_obje
 
 /// Objects in one file.
 const PER_FILE: u32 = 200;
+/// Values of pods' label `app`.
+const APPS: u32 = 500;
 
 /// How many objects of each kind.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +24,7 @@ pub(crate) struct Amount {
     pub(crate) services: u32,
     /// Endpoints in all slices.
     pub(crate) endpoints: u32,
-    /// NetworkPolicies, each selecting one app for ingress from another.
+    /// NetworkPolicies, each selecting one app for ingress from another: several for one app where they are more.
     pub(crate) policies: u32,
 }
 
@@ -42,9 +44,23 @@ pub(crate) fn write(directory: &Path, amount: Amount) -> anyhow::Result<()> {
     many(directory, "policies", 0..amount.policies, policy)
 }
 
+/// The same one after the other, for an API server.
+pub(crate) fn each(amount: Amount, mut take: impl FnMut(Value)) {
+    (1..amount.nodes).for_each(|index| take(node(index, amount)));
+    (0..amount.pods).for_each(|index| take(pod(index, amount)));
+    (0..amount.services).for_each(|index| take(service(index)));
+    (0..amount.services).for_each(|index| take(slice(index, amount)));
+    (0..amount.policies).for_each(|index| take(policy(index)));
+}
+
 /// Name of pod `index`, which is also its namespace on disk.
 pub(crate) fn pod_name(index: u32) -> String {
     format!("pod-{index}")
+}
+
+/// App of pod `index`, as in its label `app: app-N`.
+pub(crate) fn app(index: u32) -> u32 {
+    index % APPS
 }
 
 /// Pod ranges of node `index`.
@@ -96,7 +112,7 @@ fn pod(index: u32, amount: Amount) -> Value {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
             "name": pod_name(index), "namespace": NAMESPACE, "uid": format!("00000000-0000-4000-8000-{index:012}"),
-            "labels": {"app": format!("app-{}", index % 500), "pod-template-hash": format!("{:x}", index % 500)},
+            "labels": {"app": format!("app-{}", app(index)), "pod-template-hash": format!("{:x}", app(index))},
         },
         "spec": {
             "nodeName": format!("n{}", node + 1),
@@ -139,15 +155,22 @@ fn slice(index: u32, amount: Amount) -> Value {
 }
 
 fn policy(index: u32) -> Value {
+    // More policies than apps: each of an app's own has another peer and another port.
+    let (app, turn) = (index % APPS, index / APPS);
+    between_apps(&format!("policy-{index}"), app, app + 1 + turn, 8080 + turn)
+}
+
+/// A NetworkPolicy that lets pods of app `from` reach those of app `to` at a TCP port.
+pub(crate) fn between_apps(name: &str, to: u32, from: u32, port: u32) -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-        "metadata": {"name": format!("policy-{index}"), "namespace": NAMESPACE},
+        "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {
-            "podSelector": {"matchLabels": {"app": format!("app-{index}")}},
+            "podSelector": {"matchLabels": {"app": format!("app-{to}")}},
             "policyTypes": ["Ingress"],
             "ingress": [{
-                "from": [{"podSelector": {"matchLabels": {"app": format!("app-{}", (index + 1) % 500)}}}],
-                "ports": [{"protocol": "TCP", "port": 8080}],
+                "from": [{"podSelector": {"matchLabels": {"app": format!("app-{}", from % APPS)}}}],
+                "ports": [{"protocol": "TCP", "port": port}],
             }],
         },
     })

@@ -18,11 +18,16 @@ const SECTION: &str = "Agent memory";
 /// How long an agent may take to read and apply the largest directory, where others work on the machine too.
 const PATIENCE: Duration = Duration::from_secs(240);
 
-struct Case {
-    name: &'static str,
-    amount: Amount,
-    resident: Option<f64>,
-    peak: Option<f64>,
+/// A cluster, and what an agent in it may weigh.
+pub(super) struct Case {
+    /// As the tables call it.
+    pub(super) name: &'static str,
+    /// What the cluster has.
+    pub(super) amount: Amount,
+    /// Bound for resident memory, MiB.
+    pub(super) resident: Option<f64>,
+    /// Bound for its peak, MiB.
+    pub(super) peak: Option<f64>,
 }
 
 struct Running {
@@ -33,8 +38,21 @@ struct Running {
     ticks: u64,
 }
 
-/// The node's pods, under the names that the next case's have too.
-struct Pods(Vec<Netns>);
+/// Pods of a node, under the names that those of the next agent have too.
+pub(super) struct Pods(Vec<Netns>);
+
+impl Pods {
+    /// Attaches the first `count` pods of the first node, whose objects exist.
+    pub(super) fn attach(ours: &Ours, amount: Amount, count: u32) -> anyhow::Result<Self> {
+        let mut pods = Self(Vec::new());
+        for place in 0..count {
+            let netns = Netns::create_bare(&objects::pod_name(place * amount.nodes))?;
+            pods.0.push(netns.clone());
+            ours.add(0, &netns)?;
+        }
+        Ok(pods)
+    }
+}
 
 impl Drop for Pods {
     fn drop(&mut self) {
@@ -49,9 +67,14 @@ impl Drop for Pods {
 /// All of it.
 pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
     say("Agent memory …");
+    rows(bench, cases(bench))
+}
+
+/// Rows of any cases.
+pub(super) fn rows(bench: &Bench, cases: Vec<Case>) -> Vec<Row> {
     let idle = Duration::from_secs(if bench.quick { 5 } else { 60 });
     let mut rows = Vec::new();
-    for (index, case) in cases(bench).into_iter().enumerate() {
+    for (index, case) in cases.into_iter().enumerate() {
         let name = case.name;
         match one(bench, index as u8, case, idle) {
             Ok(measured) => rows.extend(measured),
@@ -63,8 +86,7 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
 
 /// One agent at a time: what another does is no idling.
 fn one(bench: &Bench, index: u8, case: Case, idle: Duration) -> anyhow::Result<Vec<Row>> {
-    let mut pods = Pods(Vec::new());
-    let running = start(bench, index, case, &mut pods)?;
+    let (running, _pods) = start(bench, index, case)?;
     sleep(idle);
     read(&running, idle)
 }
@@ -87,7 +109,7 @@ fn cases(bench: &Bench) -> Vec<Case> {
 }
 
 /// Starts the agent, waits for its first sync, and attaches this node's pods.
-fn start(bench: &Bench, index: u8, case: Case, pods: &mut Pods) -> anyhow::Result<Running> {
+fn start(bench: &Bench, index: u8, case: Case) -> anyhow::Result<(Running, Pods)> {
     let Fabric { nodes: [node, _other], addresses: [addresses, _] } =
         fabric(&format!("mem{index}"), 90 + index)?;
     let spec = NodeSpec { netns: node, addresses, pod_cidrs: objects::pod_cidrs(0) };
@@ -98,13 +120,9 @@ fn start(bench: &Bench, index: u8, case: Case, pods: &mut Pods) -> anyhow::Resul
     })?;
     ours.wait_ready(PATIENCE)?;
     let synced = begin.elapsed();
-    for pod in 0..amount.local_pods() {
-        let netns = Netns::create_bare(&objects::pod_name(pod * amount.nodes))?;
-        pods.0.push(netns.clone());
-        ours.add(0, &netns)?;
-    }
+    let pods = Pods::attach(&ours, amount, amount.local_pods())?;
     let ticks = cpu_ticks(ours.pid(0))?;
-    Ok(Running { case, ours, synced, ticks })
+    Ok((Running { case, ours, synced, ticks }, pods))
 }
 
 fn read(agent: &Running, idle: Duration) -> anyhow::Result<Vec<Row>> {

@@ -25,7 +25,7 @@ pub(crate) fn measure(bench: &Bench) -> Vec<Row> {
     // Programs run in the namespace of the thread that asks.
     let rows = node.netns.enter(|| {
         let mut rows = Vec::new();
-        for part in [instructions, services, policies] {
+        for part in [instructions, services, policies_by_default] {
             match part(bench, &node) {
                 Ok(measured) => rows.extend(measured),
                 Err(error) => rows.push(Row::missing(SECTION, "a part", &error)),
@@ -91,14 +91,19 @@ fn services(bench: &Bench, node: &Node) -> anyhow::Result<Vec<Row>> {
     compare(bench, node, "to a ClusterIP", &cases, &bare)
 }
 
-fn policies(bench: &Bench, node: &Node) -> anyhow::Result<Vec<Row>> {
+fn policies_by_default(bench: &Bench, node: &Node) -> anyhow::Result<Vec<Row>> {
+    policies(bench, node, [0, 100, 1_000])
+}
+
+/// A pod's packets under so many policies: none, some, and so many that what they cost is judged.
+pub(super) fn policies(bench: &Bench, node: &Node, numbers: [u32; 3]) -> anyhow::Result<Vec<Row>> {
     const PODS: u32 = 10_000;
     let case = |policies: u32| Case {
         name: format!("{policies} policies"),
         size: Size { policies, services: 0, remote_pods: PODS },
         towards: Towards::Pods(PODS),
         // Judging costs something; later packets must not. More policies must cost a hot flow nothing.
-        bounds: if policies == 1_000 {
+        bounds: if policies == numbers[2] {
             let bound = |phase, keys, base, times| Bound { phase, keys, base, times };
             vec![
                 bound(Phase::New, Keys::Hot, 1, 1.05),
@@ -117,7 +122,7 @@ fn policies(bench: &Bench, node: &Node) -> anyhow::Result<Vec<Row>> {
             keys.iter().map(|(bits, key)| padded(&[&bits.to_ne_bytes()[..], key].concat())).collect();
         Ok((bare, packets))
     };
-    compare(bench, node, "to a pod under egress policy", &[case(0), case(100), case(1_000)], &bare)
+    compare(bench, node, "to a pod under egress policy", &numbers.map(case), &bare)
 }
 
 /// A key without order: its bytes depend on `number` alone.

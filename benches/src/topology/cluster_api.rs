@@ -58,8 +58,14 @@ impl ClusterApi {
 
     /// Creates or replaces an object.
     pub(crate) fn put(&self, object: Value) {
-        let kind = object["kind"].as_str().unwrap_or_default().to_lowercase();
-        self.server.put(&format!("{kind}s"), object);
+        let resource = resource(&object);
+        self.server.put(&resource, object);
+    }
+
+    /// Deletes what [`ClusterApi::put`] made.
+    pub(crate) fn delete(&self, object: &Value) {
+        let field = |name: &str| object["metadata"][name].as_str().unwrap_or_default();
+        self.server.delete(&resource(object), field("namespace"), field("name"));
     }
 
     /// Services that lead to `server`, and the moving one, which leads nowhere. What there was before is no longer
@@ -98,4 +104,10 @@ impl ClusterApi {
         let endpoints: Vec<String> = server.iter().map(ToString::to_string).collect();
         self.put(slice_object(MOVING, "IPv4", &endpoints, &connect));
     }
+}
+
+/// The resource of an object's kind: `networkpolicies`.
+fn resource(object: &Value) -> String {
+    let kind = object["kind"].as_str().unwrap_or_default().to_lowercase();
+    kind.strip_suffix('y').map_or_else(|| format!("{kind}s"), |stem| format!("{stem}ies"))
 }

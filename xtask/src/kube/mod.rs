@@ -72,9 +72,9 @@ enum Command {
         /// What gives the cluster its Pod network.
         #[arg(long, value_enum, default_value_t = Network::None)]
         network: Network,
-        /// With `--network sheetbend`: how packets go from node to node.
-        #[arg(long, value_enum, default_value_t = Mode::Vxlan)]
-        mode: Mode,
+        /// Only with `--network sheetbend`: how packets go from node to node; by default vxlan.
+        #[arg(long, value_enum)]
+        mode: Option<Mode>,
     },
     /// End a cluster and remove all it left; also one whose `up` was killed.
     Down {
@@ -191,6 +191,11 @@ pub(crate) fn prepare() -> Result<()> {
 fn dispatch(repo: &Repo, command: Command) -> Result<ExitCode> {
     match command {
         Command::Up { name, nodes, family, network, mode } => {
+            anyhow::ensure!(
+                mode.is_none() || network == Network::Sheetbend,
+                "--mode says how Sheetbend sends packets: add --network sheetbend"
+            );
+            let mode = mode.unwrap_or(Mode::Vxlan);
             let settings =
                 settings::Settings { mode, ..settings::Settings::new(&name, nodes, family, network)? };
             if setup::ensure(Purpose::Kube).iter().any(|thing| !thing.optional) {

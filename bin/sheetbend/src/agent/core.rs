@@ -216,6 +216,7 @@ impl Core {
                 }
                 _ = retry.tick() => {
                     self.tick();
+                    self.write_learnt();
                     if !self.stale && self.adding.is_empty() {
                         continue;
                     }

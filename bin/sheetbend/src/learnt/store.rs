@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
 use imbl::OrdMap;
@@ -19,8 +20,10 @@ pub(crate) const LEAST: u64 = 30;
 const MOST: u64 = 86_400;
 /// Addresses of one name, at most; the upstream API wants 100 at least (NPEP-133).
 const ADDRESSES: usize = 1_024;
-/// Names, at most.
+/// Names, at most: beyond it, the one whose time is over first makes room for the next.
 const NAMES: usize = 10_000;
+/// Of its time, the agent writes at most one part in so many: pods choose how often they ask.
+const WRITING: u32 = 20;
 
 /// Seconds since 1970: what is written down must mean the same to the next process.
 pub(crate) type Seconds = u64;
@@ -36,6 +39,10 @@ pub(crate) struct Learnt {
     names: Names,
     /// Something is not written down yet.
     unwritten: bool,
+    /// Not to be written before.
+    rests: Option<Instant>,
+    /// Names that made room for others since [`Self::crowded_out`] was asked.
+    crowded_out: usize,
 }
 
 /// `learnt-names.json`.
@@ -65,11 +72,7 @@ impl Learnt {
                 continue;
             }
             if !self.until.contains_key(name.as_str()) && self.until.len() >= NAMES {
-                warn!(
-                    name,
-                    "{NAMES} domain names are known, and no more are learnt until some are forgotten"
-                );
-                continue;
+                self.make_room();
             }
             let known = self.until.entry(name.as_str().into()).or_default();
             let before = known.len();
@@ -95,6 +98,22 @@ impl Learnt {
             }
         }
         more
+    }
+
+    /// Forgets the name whose last address ends first.
+    fn make_room(&mut self) {
+        let last = |addresses: &BTreeMap<IpAddr, Seconds>| addresses.values().max().copied();
+        let first = self.until.iter().min_by_key(|(_, addresses)| last(addresses));
+        if let Some(name) = first.map(|(name, _)| name.clone()) {
+            self.until.remove(&name);
+            self.show(&name);
+            self.crowded_out += 1;
+        }
+    }
+
+    /// How many names made room for others since this was asked last.
+    pub(crate) fn crowded_out(&mut self) -> usize {
+        std::mem::take(&mut self.crowded_out)
     }
 
     /// Forgets what does not count any more, but for addresses that `is_in_use` says have live flows: those stay for another
@@ -164,14 +183,22 @@ impl Learnt {
         learnt
     }
 
-    /// Writes down what is not written yet, so that a crash leaves the old file or the new one.
+    /// Writes down what is not written yet, unless that would be too often: then a later call does. A killed process
+    /// leaves the old file or the new one; what a crash of the machine leaves does not matter, it ends all flows too.
     ///
     /// # Errors
-    /// What the file system says; the next call tries again.
+    /// What the file system says; a later call tries again.
     pub(crate) fn write(&mut self, path: &Path) -> anyhow::Result<()> {
-        if !self.unwritten {
+        let start = Instant::now();
+        if !self.unwritten || self.rests.is_some_and(|until| start < until) {
             return Ok(());
         }
+        let written = self.write_now(path);
+        self.rests = Some(Instant::now() + start.elapsed() * WRITING);
+        written
+    }
+
+    fn write_now(&mut self, path: &Path) -> anyhow::Result<()> {
         let fresh: PathBuf = path.with_extension("new");
         let written = Written { names: self.until.clone() };
         std::fs::write(&fresh, serde_json::to_vec(&written)?)
@@ -261,6 +288,39 @@ mod tests {
         let first: IpAddr = "192.0.2.1".parse().unwrap();
         let known = &learnt.names()["a.test"];
         assert_eq!((known.len(), known.contains(&first)), (ADDRESSES, false));
+    }
+
+    #[test]
+    fn a_name_too_many_takes_the_place_of_the_one_that_ends_first() {
+        let mut learnt = Learnt::default();
+        let all = patterns(&["*.test"]);
+        let name = |index: usize| format!("n{index}.test");
+        for index in 0..NAMES {
+            let ttl = if index == 7 { 40 } else { 60 };
+            learnt.learn(&answer(&[&name(index)], &["192.0.2.1"], ttl), &all, 1_000);
+        }
+        assert_eq!((learnt.names().len(), learnt.crowded_out()), (NAMES, 0));
+        assert!(learnt.learn(&answer(&["late.test"], &["192.0.2.1"], 60), &all, 1_000));
+        assert_eq!((learnt.names().len(), learnt.crowded_out(), learnt.crowded_out()), (NAMES, 1, 0));
+        assert!(learnt.names().contains_key("late.test"));
+        assert!(!learnt.names().contains_key(name(7).as_str()));
+    }
+
+    #[test]
+    fn it_writes_little_of_the_time() {
+        let path = std::env::temp_dir().join(format!("sheetbend-learnt-often-{}.json", std::process::id()));
+        let mut learnt = Learnt::default();
+        let all = patterns(&["*.test"]);
+        learnt.learn(&answer(&["a.test"], &["192.0.2.1"], 300), &all, 1_000);
+        learnt.write(&path).unwrap();
+        learnt.rests = Some(Instant::now() + std::time::Duration::from_secs(3_600));
+        learnt.learn(&answer(&["b.test"], &["192.0.2.1"], 300), &all, 1_000);
+        learnt.write(&path).unwrap();
+        assert_eq!(shown(&Learnt::read(&path)), ["a.test 192.0.2.1"]);
+        learnt.rests = None;
+        learnt.write(&path).unwrap();
+        assert_eq!(shown(&Learnt::read(&path)).len(), 2);
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

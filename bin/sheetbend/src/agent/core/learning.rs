@@ -47,7 +47,8 @@ impl Core {
             return false;
         }
         self.taught.push(done);
-        true
+        // While the kernel refuses, its next attempt is soon enough: each answer would be one more.
+        more || !self.stale
     }
 
     /// What has been learnt is in the kernel: answers may leave.
@@ -101,7 +102,14 @@ impl Core {
         gone
     }
 
-    fn write_learnt(&mut self) {
+    pub(super) fn write_learnt(&mut self) {
+        let crowded_out = self.learnt.crowded_out();
+        if crowded_out > 0 {
+            warn!(
+                names = crowded_out,
+                "forgotten before their time: policies match more domain names than are kept"
+            );
+        }
         let path = self.config.state_dir.join(LEARNT);
         if let Err(error) = self.learnt.write(&path) {
             warn!("after a restart names must be asked for again: {error:#}");

@@ -1,8 +1,12 @@
 //! How long compile takes at the sizes of `docs/performance.md`. Prints a JSON object a line: name, p50, p99, unit.
 //!
-//! `cargo run --release -p sheetbend-compile --example scale`
+//! `cargo run --release -p sheetbend-compile --example scale`, and with two numbers behind `--`, one of 1,000 or 10,000
+//! policies and one of 10,000 or 50,000 pods, the changes of policy at that size.
 
 #![allow(clippy::disallowed_macros, clippy::disallowed_methods, reason = "it measures time, and prints it")]
+
+mod policy;
+mod report;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,10 +18,16 @@ use sheetbend_model::state::{
 use sheetbend_model::types::ObjectKey;
 use sheetbend_testkit::generators::large::{self, Size};
 
+use crate::report::{ms, report, report_count, resident_kib};
+
 /// 44,000 Services with 250,000 endpoints.
 const SERVICES: (usize, usize) = (44_000, 250_000);
 
 fn main() {
+    let numbers: Vec<usize> = std::env::args().skip(1).filter_map(|number| number.parse().ok()).collect();
+    if let [policies, pods] = numbers[..] {
+        return policy::run(Size { policies, pods, ..Size::POLICIES });
+    }
     let size = Size::POLICIES;
     let cluster = large::policies(size);
     full("compile 1000 policies x 10000 pods", &cluster);
@@ -123,26 +133,4 @@ fn services() {
         assert_eq!(plan.len(), 1, "one slice changes one frontend");
     }
     report("one slice changes, 44000 services / 250000 endpoints", &mut times, "ms");
-}
-
-fn ms(start: Instant) -> f64 {
-    start.elapsed().as_secs_f64() * 1_000.0
-}
-
-fn report(name: &str, values: &mut [f64], unit: &str) {
-    values.sort_by(f64::total_cmp);
-    let at = |share: f64| values[((values.len() - 1) as f64 * share).round() as usize];
-    println!(r#"{{"name":"{name}","p50":{:.3},"p99":{:.3},"unit":"{unit}"}}"#, at(0.5), at(0.99));
-}
-
-fn report_count(name: &str, value: usize) {
-    let unit = if name.starts_with("resident") { "KiB" } else { "1" };
-    println!(r#"{{"name":"{name}","p50":{value},"p99":{value},"unit":"{unit}"}}"#);
-}
-
-/// VmRSS of this process: the Snapshot, the compiler and what the allocator keeps.
-fn resident_kib() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse().ok()).unwrap_or_default()
 }
