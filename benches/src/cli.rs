@@ -65,6 +65,8 @@ enum Section {
     /// 1,000 and 10,000 policies in clusters of 10,000 and 50,000 pods: from nothing, one change, memory, packets, and
     /// how soon a policy holds while 100 a second arrive.
     Policy,
+    /// 50,000 connections held while a million others come and go, the agent is killed, and SYNs flood in.
+    Endurance,
     /// ADD and DEL.
     Cni,
     /// Queries per second and latency of the cluster DNS.
@@ -139,7 +141,7 @@ fn write(cli: &Cli, machine: &Machine, rows: &[Row]) -> anyhow::Result<()> {
 
 type Measure = fn(&Bench) -> Vec<Row>;
 
-fn sections() -> [(Section, Measure); 10] {
+fn sections() -> [(Section, Measure); 11] {
     [
         (Section::Traffic, section::traffic::measure),
         (Section::Services, section::services::measure),
@@ -148,6 +150,7 @@ fn sections() -> [(Section, Measure); 10] {
         (Section::Compile, section::compile::measure),
         (Section::Tables, section::tables::measure),
         (Section::Policy, section::policy::measure),
+        (Section::Endurance, section::endurance::measure),
         (Section::Cni, section::cni::measure),
         (Section::Dns, section::dns::measure),
         (Section::Memory, section::memory::measure),

@@ -20,6 +20,9 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    if let Some(held) = traffic::holder::run() {
+        return finish(held);
+    }
     let cli = cli::Cli::parse();
     match sandbox::enter() {
         Ok(Some(code)) => code,

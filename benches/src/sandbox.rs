@@ -15,7 +15,8 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 
-const INSIDE: &str = "SHEETBEND_BENCH_SANDBOX";
+/// Set inside.
+pub(crate) const INSIDE: &str = "SHEETBEND_BENCH_SANDBOX";
 
 /// Directory for everything a benchmark writes besides its results.
 pub(crate) const SCRATCH: &str = "/run/sbb";

@@ -1,10 +1,7 @@
 //! What an agent weighs: resident memory after the first full sync and some idle time, and its peak.
 
-use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-
-use anyhow::Context;
 
 use crate::cli::{Bench, say};
 use crate::netns::Netns;
@@ -12,7 +9,7 @@ use crate::objects::{self, Amount};
 use crate::report::{Row, Target};
 use crate::topology::agent::{NodeSpec, Ours};
 use crate::topology::fabric::{Fabric, fabric};
-use crate::topology::process::mib;
+use crate::topology::process::{cpu_ticks, mib};
 
 const SECTION: &str = "Agent memory";
 /// How long an agent may take to read and apply the largest directory, where others work on the machine too.
@@ -142,14 +139,4 @@ fn read(agent: &Running, idle: Duration) -> anyhow::Result<Vec<Row>> {
     let busy = (cpu_ticks(pid)? - agent.ticks) as f64 / 100.0 / idle.as_secs_f64();
     let cpu = Row::value(SECTION, format!("{name}: CPU while idle"), busy * 100.0, "% of a core");
     Ok(vec![bounded(resident, agent.case.resident), bounded(peak, agent.case.peak), bounded(cpu, Some(0.5))])
-}
-
-/// utime + stime (proc_pid_stat(5), fields 14 and 15).
-fn cpu_ticks(pid: u32) -> anyhow::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, fields) = stat.rsplit_once(')').context("no process name")?;
-    let field = |index: usize| -> anyhow::Result<u64> {
-        Ok(fields.split_whitespace().nth(index).context("a short line")?.parse()?)
-    };
-    Ok(field(11)? + field(12)?)
 }

@@ -4,6 +4,7 @@ mod candidate;
 pub(crate) mod cni;
 pub(crate) mod compile;
 pub(crate) mod dns;
+pub(crate) mod endurance;
 mod enforcement;
 mod example;
 pub(crate) mod memory;

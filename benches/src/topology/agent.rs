@@ -47,6 +47,8 @@ pub(crate) struct NodeSpec {
 }
 
 struct Agent {
+    /// Its instance's beginning, its node and its mode.
+    names: [String; 3],
     netns: Netns,
     run_dir: PathBuf,
     log: PathBuf,
@@ -131,6 +133,18 @@ impl Ours {
     /// The same with the patience that a small cluster deserves.
     pub(crate) fn wait(&mut self) -> anyhow::Result<()> {
         self.wait_ready(READY)
+    }
+
+    /// Kills the agent of node `node` with SIGKILL, starts it again after `rest`, and waits until it is ready.
+    pub(crate) fn kill(&mut self, node: usize, rest: Duration) -> anyhow::Result<()> {
+        let old = &mut self.nodes[node];
+        old.process.kill()?;
+        old.process.wait()?;
+        fs::remove_file(old.run_dir.join("ready"))?;
+        sleep(rest);
+        let ([instance, name, mode], netns) = (old.names.clone(), old.netns.clone());
+        self.nodes[node] = self.agent(&instance, &name, &mode, &netns)?;
+        self.wait()
     }
 
     /// Process of the agent on node `node`.
@@ -240,7 +254,8 @@ impl Ours {
             .stdout(output.try_clone()?)
             .stderr(output);
         let process = netns.enter(|| command.spawn())?.context("starting the agent")?;
-        Ok(Agent { netns: netns.clone(), run_dir, log, process })
+        let names = [instance, node, mode].map(str::to_owned);
+        Ok(Agent { names, netns: netns.clone(), run_dir, log, process })
     }
 }
 

@@ -5,6 +5,8 @@
 
 mod connect;
 mod datagram;
+pub(crate) mod flood;
+pub(crate) mod holder;
 mod pingpong;
 mod responder;
 mod stream;

@@ -26,7 +26,7 @@ pub struct CtKey {
 
 /// `CtEntry::flags`: the flow was begun by the `high` end.
 pub const CT_INITIATOR_IS_HIGH: u32 = 1;
-/// `CtEntry::flags`: a packet came back.
+/// `CtEntry::flags`: packets went both ways; of TCP, the initiator has confirmed the answer. Such flows are in `CT`.
 pub const CT_REPLIED: u32 = 2;
 /// `CtEntry::flags`: the initiator has sent FIN.
 pub const CT_FIN_INITIATOR: u32 = 4;
@@ -45,6 +45,9 @@ pub const CT_FROM_NODE: u32 = 256;
 /// `CtEntry::flags`: the initiator is elsewhere and used a Service of this node; replies get `frontend` as their source
 /// before they leave the node.
 pub const CT_OUTSIDE: u32 = 512;
+/// `CtEntry::flags`: the responder has answered a half-open TCP flow. Whoever sends SYNs under addresses of others gets
+/// no further: only the initiator's next packet makes it a flow of `CT`.
+pub const CT_ANSWERED: u32 = 2_048;
 
 /// A flow that is not TCP begins anew after this silence, seconds, even when no sweep has freed it. An SCTP association's
 /// heartbeats come more often: each 30 s and at most an RTO of 60 s with its jitter (RFC 9260 §8.3, §16).

@@ -1,10 +1,11 @@
 //! Connection tracking: one entry per flow, for both directions and for both ends when they are on this node.
 //!
-//! Half-open flows live in `CT_NEW` and move to `CT` with the first reply. `last_seen` is written at most once a second.
+//! Half-open flows live in `CT_NEW` and move to `CT` with the first reply, those of TCP with the end of their handshake:
+//! a flood of SYNs displaces none that is open. `last_seen` is written at most once a second.
 
 use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_coarse_ns};
 use sheetbend_ebpf_abi::{
-    CT_FIN_INITIATOR, CT_FIN_RESPONDER, CT_FROM_NODE, CT_HAIRPIN, CT_IDLE_SECONDS, CT_INITIATOR_IS_HIGH,
+    CT_ANSWERED, CT_FIN_INITIATOR, CT_FIN_RESPONDER, CT_FROM_NODE, CT_HAIRPIN, CT_IDLE_SECONDS, CT_INITIATOR_IS_HIGH,
     CT_OUTSIDE, CT_REPLIED, CT_RST, CT_SERVICE, CtEntry, GROWS_CT, NO_ADDR, Reason, TIME_WAIT_SECONDS,
 };
 
@@ -314,10 +315,24 @@ pub fn track(packet: &mut Packet, ends: Ends) -> Result<(), Reason> {
     }
     touch(entry, now);
     next_hop::keep(packet, entry);
-    if half_open && !from_initiator {
-        return promote(packet, entry);
+    if half_open {
+        if opens_now(packet, entry, from_initiator) {
+            return promote(packet, entry);
+        }
+        if !from_initiator {
+            entry.flags |= CT_ANSWERED;
+        }
     }
     Ok(())
+}
+
+/// Whether this packet of a half-open flow ends its handshake.
+#[inline(always)]
+fn opens_now(packet: &Packet, entry: &CtEntry, from_initiator: bool) -> bool {
+    if packet.protocol != TCP {
+        return !from_initiator;
+    }
+    from_initiator && entry.flags & CT_ANSWERED != 0 && packet.tcp_flags & (TCP_SYN | TCP_RST) == 0
 }
 
 /// Asks the policies that have not said yes under this epoch.
@@ -462,7 +477,7 @@ fn note_service(packet: &Packet, entry: &mut CtEntry) {
     entry.client_port = packet.client_port;
 }
 
-/// Moves a half-open flow to `CT`: it was answered.
+/// Moves a half-open flow to `CT`: packets go both ways.
 #[inline(always)]
 fn promote(packet: &mut Packet, entry: &mut CtEntry) -> Result<(), Reason> {
     packet.entry = *entry;

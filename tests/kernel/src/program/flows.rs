@@ -8,11 +8,12 @@ use sheetbend_ebpf_abi::{
 };
 
 use super::Case;
-use super::frame::{ACK, Body, FIN, Frame, SYN, read};
+use super::frame::{ACK, Body, FIN, Frame, RST, SYN, read};
 use super::node::{CLIENT, CLIENT_MAC, DROP, Family, Node, PASS, REDIRECT, SERVER, SERVER_MAC, addr};
 
 pub(super) const CASES: &[(&str, Case)] = &[
     ("delivers_to_a_pod_of_the_node", delivers),
+    ("a_tcp_flow_is_open_when_its_handshake_is_over", handshake),
     ("a_limited_pod_receives_through_the_queue_of_its_link", limited),
     ("spoofed_sources_are_refused", spoofed),
     ("a_pod_is_closed_until_its_policy_is_in_place", closed_at_first),
@@ -54,6 +55,26 @@ fn delivers(node: &mut Node) -> Result<()> {
     let events = node.tables.events()?;
     ensure!(events.is_empty(), "an established packet is no event: {events:?}");
     ensure!(node.tables.counter(CLIENT, Hook::FromPod, Reason::Forwarded)?.packets == 1);
+    Ok(())
+}
+
+/// Who sends SYNs under addresses of others never confirms an answer.
+fn handshake(node: &mut Node) -> Result<()> {
+    let (client, server) = (node.family.client()?, node.family.server()?);
+    for port in 4000..4004 {
+        ensure!(node.client_sends(server, Body::Tcp(port, 80, SYN, Vec::new()))?.verdict == REDIRECT);
+        ensure!(node.server_sends(client, Body::Tcp(80, port, SYN | ACK, Vec::new()))?.verdict == REDIRECT);
+    }
+    let opened =
+        |node: &mut Node| node.tables.flows().map(|(replied, half_open)| (replied.len(), half_open.len()));
+    ensure!(opened(node)? == (0, 4), "{:?}", node.tables.flows()?);
+    for (port, flags) in [(4000, SYN), (4001, RST)] {
+        ensure!(node.client_sends(server, Body::Tcp(port, 80, flags, Vec::new()))?.verdict == REDIRECT);
+    }
+    ensure!(node.server_sends(client, Body::Tcp(80, 4002, SYN | ACK, Vec::new()))?.verdict == REDIRECT);
+    ensure!(opened(node)? == (0, 4), "{:?}", node.tables.flows()?);
+    ensure!(node.client_sends(server, Body::Tcp(4003, 80, ACK, Vec::new()))?.verdict == REDIRECT);
+    ensure!(opened(node)? == (1, 3), "{:?}", node.tables.flows()?);
     Ok(())
 }
 

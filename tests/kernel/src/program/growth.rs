@@ -52,6 +52,7 @@ fn with_old_flow(node: &Node) -> Result<Node> {
     let (client, server) = (node.family.client()?, node.family.server()?);
     ensure!(node.client_sends(server, from_client(SYN))?.verdict == REDIRECT);
     ensure!(node.server_sends(client, from_server(SYN | ACK))?.verdict == REDIRECT);
+    ensure!(node.client_sends(server, from_client(ACK))?.verdict == REDIRECT);
     let (old, new) = ct(&mut node)?;
     ensure!(old.len() == 1 && new.is_empty(), "{old:?} {new:?}");
     Ok(node)
@@ -104,6 +105,7 @@ fn begins_anew(node: &mut Node) -> Result<()> {
     let (old, new) = ct(&mut node)?;
     ensure!(old.is_empty() && new.is_empty() && node.tables.flows()?.1.len() == 1, "{old:?} {new:?}");
     ensure!(node.server_sends(client, from_server(SYN | ACK))?.verdict == REDIRECT);
+    ensure!(node.client_sends(server, from_client(ACK))?.verdict == REDIRECT);
     let (old, new) = ct(&mut node)?;
     ensure!(old.is_empty() && new.len() == 1, "{old:?} {new:?}");
     // What was silent for too long is no flow, in the older table either.

@@ -70,6 +70,7 @@ fn next_hop(node: &mut Node) -> Result<()> {
     };
     send(node, SYN, CLIENT_MAC, HOST_MAC)?;
     ensure!(receive(node, SYN | ACK, OTHER_MAC)?.verdict == REDIRECT);
+    send(node, ACK, CLIENT_MAC, HOST_MAC)?;
     for _ in 0..2 {
         send(node, ACK, CLIENT_MAC, HOST_MAC)?;
         let arrived = receive(node, ACK, OTHER_MAC)?;
@@ -138,6 +139,7 @@ fn masquerade(node: &mut Node) -> Result<()> {
         ensure!(seen.to == CLIENT_MAC && seen.ttl == 63, "{seen:?}");
         ensure!(if echo { seen.src_port } else { seen.dst_port } == 4000, "{seen:?}");
     }
+    leave(node, Body::Tcp(4000, 80, ACK, vec![]))?;
     let (replied, _) = node.tables.flows()?;
     ensure!(replied.len() == 3 && replied.iter().all(|(_, entry)| entry.flags & CT_MASQUERADED != 0));
     Ok(())

@@ -119,6 +119,7 @@ fn remote_backend(node: &mut Node) -> Result<()> {
         );
         node.tables.config(config())?;
     }
+    node.arrives(world, own, Body::Tcp(5000, NODE_PORT, ACK, vec![]))?;
     let (both_ways, _) = node.tables.flows()?;
     let wanted = CT_OUTSIDE | CT_MASQUERADED;
     ensure!(both_ways.len() == 2 && both_ways.iter().all(|(_, entry)| entry.flags & wanted == wanted));
