@@ -131,7 +131,7 @@ mod tests {
     }
 
     fn selector(pairs: &[(&str, &str)]) -> LabelSelector {
-        LabelSelector { match_labels: labels(pairs), match_expressions: Vec::new() }
+        LabelSelector { match_labels: labels(pairs).into(), match_expressions: Vec::new() }
     }
 
     fn ip(text: &str) -> IpAddr {

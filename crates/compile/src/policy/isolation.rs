@@ -12,7 +12,7 @@ use sheetbend_model::state::{
     ISOLATION, IpBlock, LabelSelector, Namespace, NetworkPolicy, Peer, Pod, PolicyPort, PolicyRule,
     PortMatch, Snapshot, TENANT, Tenant,
 };
-use sheetbend_model::types::{Labels, ObjectKey, Port, Protocol};
+use sheetbend_model::types::{ObjectKey, Port, Protocol};
 
 use crate::changes::in_namespace;
 
@@ -256,7 +256,7 @@ fn dns(servers: &Servers) -> PolicyRule {
 }
 
 fn labels<const N: usize>(pairs: [(&str, &str); N]) -> LabelSelector {
-    let match_labels: Labels = pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+    let match_labels = pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
     LabelSelector { match_labels, match_expressions: Vec::new() }
 }
 

@@ -184,7 +184,7 @@ enum Anchor<'a> {
 /// Something that every pod matching a selector must have: one label, else one namespace.
 fn anchor(key: &TermKey) -> Anchor<'_> {
     let TermKey::Selector(namespace, pods, _) = key else { return Anchor::None };
-    if let Some((label, value)) = pods.match_labels.first_key_value() {
+    if let Some((label, value)) = pods.match_labels.iter().next() {
         return Anchor::Label(label, value);
     }
     let single = pods

@@ -340,7 +340,7 @@ pub(crate) fn selector(selector: &meta::LabelSelector) -> LabelSelector {
     let mut match_expressions: Vec<Requirement> =
         selector.match_expressions.iter().flatten().map(requirement).collect();
     match_expressions.sort_unstable();
-    LabelSelector { match_labels: labels(selector.match_labels.as_ref()), match_expressions }
+    LabelSelector { match_labels: labels(selector.match_labels.as_ref()).into(), match_expressions }
 }
 
 fn requirement(requirement: &meta::LabelSelectorRequirement) -> Requirement {

@@ -30,7 +30,7 @@ pub use load_balancer::{
 pub use node::{Namespace, Node, ZONE};
 pub use pod::{ContainerPort, DEFAULT_ACCOUNT, Pod, PodPhase};
 pub use policy::{IpBlock, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortMatch};
-pub use selector::{LabelSelector, Operator, Requirement};
+pub use selector::{LabelSelector, MatchLabels, Operator, Requirement};
 pub use service::{
     Algorithm, Endpoint, EndpointPort, EndpointSlice, Hints, Service, ServiceCidr, ServicePort, ServiceType,
     TargetPort, TrafficPolicy,

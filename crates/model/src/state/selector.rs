@@ -1,6 +1,5 @@
 //! Label selectors (meta/v1 LabelSelector).
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,9 +11,56 @@ use crate::types::Labels;
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LabelSelector {
     /// `matchLabels`.
-    pub match_labels: BTreeMap<Arc<str>, Arc<str>>,
+    pub match_labels: MatchLabels,
     /// `matchExpressions`, sorted; values sorted.
     pub match_expressions: Vec<Requirement>,
+}
+
+/// `matchLabels`, sorted by key. Nearly every selector has one or none, and the smallest node of a map has room for eleven.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "Labels", into = "Labels")]
+pub struct MatchLabels(Box<[(Arc<str>, Arc<str>)]>);
+
+impl MatchLabels {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The value demanded for `key`.
+    pub fn get(&self, key: &str) -> Option<&Arc<str>> {
+        self.iter().find(|(own, _)| &***own == key).map(|(_, value)| value)
+    }
+
+    /// Keys and values, by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+        self.0.iter().map(|(key, value)| (key, value))
+    }
+}
+
+impl From<Labels> for MatchLabels {
+    fn from(labels: Labels) -> Self {
+        Self(labels.into_iter().collect())
+    }
+}
+
+impl From<MatchLabels> for Labels {
+    fn from(labels: MatchLabels) -> Self {
+        labels.0.into_iter().collect()
+    }
+}
+
+/// Of pairs with one key the last counts.
+impl FromIterator<(Arc<str>, Arc<str>)> for MatchLabels {
+    fn from_iter<T: IntoIterator<Item = (Arc<str>, Arc<str>)>>(pairs: T) -> Self {
+        pairs.into_iter().collect::<Labels>().into()
+    }
+}
+
+impl<const N: usize> From<[(Arc<str>, Arc<str>); N]> for MatchLabels {
+    fn from(pairs: [(Arc<str>, Arc<str>); N]) -> Self {
+        pairs.into_iter().collect()
+    }
 }
 
 /// One of `matchExpressions`.
@@ -78,7 +124,7 @@ impl fmt::Display for Requirement {
 impl fmt::Display for LabelSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
-        for (key, value) in &self.match_labels {
+        for (key, value) in self.match_labels.iter() {
             write!(f, "{separator}{key}={value}")?;
             separator = ",";
         }

@@ -57,7 +57,7 @@ pub fn selector() -> impl Strategy<Value = LabelSelector> {
     ];
     (match_labels, match_expressions).prop_map(|(match_labels, mut match_expressions)| {
         match_expressions.sort();
-        LabelSelector { match_labels, match_expressions }
+        LabelSelector { match_labels: match_labels.into(), match_expressions }
     })
 }
 
@@ -96,7 +96,7 @@ pub fn tenant(index: usize) -> impl Strategy<Value = Tenant> {
     (selector(), one).prop_map(move |(mut namespaces, (key, value))| {
         // One that selects everything is refused.
         if namespaces == LabelSelector::default() {
-            namespaces.match_labels.insert(key, value);
+            namespaces.match_labels = [(key, value)].into();
         }
         Tenant { name: text(TENANTS[index]), namespaces }
     })
