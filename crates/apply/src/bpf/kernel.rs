@@ -38,7 +38,8 @@ pub struct KernelConfig {
     pub bpffs: PathBuf,
     /// Name of this agent's pins below `<bpffs>/sheetbend/`; one agent at a time.
     pub instance: String,
-    /// What the kernel programs know of the node. Mode and node addresses come from the Dataplane's overlay.
+    /// What the kernel programs know of the node. Mode and node addresses come from the Dataplane's overlay. Without an
+    /// uplink: what an earlier process said stays, until [`Kernel::configure`].
     pub node: NodeConfig,
     /// Another eBPF object than the built-in one.
     pub object: Option<PathBuf>,
@@ -238,7 +239,7 @@ impl Kernel {
                 node_ipv6: before.node_ipv6,
                 without_node_ports: before.without_node_ports,
                 netns: before.netns,
-                ..self.config
+                ..if self.config.uplink_ifindex == 0 { before } else { self.config }
             };
             self.mode =
                 if before.mode == abi::MODE_HOST_GW { NetworkMode::HostGw } else { NetworkMode::Vxlan };

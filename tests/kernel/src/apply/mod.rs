@@ -22,6 +22,7 @@ pub fn cases() -> &'static [(&'static str, Case)] {
         ("restart_keeps_numbers_and_writes_nothing", sequences::restart_keeps_numbers_and_writes_nothing),
         ("numbers_rest_through_a_sweep", sequences::numbers_rest_through_a_sweep),
         ("a_pinned_map_of_another_layout_is_refused", life::a_pinned_map_of_another_layout_is_refused),
+        ("facts_of_the_node_outlive_the_agent", life::facts_of_the_node_outlive_the_agent),
         ("no_bpffs_is_refused", life::no_bpffs_is_refused),
         ("link_replacement_keeps_the_link", life::link_replacement_keeps_the_link),
         ("programs_of_sockets_outlive_the_agent", life::programs_of_sockets_outlive_the_agent),
