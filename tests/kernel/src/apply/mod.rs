@@ -35,6 +35,10 @@ pub fn cases() -> &'static [(&'static str, Case)] {
         ),
         ("a_sweep_frees_closed_and_idle_flows", flows::a_sweep_frees_closed_and_idle_flows),
         (
+            "a_port_of_a_direct_flow_is_kept_while_it_may_go_on",
+            flows::a_port_of_a_direct_flow_is_kept_while_it_may_go_on,
+        ),
+        (
             "a_sweep_leaves_a_clients_next_connection_alone",
             flows::a_sweep_leaves_a_clients_next_connection_alone,
         ),
