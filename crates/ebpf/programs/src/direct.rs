@@ -61,10 +61,11 @@ fn is_outside(network: u32, ip: &Ip) -> bool {
 pub fn send(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     let config = config()?;
     let node = route(packet.network, &packet.dst).filter(|route| route.kind == ROUTE_NODE);
-    let Some(node) = node.filter(|_| config.tunnel_ifindex != 0) else { return Err(Reason::BackendGone) };
-    if !is_simple(packet, config.pod_mtu) {
-        return Ok(DROP); // An ICMP error: others were looked at before their flow began.
+    // Of others the size was looked at before their flow began; about an ICMP error nobody is told (RFC 1122 §3.2.2).
+    if packet.has(ICMP_ERROR) && (node.is_none() || !is_simple(packet, config.pod_mtu)) {
+        return Ok(DROP);
     }
+    let Some(node) = node.filter(|_| config.tunnel_ifindex != 0) else { return Err(Reason::BackendGone) };
     let (high, low) = (u32::from_be(packet.dst[2]), u32::from_be(packet.dst[3]));
     let to = Mac((TO << 24 | high >> 8).to_be(), ((high << 8 | low >> 24) as u16).to_be());
     let from = Mac((FROM << 24 | low & 0x00ff_ffff).to_be(), packet.dst_port.to_be());

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 use sheetbend_ebpf_abi::{DIRECT_VNI, TUNNEL_PORT, direct_macs, mapped};
-use sheetbend_kernel_tests::program::frame::{Body, Frame};
+use sheetbend_kernel_tests::program::frame::{Body, Frame, read_packet};
 use sheetbend_kernel_tests::raw::Raw;
 
 use crate::lab::{ANSWER, Lab, Place, round_trip};
@@ -266,14 +266,18 @@ fn policy(lab: &Lab) -> Result<()> {
 
 /// A packet inside VXLAN that node-1 shall take for one that another node passes on to `backend`.
 fn passed_on(from: IpAddr, to: IpAddr, backend: (IpAddr, u16), body: Body) -> Vec<u8> {
+    passed_on_frame(Frame::new([0; 6], [0; 6], from, to, body), backend)
+}
+
+fn passed_on_frame(frame: Frame, backend: (IpAddr, u16)) -> Vec<u8> {
     let vni = DIRECT_VNI.to_be_bytes();
     let mut bytes = vec![0x08, 0, 0, 0, vni[1], vni[2], vni[3], 0];
     let address = match backend.0 {
         IpAddr::V4(ip) => mapped(ip.octets()),
         IpAddr::V6(ip) => ip.octets(),
     };
-    let [to_mac, from_mac] = direct_macs(&address, backend.1);
-    bytes.extend(Frame::new(from_mac, to_mac, from, to, body).bytes());
+    let [to, from] = direct_macs(&address, backend.1);
+    bytes.extend(Frame { to, from, ..frame }.bytes());
     bytes
 }
 
@@ -300,6 +304,19 @@ fn no_way_around(lab: &Lab) -> Result<()> {
             }
             ensure!(Instant::now() < end, "{own} gets no answer");
         }
+        // The same in two fragments, which the pod puts together.
+        let own_port = asks.local_addr()?.port();
+        let whole = Frame::new([0; 6], [0; 6], own, second, body(own_port, EVERYWHERE));
+        let datagram = read_packet(&whole.packet())?.transport;
+        while asks.recv(&mut [0; 2048]).is_ok() {}
+        for (offset, more) in [(0, true), (8, false)] {
+            let part = if more { &datagram[..8] } else { &datagram[8..] };
+            let body = Body::Raw(17, part.to_vec());
+            let mut frame = Frame::new([0; 6], [0; 6], own, second, body);
+            frame.fragment = Some((77, offset, more));
+            tunnel.send(&passed_on_frame(frame, good))?;
+        }
+        asks.recv(&mut [0; 2048]).context("an answer to two fragments")?;
         let first: IpAddr = NODE_1[family].parse()?;
         let nobody: IpAddr = ["10.99.99.99", "fd00::dead:beef"][family].parse()?;
         let hairpin: IpAddr = ["169.254.42.1", "fd5b:6861:6972::1"][family].parse()?;
