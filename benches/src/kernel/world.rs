@@ -250,6 +250,7 @@ fn overlay() -> anyhow::Result<Overlay> {
         node_addresses: vec!["192.168.9.1".parse()?, "fd99::1".parse()?],
         router_addresses: vec!["10.244.0.1".parse()?, "fd24::1".parse()?],
         pod_cidrs: vec!["10.244.0.0/24".parse()?, "fd24::/64".parse()?],
+        direct: false,
         without_node_ports: Vec::new(),
     })
 }
@@ -260,8 +261,11 @@ fn routes() -> anyhow::Result<BTreeMap<BlockKey, Route>> {
     Ok(BTreeMap::from([
         (key("10.244.0.0/24")?, Route::Local),
         (key("fd24::/64")?, Route::Local),
-        (key("10.128.0.0/10")?, Route::Node { node: other.clone(), via: "192.168.9.2".parse()? }),
-        (key("fd28::/64")?, Route::Node { node: other.clone(), via: "fd99::2".parse()? }),
+        (
+            key("10.128.0.0/10")?,
+            Route::Node { node: other.clone(), via: "192.168.9.2".parse()?, direct: true },
+        ),
+        (key("fd28::/64")?, Route::Node { node: other.clone(), via: "fd99::2".parse()?, direct: true }),
         (
             key("192.168.9.1/32")?,
             Route::NodeAddress { node: own.clone(), other: Some("fd99::1".parse()?), node_ports: true },

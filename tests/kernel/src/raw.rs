@@ -8,12 +8,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::program::frame::{Body, Frame, Seen, read_packet};
+use crate::program::frame::{Body, Frame, Seen, read_packet, sum};
 
 /// IANA number of SCTP.
 const SCTP: i32 = 132;
 
-/// SCTP packets from and to one address of the thread's network namespace.
+/// IANA number of ICMP for an address.
+fn icmp(addr: IpAddr) -> i32 {
+    if addr.is_ipv4() { nix::libc::IPPROTO_ICMP } else { nix::libc::IPPROTO_ICMPV6 }
+}
+
+/// SCTP packets, or ICMP messages that are only sent, from and to one address of the thread's network namespace.
 pub struct Raw {
     /// The calls are the same; ports are 0.
     socket: UdpSocket,
@@ -23,9 +28,19 @@ pub struct Raw {
 impl Raw {
     /// A socket bound to `own`, which waits `patience` for a packet.
     pub fn new(own: IpAddr, patience: Duration) -> Result<Self> {
+        Self::of(SCTP, own, patience)
+    }
+
+    /// The same for ICMP messages.
+    pub fn icmp(own: IpAddr) -> Result<Self> {
+        Self::of(icmp(own), own, Duration::from_secs(1))
+    }
+
+    fn of(protocol: i32, own: IpAddr, patience: Duration) -> Result<Self> {
         let family = if own.is_ipv4() { nix::libc::AF_INET } else { nix::libc::AF_INET6 };
         // SAFETY: plain values.
-        let fd = unsafe { nix::libc::socket(family, nix::libc::SOCK_RAW | nix::libc::SOCK_CLOEXEC, SCTP) };
+        let fd =
+            unsafe { nix::libc::socket(family, nix::libc::SOCK_RAW | nix::libc::SOCK_CLOEXEC, protocol) };
         if fd < 0 {
             return Err(io::Error::last_os_error()).context("a raw socket");
         }
@@ -46,6 +61,21 @@ impl Raw {
     pub fn send(&self, peer: IpAddr, body: Body) -> Result<()> {
         let packet = read_packet(&Frame::new([0; 6], [0; 6], self.own, peer, body).packet())?;
         self.socket.send_to(&packet.transport, SocketAddr::new(peer, 0)).with_context(|| peer.to_string())?;
+        Ok(())
+    }
+
+    /// Sends an ICMP error, (type, code), that says `mtu` and quotes `packet`.
+    pub fn send_error(&self, peer: IpAddr, (kind, code): (u8, u8), mtu: u16, packet: &[u8]) -> Result<()> {
+        let quoted = &packet[..packet.len().min(256)];
+        let mut message = vec![kind, code, 0, 0, 0, 0];
+        message.extend(mtu.to_be_bytes());
+        message.extend(quoted);
+        if self.own.is_ipv4() {
+            // The kernel sums up those of ICMPv6 itself.
+            let sum = !sum(&message);
+            message[2..4].copy_from_slice(&sum.to_be_bytes());
+        }
+        self.socket.send_to(&message, SocketAddr::new(peer, 0)).with_context(|| peer.to_string())?;
         Ok(())
     }
 

@@ -38,7 +38,8 @@ pub struct KernelConfig {
     pub bpffs: PathBuf,
     /// Name of this agent's pins below `<bpffs>/sheetbend/`; one agent at a time.
     pub instance: String,
-    /// What the kernel programs know of the node. Mode and node addresses come from the Dataplane's overlay.
+    /// What the kernel programs know of the node. Mode and node addresses come from the Dataplane's overlay. Without an
+    /// uplink: what an earlier process said stays, until [`Kernel::configure`].
     pub node: NodeConfig,
     /// Another eBPF object than the built-in one.
     pub object: Option<PathBuf>,
@@ -53,6 +54,7 @@ pub struct KernelConfig {
 /// The tables that configuration writes.
 pub(super) struct Tables {
     pub(super) config: Table<u32, NodeConfig>,
+    pub(super) pod_range: Table<u32, abi::Addr>,
     pub(super) epoch: Table<u32, u32>,
     pub(super) pods: Table<u32, abi::PodEntry>,
     pub(super) local: Table<abi::ClassKey, u32>,
@@ -236,9 +238,9 @@ impl Kernel {
                 mode: before.mode,
                 node_ipv4: before.node_ipv4,
                 node_ipv6: before.node_ipv6,
-                without_node_ports: before.without_node_ports,
+                flags: before.flags,
                 netns: before.netns,
-                ..self.config
+                ..if self.config.uplink_ifindex == 0 { before } else { self.config }
             };
             self.mode =
                 if before.mode == abi::MODE_HOST_GW { NetworkMode::HostGw } else { NetworkMode::Vxlan };
@@ -252,8 +254,8 @@ impl Kernel {
 
     /// Tells the programs other facts of the node (uplink, MTUs, ports); mode and addresses stay the overlay's.
     pub fn configure(&mut self, node: NodeConfig) -> Result<(), BpfError> {
-        let NodeConfig { mode, node_ipv4, node_ipv6, without_node_ports, netns, .. } = self.config;
-        self.config = NodeConfig { mode, node_ipv4, node_ipv6, without_node_ports, netns, ..node };
+        let NodeConfig { mode, node_ipv4, node_ipv6, flags, netns, .. } = self.config;
+        self.config = NodeConfig { mode, node_ipv4, node_ipv6, flags, netns, ..node };
         self.write_config()
     }
 
@@ -434,6 +436,7 @@ impl OpenMaps<'_> {
     fn tables(&self) -> Result<Tables, BpfError> {
         Ok(Tables {
             config: self.table(map::CONFIG)?,
+            pod_range: self.table(map::POD_RANGE)?,
             epoch: self.table(map::POLICY_EPOCH)?,
             pods: self.table(map::PODS)?,
             local: self.table(map::LOCAL)?,
@@ -466,9 +469,10 @@ impl OpenMaps<'_> {
 
 impl Tables {
     /// (name, writes, deletions) of every table since the last call.
-    pub(super) fn take_counts(&self) -> [(&'static str, u64, u64); 13] {
+    pub(super) fn take_counts(&self) -> [(&'static str, u64, u64); 14] {
         [
             self.config.take_counts(),
+            self.pod_range.take_counts(),
             self.epoch.take_counts(),
             self.pods.take_counts(),
             self.local.take_counts(),

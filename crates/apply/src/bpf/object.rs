@@ -18,8 +18,9 @@ struct Aligned<T: ?Sized>(T);
 static EMBEDDED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../ebpf/object/sheetbend.o"));
 
 /// Maps that are pinned once per layout version: (name, what its entries come from).
-pub(super) const PINNED: [(&str, &str); 26] = [
+pub(super) const PINNED: [(&str, &str); 27] = [
     (names::CONFIG, "the node"),
+    (names::POD_RANGE, "the node"),
     (names::POLICY_EPOCH, "the node"),
     (names::PODS, "pods of this node"),
     (names::LOCAL, "addresses of pods of this node"),

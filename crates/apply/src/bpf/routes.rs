@@ -18,6 +18,10 @@ impl Kernel {
         self.config = rows::config(&self.config, overlay);
         self.mode = overlay.mode;
         self.write_config()?;
+        let range = rows::pod_range(overlay);
+        if self.tables.pod_range.get(&0)? != Some(range) {
+            self.tables.pod_range.put(&0, &range)?;
+        }
         let mode = self.mode;
         let changed: Vec<(BlockKey, abi::RouteEntry)> = self
             .routes

@@ -107,6 +107,7 @@ pub(super) fn route(route: &Route, mode: NetworkMode) -> abi::RouteEntry {
     };
     let flags = match route {
         Route::NodeAddress { node_ports: false, .. } => abi::ROUTE_WITHOUT_NODE_PORTS,
+        Route::Node { direct: true, .. } => abi::ROUTE_TAKES_DIRECT,
         Route::Local
         | Route::Node { .. }
         | Route::Unowned
@@ -143,12 +144,18 @@ pub(super) fn config(config: &abi::NodeConfig, overlay: &Overlay) -> abi::NodeCo
         },
         node_ipv4: of_family(true),
         node_ipv6: of_family(false),
-        without_node_ports: without_node_ports(overlay),
+        flags: without_node_ports(overlay) | if overlay.direct { abi::SENDS_DIRECT } else { 0 },
         ..*config
     }
 }
 
-/// `NodeConfig::without_node_ports`.
+/// `POD_RANGE`: the first IPv6 range of the node's pods.
+pub(super) fn pod_range(overlay: &Overlay) -> abi::Addr {
+    let first = overlay.pod_cidrs.iter().find(|range| range.addr().is_ipv6());
+    first.map_or(abi::NO_ADDR, |range| addr(range.network()))
+}
+
+/// `WITHOUT_*` of `NodeConfig::flags`.
 fn without_node_ports(overlay: &Overlay) -> u16 {
     let own = overlay.node_addresses.iter().map(|addr| (abi::WITHOUT_NODE, *addr));
     let routers = overlay.router_addresses.iter().map(|addr| (abi::WITHOUT_ROUTER, *addr));

@@ -222,6 +222,16 @@ impl Kernel {
         })?;
         for (key, value) in idle {
             let end = match value.backend {
+                // Which pod it goes to is not said; it goes with its flow, or when that would be over.
+                0 if value.flags & abi::SERVICE_FLOW_DIRECT != 0 => {
+                    let limit = if key.protocol == TCP { TCP_ESTABLISHED } else { UDP_BOTH_WAYS };
+                    if value.last_seen + limit <= view.now {
+                        over.push(key)
+                    } else {
+                        left += 1
+                    }
+                    continue;
+                }
                 // To the frontend itself, from another port.
                 0 => Some((key.frontend, key.frontend_port)),
                 number => self.tables.backends.get(&number)?.map(|backend| (backend.addr, backend.port)),

@@ -62,6 +62,8 @@ impl Kernel {
         let mut wanted = wanted_rows(want, links);
         let node = rows::config(&self.config, &want.overlay);
         wanted.insert((names::CONFIG, String::new()), format!("{node:?}"));
+        let range = rows::pod_range(&want.overlay);
+        wanted.insert((names::POD_RANGE, String::new()), format!("{range:?}"));
         let mut held = self.held_rows(&wanted)?;
         let mut mismatches = Vec::new();
         for ((table, row), value) in wanted {
@@ -87,6 +89,8 @@ impl Kernel {
         let mut held = Rows::new();
         let config = self.tables.config.get(&0)?.unwrap_or_default();
         held.insert((names::CONFIG, String::new()), format!("{config:?}"));
+        let range = self.tables.pod_range.get(&0)?.unwrap_or_default();
+        held.insert((names::POD_RANGE, String::new()), format!("{range:?}"));
         self.held_policy(&symbols, wanted, &mut held)?;
         self.held_services(&symbols, &mut held)?;
         self.tables.pods.for_each(|ifindex, row| {

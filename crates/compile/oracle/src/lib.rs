@@ -3,6 +3,7 @@
 //! **Invariant:** reads only the nouns of `model::state`, never a `Dataplane`, and imports nothing of `compile`. Where
 //! the two disagree, one of them is wrong.
 
+mod direct;
 mod expect;
 mod isolation;
 mod names;
@@ -14,6 +15,7 @@ mod tiers;
 mod traffic;
 mod unserved;
 
+pub use direct::is_told_by_64_bits;
 pub use expect::{End, Expected, Probe, expect};
 pub use names::{pointers, records};
 pub use node_ports::serves_node_ports;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use sheetbend_model::plan::{LOOPBACK, Overlay};
-use sheetbend_model::state::{NetworkConfig, Snapshot};
+use sheetbend_model::state::{NetworkConfig, NetworkMode, ServiceMode, Snapshot};
 use sheetbend_model::types::{Family, NodeName};
 
 use crate::route::serves_node_ports;
@@ -21,6 +21,7 @@ pub(crate) fn overlay(snapshot: &Snapshot, node: &NodeName, config: &NetworkConf
     let addresses = node_addresses.iter().chain(&router_addresses).chain(&LOOPBACK).copied();
     Overlay {
         mode,
+        direct: mode == NetworkMode::Vxlan && config.service_mode == ServiceMode::Dsr,
         without_node_ports: addresses.filter(|addr| !serves(*addr)).collect(),
         node_addresses,
         router_addresses,

@@ -63,6 +63,17 @@ pub(crate) fn serves_node_ports(addresses: &NodePortAddresses, node: &Node, addr
     }
 }
 
+/// Whether the last 64 bits of an address tell the pods of the range: that node adds the bits of its first IPv6 range.
+fn takes_direct(node: &Node, range: &IpNet) -> bool {
+    match range {
+        IpNet::V4(_) => true,
+        IpNet::V6(_) => {
+            let first = node.pod_cidrs.iter().find(|range| range.addr().is_ipv6());
+            first == Some(range) && range.prefix_len() >= 64
+        }
+    }
+}
+
 struct Table {
     routes: BTreeMap<BlockKey, Route>,
     conditions: Vec<Condition>,
@@ -109,7 +120,10 @@ impl Table {
             NetworkMode::HostGw => None,
         };
         match node.address(family).or_else(other_family) {
-            Some(via) => self.add(range, Route::Node { node: node.name.clone(), via: via.to_canonical() }),
+            Some(via) => {
+                let (name, via, direct) = (node.name.clone(), via.to_canonical(), takes_direct(node, &range));
+                self.add(range, Route::Node { node: name, via, direct });
+            }
             None => {
                 self.add(range, Route::Unowned);
                 let message = format!(

@@ -14,6 +14,7 @@ mod atomicity;
 mod balancing;
 mod counters;
 mod diff;
+mod direct;
 mod explain;
 mod hostile;
 mod kernel;

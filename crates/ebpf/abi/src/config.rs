@@ -12,6 +12,9 @@ pub const HOST_MAC: [u8; 6] = [0x0a, 0x5b, 0, 0, 0, 1];
 
 /// Network identifier of the default network in the tunnel, 24 bits.
 pub const TUNNEL_VNI: u32 = 1;
+/// Network identifier of packets to Services that another node passes on as their clients sent them: the last of 24 bits, since
+/// networks count from the first. Their Ethernet addresses name the backend; see [`direct_macs`].
+pub const DIRECT_VNI: u32 = 0x00ff_ffff;
 /// UDP port of the tunnel (RFC 7348 §8 names 4789).
 pub const TUNNEL_PORT: u16 = 4789;
 
@@ -34,12 +37,14 @@ pub const HAIRPIN_IPV4: Addr = mapped([169, 254, 42, 1]);
 /// The same for IPv6 (RFC 4193).
 pub const HAIRPIN_IPV6: Addr = [0xfd, 0x5b, 0x68, 0x61, 0x69, 0x72, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
-/// `NodeConfig::without_node_ports`: `NodeConfig::node_ipv4`; shifted by one, `node_ipv6`.
+/// `NodeConfig::flags`: does not lead to node ports: `NodeConfig::node_ipv4`; shifted by one, `node_ipv6`.
 pub const WITHOUT_NODE: u16 = 1;
 /// The same of the node's router addresses.
 pub const WITHOUT_ROUTER: u16 = 4;
 /// The same of 127.0.0.0/8 and ::1.
 pub const WITHOUT_LOOPBACK: u16 = 16;
+/// `NodeConfig::flags`: new flows of clients elsewhere go to other nodes' pods as they came, and are answered from there.
+pub const SENDS_DIRECT: u16 = 1 << 8;
 
 /// The one value of map `CONFIG`.
 #[repr(C)]
@@ -61,8 +66,9 @@ pub struct NodeConfig {
     pub nat_port_count: u16,
     /// UDP port of the tunnel.
     pub tunnel_port: u16,
-    /// `WITHOUT_*`: which of this node's own addresses do not lead to node ports. Host ports are not concerned.
-    pub without_node_ports: u16,
+    /// `WITHOUT_*`: which of this node's own addresses do not lead to node ports (host ports are not concerned); and
+    /// [`SENDS_DIRECT`].
+    pub flags: u16,
     /// This node's IPv4 address on the uplink, or [`crate::NO_ADDR`].
     pub node_ipv4: Addr,
     /// This node's IPv6 address on the uplink, or [`crate::NO_ADDR`].
@@ -82,4 +88,18 @@ pub const fn vtep_mac(vtep: &Addr) -> [u8; 6] {
     }
     let bytes = hash.to_be_bytes();
     [0x0a, 0x5c, bytes[0], bytes[1], bytes[2], bytes[3]]
+}
+
+/// Ethernet addresses inside VXLAN, destination and source, of a packet to a backend with [`DIRECT_VNI`]. Both are local and
+/// unicast (IEEE 802 §8.2.2), and the source is none of [`vtep_mac`], which the receiving device would drop as its own:
+///
+/// ```text
+/// 0a | bytes 8..13 of the backend's address    0e | bytes 13..16 | port
+/// ```
+///
+/// The bytes before are `::ffff:0:0` of IPv4 or the receiving node's own pod range.
+pub const fn direct_macs(backend: &Addr, port: u16) -> [[u8; 6]; 2] {
+    let a = backend;
+    let port = port.to_be_bytes();
+    [[0x0a, a[8], a[9], a[10], a[11], a[12]], [0x0e, a[13], a[14], a[15], port[0], port[1]]]
 }

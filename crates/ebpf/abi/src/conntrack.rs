@@ -45,6 +45,9 @@ pub const CT_FROM_NODE: u32 = 256;
 /// `CtEntry::flags`: the initiator is elsewhere and used a Service of this node; replies get `frontend` as their source
 /// before they leave the node.
 pub const CT_OUTSIDE: u32 = 512;
+/// `CtEntry::flags`: the responder answers the initiator past this node. [`CT_REPLIED`] then says that the initiator went on,
+/// and its FIN counts for both ends.
+pub const CT_DIRECT: u32 = 1024;
 /// `CtEntry::flags`: the responder has answered a half-open TCP flow. Whoever sends SYNs under addresses of others gets
 /// no further: only the initiator's next packet makes it a flow of `CT`.
 pub const CT_ANSWERED: u32 = 2_048;
@@ -125,9 +128,15 @@ pub struct ServiceFlowValue {
     pub service: u32,
     /// The source port towards the backend; the client's own unless another flow of the client had that.
     pub source_port: u16,
+    /// [`SERVICE_FLOW_DIRECT`].
+    pub flags: u16,
     /// Zero.
-    pub pad: [u8; 6],
+    pub pad: [u8; 4],
 }
+
+/// `ServiceFlowValue::flags`: at the node where the client's packets arrive, they go to the backend's node as they came. There,
+/// with backend and Service 0: a flow that took another source port towards the backend.
+pub const SERVICE_FLOW_DIRECT: u16 = 1;
 
 /// Key of LRU hash `SNAT`: a masqueraded flow as its remote end sees it. For ICMP echo `nat_port` is the identifier
 /// and `remote_port` 0.

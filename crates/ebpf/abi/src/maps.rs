@@ -7,6 +7,8 @@ pub const LAYOUT_VERSION: u32 = 3;
 pub mod names {
     /// Array of 1: [`crate::NodeConfig`].
     pub const CONFIG: &str = "CONFIG";
+    /// Array of 1: [`crate::Addr`], this node's first IPv6 pod range; its first 64 bits count.
+    pub const POD_RANGE: &str = "POD_RANGE";
     /// Array of 1: `u32`, raised when verdicts may have changed; never 0.
     pub const POLICY_EPOCH: &str = "POLICY_EPOCH";
     /// Hash: `u32` ifindex → [`crate::PodEntry`].
@@ -62,7 +64,7 @@ pub mod names {
 }
 
 /// Names of the programs that [`names::STAGES`] calls; the position is the slot.
-pub const STAGE_PROGRAMS: [&str; 16] = [
+pub const STAGE_PROGRAMS: [&str; 19] = [
     "stage_service",
     "stage_flow",
     "stage_deliver",
@@ -79,6 +81,9 @@ pub const STAGE_PROGRAMS: [&str; 16] = [
     "stage_learn",
     "stage_unwrap",
     "stage_too_big",
+    "stage_send_direct",
+    "stage_take_direct",
+    "stage_serve_direct",
 ];
 
 /// Names of the programs at a cgroup, in the order of their attach types (`enum bpf_attach_type`).

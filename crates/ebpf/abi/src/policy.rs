@@ -121,6 +121,8 @@ pub const ROUTE_SERVICE: u32 = 6;
 
 /// `RouteEntry::flags` of a node's own address: it does not lead to node ports.
 pub const ROUTE_WITHOUT_NODE_PORTS: u16 = 1;
+/// `RouteEntry::flags` of another node's pods: [`direct_macs`](crate::direct_macs) names each of them.
+pub const ROUTE_TAKES_DIRECT: u16 = 2;
 
 /// Value of `ROUTES`. No entry = the world.
 #[repr(C)]
@@ -130,7 +132,7 @@ pub struct RouteEntry {
     pub kind: u32,
     /// Ethernet address of the tunnel device there ([`crate::vtep_mac`]); zero in host-gw mode.
     pub mac: [u8; 6],
-    /// `ROUTE_WITHOUT_*`.
+    /// [`ROUTE_WITHOUT_NODE_PORTS`], [`ROUTE_TAKES_DIRECT`].
     pub flags: u16,
     /// Underlay address: VTEP or next hop; of a node's own address: the node's address of the other family.
     pub via: Addr,

@@ -73,5 +73,6 @@ reasons! {
     SourceRange = 34, Drop, "source_range", "The client is in none of the ranges that the Service admits.";
     NoSuchService = 35, Drop, "no_such_service", "The address is in a range of Services, but no Service has it.";
     NoServicePort = 36, Refuse, "no_service_port", "The Service at this address has no such port for this client.";
+    NotDirect = 37, Drop, "not_direct", "Another node passed it on for a direct answer, but it is of no flow to a Service and a pod of this node.";
     MapFull = 31, Drop, "map_full", "A table of the kernel is full; see sheetbend status.";
 }

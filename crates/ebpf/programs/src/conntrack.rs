@@ -5,8 +5,9 @@
 
 use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_coarse_ns};
 use sheetbend_ebpf_abi::{
-    CT_ANSWERED, CT_FIN_INITIATOR, CT_FIN_RESPONDER, CT_FROM_NODE, CT_HAIRPIN, CT_IDLE_SECONDS, CT_INITIATOR_IS_HIGH,
-    CT_OUTSIDE, CT_REPLIED, CT_RST, CT_SERVICE, CtEntry, GROWS_CT, NO_ADDR, Reason, TIME_WAIT_SECONDS,
+    CT_ANSWERED, CT_DIRECT, CT_FIN_INITIATOR, CT_FIN_RESPONDER, CT_FROM_NODE, CT_HAIRPIN, CT_IDLE_SECONDS,
+    CT_INITIATOR_IS_HIGH, CT_OUTSIDE, CT_REPLIED, CT_RST, CT_SERVICE, CtEntry, GROWS_CT, NO_ADDR, Reason,
+    TIME_WAIT_SECONDS,
 };
 
 use crate::{
@@ -14,8 +15,8 @@ use crate::{
     maps::{CT, CT_NEW, CT_OLD},
     next_hop,
     packet::{
-        ECHO, ECHO_REQUEST, HAIRPIN, Ip, NEW, OUTSIDE, Packet, REPLY, SERVICE, SYN_OR_END, TCP, TCP_ACK,
-        TCP_FIN, TCP_RST, TCP_SYN, is_hairpin, put, same, words,
+        DIRECT, ECHO, ECHO_REQUEST, HAIRPIN, Ip, NEW, OUTSIDE, Packet, REPLY, SERVICE, SYN_OR_END, TCP,
+        TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, is_hairpin, put, same, words,
     },
     policy::{self, RECEIVER, SENDER},
 };
@@ -102,17 +103,29 @@ pub enum Holder {
 pub fn holder(packet: &mut Packet, now: u64) -> Holder {
     make_key(packet);
     let Some((entry, _)) = find(packet) else { return Holder::Nobody };
-    let same_flow = entry.flags & CT_SERVICE != 0
-        && entry.client_port == packet.client_port
-        && entry.frontend_port == packet.frontend_port
-        && same(&words(&entry.frontend), &packet.frontend);
-    if same_flow || !is_held(packet, entry, now) {
+    if is_to_frontend(packet, entry) || !is_held(packet, entry, now) {
         Holder::Nobody
     } else if is_closed(entry) {
         Holder::Ended
     } else {
         Holder::Live
     }
+}
+
+/// Whether the entry is of the client's flow to the packet's frontend.
+#[inline(always)]
+fn is_to_frontend(packet: &Packet, entry: &CtEntry) -> bool {
+    entry.flags & CT_SERVICE != 0
+        && entry.client_port == packet.client_port
+        && entry.frontend_port == packet.frontend_port
+        && same(&words(&entry.frontend), &packet.frontend)
+}
+
+/// Whether the client's flow to the packet's frontend is tracked under this packet's ends.
+#[inline(always)]
+pub fn is_its_own(packet: &mut Packet) -> bool {
+    make_key(packet);
+    find(packet).is_some_and(|(entry, _)| is_to_frontend(packet, entry))
 }
 
 /// Whether a flow of the packet's sender through a Service, translated, has the key of this packet, which is not.
@@ -326,13 +339,14 @@ pub fn track(packet: &mut Packet, ends: Ends) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Whether this packet of a half-open flow ends its handshake.
+/// Whether this packet of a half-open flow ends its handshake, or goes on with a flow whose answers go past this node.
 #[inline(always)]
 fn opens_now(packet: &Packet, entry: &CtEntry, from_initiator: bool) -> bool {
     if packet.protocol != TCP {
-        return !from_initiator;
+        return !from_initiator || entry.flags & CT_DIRECT != 0;
     }
-    from_initiator && entry.flags & CT_ANSWERED != 0 && packet.tcp_flags & (TCP_SYN | TCP_RST) == 0
+    let is_answered = entry.flags & (CT_ANSWERED | CT_DIRECT) != 0;
+    from_initiator && is_answered && packet.tcp_flags & (TCP_SYN | TCP_RST) == 0
 }
 
 /// Asks the policies that have not said yes under this epoch.
@@ -464,13 +478,22 @@ fn note_close(tcp_flags: u8, entry: &mut CtEntry, from_initiator: bool) {
         entry.flags |= CT_RST;
     }
     if tcp_flags & TCP_FIN != 0 {
-        entry.flags |= if from_initiator { CT_FIN_INITIATOR } else { CT_FIN_RESPONDER };
+        entry.flags |= if entry.flags & CT_DIRECT != 0 {
+            CT_FIN_INITIATOR | CT_FIN_RESPONDER
+        } else if from_initiator {
+            CT_FIN_INITIATOR
+        } else {
+            CT_FIN_RESPONDER
+        };
     }
 }
 
 #[inline(always)]
 fn note_service(packet: &Packet, entry: &mut CtEntry) {
     entry.flags |= if packet.has(OUTSIDE) { CT_SERVICE | CT_OUTSIDE } else { CT_SERVICE };
+    if packet.has(DIRECT) {
+        entry.flags |= CT_DIRECT;
+    }
     entry.backend = packet.backend;
     put(&mut entry.frontend, &packet.frontend);
     entry.frontend_port = packet.frontend_port;

@@ -8,7 +8,7 @@ use sheetbend_ebpf_abi::{FragmentKey, FragmentValue, Hook, NO_ADDR, Reason};
 use crate::{
     forward::config,
     maps::FRAGMENTS,
-    packet::{DROP, FIRST_FRAGMENT, PASS, Packet, put, same},
+    packet::{DIRECT, DROP, FIRST_FRAGMENT, PASS, Packet, put, same},
     stage,
     uplink::node_address,
 };
@@ -52,6 +52,8 @@ pub fn fragment(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
         stage::WORLD
     } else if packet.hook == Hook::ToUplink as u32 {
         stage::SNAT
+    } else if packet.has(DIRECT) {
+        stage::SERVE_DIRECT
     } else {
         stage::DELIVER
     };

@@ -1,7 +1,9 @@
 //! The six hooks. Each parses, sorts out what is not ours, and goes the shortest way to `forward` or `deliver`.
 
 use aya_ebpf::programs::TcContext;
-use sheetbend_ebpf_abi::{MARK_FORWARDED, MARK_OURS, ROUTE_LOCAL, ROUTE_NODE, ROUTE_NODE_ADDRESS, Reason};
+use sheetbend_ebpf_abi::{
+    MARK_FORWARDED, MARK_OURS, ROUTE_LOCAL, ROUTE_NODE, ROUTE_NODE_ADDRESS, Reason, TUNNEL_VNI,
+};
 
 use crate::{
     conntrack::{self, Ends},
@@ -112,7 +114,10 @@ fn detour(packet: &Packet) -> Option<u32> {
 /// Every reason why a packet may not reach the pod.
 #[inline(always)]
 pub fn from_tunnel(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
-    node::read_tunnel(ctx, packet)?;
+    if node::read_tunnel(ctx, packet)? {
+        stage::call(ctx, stage::TAKE_DIRECT);
+        return Ok(DROP);
+    }
     match parse(ctx, packet)? {
         Frame::Ip => {}
         Frame::Arp | Frame::Other => return Err(Reason::UnsupportedProtocol),
@@ -175,7 +180,7 @@ pub fn to_tunnel(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     }
     match route(packet.network, &packet.dst) {
         Some(route) if route.kind == ROUTE_NODE => {
-            node::set_tunnel(ctx, &words(&route.via))?;
+            node::set_tunnel(ctx, &words(&route.via), TUNNEL_VNI)?;
             set_mark(ctx, MARK_OURS);
             Ok(PASS)
         }

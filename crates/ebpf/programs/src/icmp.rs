@@ -6,15 +6,19 @@ use aya_ebpf::{
     helpers::generated::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes},
     programs::TcContext,
 };
-use sheetbend_ebpf_abi::{CT_HAIRPIN, CT_MASQUERADED, CT_OUTSIDE, CT_SERVICE, CtEntry, Hook, Reason};
+use sheetbend_ebpf_abi::{
+    CT_HAIRPIN, CT_MASQUERADED, CT_OUTSIDE, CT_SERVICE, CtEntry, Hook, Reason, SERVICE_FLOW_DIRECT,
+};
 
 use crate::{
     conntrack,
     deliver::{self, pod, to_stack},
+    direct,
     forward::{config, route},
     hook, link, outside,
     packet::{
-        DROP, ICMP, ICMPV6, Ip, MAPPED, OUTSIDE, OWN, PASS, Packet, SCTP, TCP, UDP, is_hairpin, same, words,
+        DIRECT, DROP, ICMP, ICMPV6, Ip, MAPPED, OUTSIDE, OWN, PASS, Packet, SCTP, TCP, UDP, is_hairpin, same,
+        words,
     },
     parse::load,
     refuse::fold,
@@ -50,30 +54,42 @@ pub fn error(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     if hook == Hook::ToUplink as u32 {
         return leave(ctx, packet, &mut quoted);
     }
-    if hook == Hook::FromUplink as u32 || hook == Hook::FromTunnel as u32 && packet.to == 0 {
-        let config = config()?;
-        if same(&packet.dst, &node_address(packet, config)) {
-            if !undo_masquerade(ctx, packet, &mut quoted)? && !undo_service(ctx, packet, &mut quoted)? {
-                return if hook == Hook::FromUplink as u32 {
-                    Ok(PASS)
-                } else {
-                    hook::without_pod(ctx, packet)
-                };
-            }
-        } else if hook == Hook::FromTunnel as u32 {
-            return hook::without_pod(ctx, packet);
-        } else {
-            match deliver::local(packet.network, &packet.dst) {
-                Some(ifindex) => packet.to = ifindex,
-                None => return Ok(PASS),
-            }
-            if !check_origin(ctx, packet, config)? {
-                return Ok(to_stack(ctx));
-            }
-        }
+    let is_direct = packet.has(DIRECT);
+    let is_for_receiver = hook == Hook::FromTunnel as u32 && (packet.to == 0 || is_direct);
+    if (hook == Hook::FromUplink as u32 || is_for_receiver)
+        && let Some(verdict) = receiver(ctx, packet, &mut quoted)?
+    {
+        return Ok(verdict);
     }
     stage::call(ctx, stage::ICMP_FLOW);
     Ok(DROP)
+}
+
+/// Finds the pod that an error by the uplink or the tunnel is for, and puts its own ends into it. A verdict: there is none.
+#[inline(always)]
+fn receiver(ctx: &TcContext, packet: &mut Packet, quoted: &mut Quoted) -> Result<Option<i32>, Reason> {
+    let config = config()?;
+    let by_tunnel = packet.hook == Hook::FromTunnel as u32;
+    let is_direct = packet.has(DIRECT);
+    let is_own = !is_direct && same(&packet.dst, &node_address(packet, config));
+    if is_own && undo_masquerade(ctx, packet, quoted)? {
+        return Ok(None);
+    }
+    if !by_tunnel
+        && !is_own
+        && let Some(ifindex) = deliver::local(packet.network, &packet.dst)
+    {
+        packet.to = ifindex;
+        return Ok(if check_origin(ctx, packet, config)? { None } else { Some(to_stack(ctx)) });
+    }
+    // An external address leads to it, if not the node's own.
+    if (is_direct || is_own || !by_tunnel) && undo_service(ctx, packet, quoted)? {
+        return Ok(None);
+    }
+    if is_direct {
+        return Err(Reason::NotDirect);
+    }
+    if by_tunnel { hook::without_pod(ctx, packet).map(Some) } else { Ok(Some(PASS)) }
 }
 
 /// Goes on with an ICMP error that names the ends of a flow.
@@ -110,6 +126,9 @@ pub fn tracked(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
 #[inline(always)]
 fn untracked(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     let hook = packet.hook;
+    if packet.has(DIRECT) {
+        return Err(Reason::NotDirect);
+    }
     if hook == Hook::FromPod as u32 {
         link::check_source(packet, pod(packet.from)?)?;
         stage::call(ctx, stage::SERVICE);
@@ -219,7 +238,8 @@ fn undo_masquerade(ctx: &TcContext, packet: &mut Packet, quoted: &mut Quoted) ->
 }
 
 /// Gives an error about an answer of a pod to a client elsewhere that pod as its destination, inside and outside: the
-/// client and the routers on its side know the frontend only.
+/// client and the routers on its side know the frontend only. Where another node's pod answers the client itself, the
+/// error goes there as it came.
 #[inline(always)]
 fn undo_service(ctx: &TcContext, packet: &mut Packet, quoted: &mut Quoted) -> Result<bool, Reason> {
     if !same(&quoted.src, &packet.dst) {
@@ -227,15 +247,37 @@ fn undo_service(ctx: &TcContext, packet: &mut Packet, quoted: &mut Quoted) -> Re
     }
     let (client, frontend) = ((&quoted.dst, quoted.dst_port), (&quoted.src, quoted.src_port));
     let key = service::flow_key(packet.network, quoted.protocol, client, frontend);
-    // SAFETY: copied at once; a racing writer writes whole words.
-    let Some(flow) = service::known(&key).map(|flow| unsafe { *flow }) else { return Ok(false) };
-    let (number, source_port) = (flow.backend, flow.source_port);
-    let Some(backend) = service::backend(number) else { return Ok(false) };
-    let ip = words(&backend.addr);
-    let Some(ifindex) = deliver::local(packet.network, &ip) else { return Ok(false) };
-    packet.to = ifindex;
+    let flow = service::known(&key);
+    packet.client_port = quoted.dst_port;
+    if packet.has(DIRECT) {
+        // SAFETY: read at once; a racing writer writes whole words.
+        if let Some(flow) = flow.map(|flow| unsafe { &*flow })
+            && direct::is_moved(flow)
+        {
+            packet.client_port = flow.source_port;
+        }
+    } else {
+        // SAFETY: as above.
+        let Some(flow) = flow.map(|flow| unsafe { &*flow }) else { return Ok(false) };
+        let is_direct = flow.flags & SERVICE_FLOW_DIRECT != 0;
+        packet.client_port = flow.source_port;
+        let Some(backend) = service::backend(flow.backend) else { return Ok(false) };
+        packet.chosen = words(&backend.addr);
+        packet.chosen_port = backend.port;
+        match deliver::local(packet.network, &packet.chosen) {
+            Some(ifindex) => packet.to = ifindex,
+            None if is_direct => {
+                packet.dst = packet.chosen;
+                packet.dst_port = packet.chosen_port;
+                stage::call(ctx, stage::SEND_DIRECT);
+                return Err(Reason::NotReady);
+            }
+            None => return Ok(false),
+        }
+    }
+    let (ip, port, source_port) = (packet.chosen, packet.chosen_port, packet.client_port);
     rewrite::replace(ctx, packet, End::Destination, ip, 0)?;
-    replace_quoted(ctx, packet, quoted, End::Source, ip, backend.port)?;
+    replace_quoted(ctx, packet, quoted, End::Source, ip, port)?;
     if source_port != quoted.dst_port {
         let ip = quoted.dst;
         replace_quoted(ctx, packet, quoted, End::Destination, ip, source_port)?;

@@ -7,6 +7,7 @@
 mod balance;
 mod conntrack;
 mod deliver;
+mod direct;
 mod event;
 mod forward;
 mod fragment;
@@ -95,6 +96,9 @@ stages! {
     stage_learn = tunnel::learn;
     stage_unwrap = tunnel::arrive;
     stage_too_big = refuse::too_big;
+    stage_send_direct = direct::send;
+    stage_take_direct = direct::take;
+    stage_serve_direct = direct::serve;
 }
 
 #[cgroup_sock_addr(connect4)]

@@ -19,10 +19,12 @@ use sheetbend_ebpf_abi::{
     SocketKey, SocketValue, SourceKey, SymbolKey, limits,
 };
 
-use crate::packet::{Mac, Packet};
+use crate::packet::{Ip, Mac, Packet};
 
 #[map]
 pub static CONFIG: Array<NodeConfig> = Array::pinned(1, 0);
+#[map]
+pub static POD_RANGE: Array<Ip> = Array::pinned(1, 0);
 #[map]
 pub static POLICY_EPOCH: Array<u32> = Array::pinned(1, 0);
 #[map]

@@ -11,7 +11,7 @@ use aya_ebpf::{
     },
     programs::TcContext,
 };
-use sheetbend_ebpf_abi::{MARK_OURS, MODE_VXLAN, NodeConfig, Reason, RouteEntry, TUNNEL_VNI};
+use sheetbend_ebpf_abi::{DIRECT_VNI, MARK_OURS, MODE_VXLAN, NodeConfig, Reason, RouteEntry, TUNNEL_VNI};
 
 use crate::{
     deliver,
@@ -44,7 +44,7 @@ pub fn send(
         // SAFETY: `mac` lies on a 4-byte boundary of the entry.
         let mac = unsafe { Mac::read(route.mac.as_ptr(), 0) };
         deliver::hop(ctx, packet, mac, deliver::HOST)?;
-        set_tunnel(ctx, &via)?;
+        set_tunnel(ctx, &via, TUNNEL_VNI)?;
         // SAFETY: plain values.
         return Ok(unsafe { bpf_redirect(config.tunnel_ifindex, 0) } as i32);
     }
@@ -69,15 +69,15 @@ pub fn to_neighbour(ifindex: u32, via: &Ip) -> i32 {
     (unsafe { bpf_redirect_neigh(ifindex, &mut next, size_of::<bpf_redir_neigh>() as i32, 0) }) as i32
 }
 
-/// Sets the tunnel key towards the VTEP `via` (RFC 7348).
+/// Sets the tunnel key towards the VTEP `via` with network identifier `vni` (RFC 7348).
 ///
 /// # Errors
 /// [`Reason::NotReady`] when the kernel refuses it.
 #[inline(always)]
-pub fn set_tunnel(ctx: &TcContext, via: &Ip) -> Result<(), Reason> {
+pub fn set_tunnel(ctx: &TcContext, via: &Ip, vni: u32) -> Result<(), Reason> {
     // SAFETY: plain data, all zero is a value of it.
     let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
-    key.tunnel_id = TUNNEL_VNI;
+    key.tunnel_id = vni;
     key.tunnel_ttl = 64;
     let mut flags = 0;
     if is_v4(via) {
@@ -95,12 +95,13 @@ pub fn set_tunnel(ctx: &TcContext, via: &Ip) -> Result<(), Reason> {
     if failed != 0 { Err(Reason::NotReady) } else { Ok(()) }
 }
 
-/// Reads network identifier and outer source of a packet from the tunnel device into `packet.outer`.
+/// Reads the outer source of a packet from the tunnel device into `packet.outer`. Whether another node passed it on as its
+/// client sent it ([`DIRECT_VNI`]).
 ///
 /// # Errors
 /// [`Reason::UnknownVni`], also without a key.
 #[inline(always)]
-pub fn read_tunnel(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
+pub fn read_tunnel(ctx: &TcContext, packet: &mut Packet) -> Result<bool, Reason> {
     // SAFETY: plain data, all zero is a value of it.
     let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
     let size = size_of::<bpf_tunnel_key>() as u32;
@@ -114,7 +115,11 @@ pub fn read_tunnel(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
             return Err(Reason::UnknownVni);
         }
     }
-    if key.tunnel_id == TUNNEL_VNI { Ok(()) } else { Err(Reason::UnknownVni) }
+    match key.tunnel_id {
+        TUNNEL_VNI => Ok(false),
+        DIRECT_VNI => Ok(true),
+        _ => Err(Reason::UnknownVni),
+    }
 }
 
 /// What the node's routing table says of an address.

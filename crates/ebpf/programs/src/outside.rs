@@ -1,7 +1,8 @@
 //! Services of this node for clients elsewhere: node ports, external addresses, host ports.
 //!
 //! The node that a packet comes to chooses the backend. One on this node sees the client; towards one on another node
-//! the packet takes this node's address and a port of `nat.ports`, so that the answers come back here. Conntrack keeps
+//! the packet takes this node's address and a port of `nat.ports`, so that the answers come back here, or goes as it came
+//! (`direct`). Conntrack keeps
 //! the flow as (client, backend) with [`CT_OUTSIDE`], and answers get the frontend as their source when they leave.
 
 use aya_ebpf::{helpers::generated::bpf_redirect_neigh, programs::TcContext};
@@ -20,7 +21,7 @@ use crate::{
     maps::CONFIG,
     node,
     packet::{
-        DROP, FIRST_FRAGMENT, ICMP_ERROR, LATER_FRAGMENT, OUTSIDE, PASS, Packet, REPLY, TRANSPORT_V4,
+        DIRECT, DROP, FIRST_FRAGMENT, ICMP_ERROR, LATER_FRAGMENT, OUTSIDE, PASS, Packet, REPLY, TRANSPORT_V4,
         TRANSPORT_V6, UDP, put, same, set_mark, words,
     },
     parse::pointer,
@@ -46,11 +47,11 @@ pub fn serves(ctx: &TcContext, packet: &Packet, entry: &ServiceEntry) -> bool {
 /// Which of this node's addresses do not lead to `entry` (`WITHOUT_*`). A host port chooses its addresses itself.
 #[inline(always)]
 pub fn without_node_ports(config: &NodeConfig, entry: &ServiceEntry) -> u16 {
-    if is_host_port(entry) { 0 } else { config.without_node_ports }
+    if is_host_port(entry) { 0 } else { config.flags }
 }
 
 #[inline(always)]
-fn is_host_port(entry: &ServiceEntry) -> bool {
+pub fn is_host_port(entry: &ServiceEntry) -> bool {
     entry.flags & (SERVICE_THIS_NODE | SERVICE_APART) == SERVICE_THIS_NODE
 }
 
@@ -134,8 +135,8 @@ pub fn outside(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
 #[inline(always)]
 pub fn arrive(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     match deliver::local(packet.network, &packet.dst) {
-        Some(ifindex) => to_pod(ctx, packet, ifindex),
-        None => elsewhere(ctx, packet, config()?),
+        Some(ifindex) if !packet.has(DIRECT) => to_pod(ctx, packet, ifindex),
+        _ => elsewhere(ctx, packet, config()?),
     }
 }
 
@@ -162,7 +163,7 @@ fn to_pod(ctx: &TcContext, packet: &mut Packet, ifindex: u32) -> Result<i32, Rea
     deliver::redirect(ctx, packet, target)
 }
 
-/// To a backend that is no pod of this node, under this node's address.
+/// To a backend that is no pod of this node, under this node's address or the client's.
 #[inline(always)]
 fn elsewhere(ctx: &TcContext, packet: &mut Packet, config: &NodeConfig) -> Result<i32, Reason> {
     conntrack::track(packet, Ends::Transit)?;
@@ -176,7 +177,7 @@ fn elsewhere(ctx: &TcContext, packet: &mut Packet, config: &NodeConfig) -> Resul
         return Err(Reason::TooBig);
     }
     event::forwarded(packet, Reason::ToNode);
-    stage::call(ctx, stage::DEPART);
+    stage::call(ctx, if packet.has(DIRECT) { stage::SEND_DIRECT } else { stage::DEPART });
     Ok(DROP)
 }
 

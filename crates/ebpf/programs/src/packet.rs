@@ -100,6 +100,9 @@ pub const OWN: u32 = 2048;
 
 /// The flow's initiator is elsewhere and uses a Service of this node.
 pub const OUTSIDE: u32 = 1 << 16;
+/// The packet is as the client sent it, though `dst` and the ports name the backend: it goes to the backend's node like
+/// that. Of a packet that another node passed on: not translated yet; `chosen` is the backend.
+pub const DIRECT: u32 = 1 << 17;
 
 /// What a pod's policy said about the packet.
 #[repr(C)]
@@ -181,6 +184,11 @@ pub struct Packet {
     pub outer: Ip,
     /// The Ethernet address that the packet's sender was found to have as another node's link; first part 0 = none.
     pub link: Mac,
+    /// Of a packet that another node passed on, and of an ICMP error about an answer: the backend's address.
+    pub chosen: Ip,
+    /// The same: its port.
+    pub chosen_port: u16,
+    pub pad2: u16,
     /// Space for a header that does not lie at a fixed place.
     pub header: [u32; 15],
 }

@@ -5,15 +5,15 @@ use aya_ebpf::{
     helpers::generated::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_tail},
     programs::TcContext,
 };
-use sheetbend_ebpf_abi::{Hook, MARK_OURS, PodEntry, Reason};
+use sheetbend_ebpf_abi::{Hook, MARK_OURS, PodEntry, Reason, TUNNEL_VNI};
 
 use crate::{
     deliver::{self, pod},
     forward::config,
     node,
     packet::{
-        DROP, ETHERNET, ICMP, ICMPV6, Ip, LATER_FRAGMENT, Mac, OPTIONS, Packet, REPLY, SCTP, SERVICE, TCP,
-        TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TRANSPORT_V4, TRANSPORT_V6, set_mark,
+        DIRECT, DROP, ETHERNET, ICMP, ICMPV6, Ip, LATER_FRAGMENT, Mac, OPTIONS, Packet, REPLY, SCTP, SERVICE,
+        TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TRANSPORT_V4, TRANSPORT_V6, set_mark,
     },
     parse::{load, pointer},
     rewrite::{self, End},
@@ -65,8 +65,10 @@ pub fn too_big(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     // What is quoted is what the client sent.
     let (client, client_port) = (packet.src, packet.client_port);
     let (frontend, frontend_port) = (packet.frontend, packet.frontend_port);
-    rewrite::replace(ctx, packet, End::Destination, frontend, frontend_port)?;
-    rewrite::replace(ctx, packet, End::Source, client, client_port)?;
+    if !packet.has(DIRECT) {
+        rewrite::replace(ctx, packet, End::Destination, frontend, frontend_port)?;
+        rewrite::replace(ctx, packet, End::Source, client, client_port)?;
+    }
     if packet.is_v6() {
         quote::<12>(ctx, packet, &frontend, &client, [0x02, mtu.to_be()])?;
     } else {
@@ -244,7 +246,7 @@ fn send_back(ctx: &TcContext, packet: &Packet) -> Result<i32, Reason> {
         return Ok(unsafe { bpf_redirect_peer(ifindex, 0) } as i32);
     }
     if packet.hook == Hook::FromTunnel as u32 {
-        node::set_tunnel(ctx, &packet.outer)?;
+        node::set_tunnel(ctx, &packet.outer, TUNNEL_VNI)?;
     } else if packet.hook != Hook::FromUplink as u32 {
         return Ok(DROP);
     }

@@ -6,20 +6,21 @@ use aya_ebpf::{
 use sheetbend_ebpf_abi::{
     AffinityKey, AffinityValue, BACKEND_DRAINING, BackendEntry, CT_IDLE_SECONDS, GROWS_SERVICE_FLOWS,
     NO_ADDR, POD_ASKS_NAMES, ROUTE_NODE_ADDRESS, ROUTE_WITHOUT_NODE_PORTS, Reason, SCOPE_INSIDE, SCOPE_NAMES,
-    SERVICE_RANGES, SERVICE_SILENT, SERVICE_THIS_NODE, ServiceEntry, ServiceFlowKey, ServiceFlowValue,
-    ServiceKey, SourceKey,
+    SERVICE_FLOW_DIRECT, SERVICE_RANGES, SERVICE_SILENT, SERVICE_THIS_NODE, ServiceEntry, ServiceFlowKey,
+    ServiceFlowValue, ServiceKey, SourceKey,
 };
 
 use crate::{
     balance::{Asker, pick},
     conntrack::{self, Holder, SECOND, now},
+    direct,
     forward::route,
     growth,
     maps::{AFFINITY, BACKENDS, PODS, SERVICE_FLOWS, SERVICE_FLOWS_OLD, SERVICES, SOURCES},
     outside,
     packet::{
-        DROP, HAIRPIN, Ip, MAPPED, OUTSIDE, Packet, SCTP, SERVICE, TCP, TCP_ACK, TCP_SYN, UDP, hairpin, put,
-        same, words,
+        DIRECT, DROP, HAIRPIN, Ip, MAPPED, OUTSIDE, Packet, SCTP, SERVICE, TCP, TCP_ACK, TCP_SYN, UDP,
+        hairpin, put, same, words,
     },
     rewrite::{self, End},
     stage,
@@ -43,7 +44,7 @@ pub fn service(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
     if packet.has_ports() {
         match names(packet).or_else(|| inside(ctx, packet)) {
             Some(entry) => translate(ctx, packet, entry)?,
-            None => direct(ctx, packet)?,
+            None => past(ctx, packet)?,
         }
     }
     stage::call(ctx, stage::FLOW);
@@ -57,7 +58,7 @@ pub fn service(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
 /// # Errors
 /// [`Reason::SnatExhausted`], [`Reason::MapFull`].
 #[inline(always)]
-fn direct(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
+fn past(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
     let key = own_key(packet);
     let now = now();
     packet.frontend = packet.dst;
@@ -71,7 +72,7 @@ fn direct(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
                 return Ok(());
             }
             let source_port = unheld_port(packet, true, now)?;
-            let value = ServiceFlowValue { last_seen: now, backend: 0, service: 0, source_port, pad: [0; 6] };
+            let value = moved_flow(source_port, 0, now);
             keep(&key, &value)?;
             source_port
         }
@@ -82,7 +83,13 @@ fn direct(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
     rewrite::replace(ctx, packet, End::Source, source, source_port)
 }
 
-/// The source port that [`direct`] has given this flow, while an end holds it.
+/// A flow to its own destination or to a backend without a number, from another source port.
+#[inline(always)]
+pub fn moved_flow(source_port: u16, flags: u16, now: u64) -> ServiceFlowValue {
+    ServiceFlowValue { last_seen: now, backend: 0, service: 0, source_port, flags, pad: [0; 4] }
+}
+
+/// The source port that [`past`] has given this flow, while an end holds it.
 #[inline(always)]
 fn moved(packet: &mut Packet, key: &ServiceFlowKey, now: u64) -> Option<u16> {
     // SAFETY: the value stays in place while the program runs; a racing writer writes whole words.
@@ -110,7 +117,7 @@ fn moved(packet: &mut Packet, key: &ServiceFlowKey, now: u64) -> Option<u16> {
 /// # Errors
 /// [`Reason::SnatExhausted`].
 #[inline(always)]
-fn unheld_port(packet: &mut Packet, is_own_held: bool, now: u64) -> Result<u16, Reason> {
+pub fn unheld_port(packet: &mut Packet, is_own_held: bool, now: u64) -> Result<u16, Reason> {
     let own = packet.src_port;
     let mut found = Err(Reason::SnatExhausted);
     for attempt in 0..TRIES {
@@ -145,7 +152,7 @@ pub fn known(key: &ServiceFlowKey) -> Option<*mut ServiceFlowValue> {
 /// # Errors
 /// [`Reason::MapFull`].
 #[inline(always)]
-fn keep(key: &ServiceFlowKey, value: &ServiceFlowValue) -> Result<(), Reason> {
+pub fn keep(key: &ServiceFlowKey, value: &ServiceFlowValue) -> Result<(), Reason> {
     growth::put(GROWS_SERVICE_FLOWS, &SERVICE_FLOWS, &SERVICE_FLOWS_OLD, key, value)
         .map_err(|_| Reason::MapFull)
 }
@@ -169,7 +176,7 @@ pub fn flow_key(network: u32, protocol: u8, client: (&Ip, u16), frontend: (&Ip, 
 
 /// The same of a packet that the client sends.
 #[inline(always)]
-fn own_key(packet: &Packet) -> ServiceFlowKey {
+pub fn own_key(packet: &Packet) -> ServiceFlowKey {
     let (client, frontend) = ((&packet.src, packet.src_port), (&packet.dst, packet.dst_port));
     flow_key(packet.network, packet.protocol, client, frontend)
 }
@@ -233,7 +240,7 @@ pub fn translate(ctx: &TcContext, packet: &mut Packet, entry: &ServiceEntry) -> 
     let key = own_key(packet);
     let now = now();
     let kept = kept(packet, &key, entry, now)?;
-    let (number, backend, source_port) = match kept {
+    let (number, backend, source_port, is_direct) = match kept {
         Some(found) => found,
         None => {
             admit(entry, &packet.src)?;
@@ -249,19 +256,29 @@ pub fn translate(ctx: &TcContext, packet: &mut Packet, entry: &ServiceEntry) -> 
                 return Err(Reason::NoEndpoints);
             }
             let source_port = free_port(packet, backend, now)?;
+            let is_direct = packet.has(OUTSIDE) && direct::takes(packet, backend);
             let value = ServiceFlowValue {
                 last_seen: now,
                 backend: number,
                 service: entry.service,
                 source_port,
-                pad: [0; 6],
+                flags: if is_direct { SERVICE_FLOW_DIRECT } else { 0 },
+                pad: [0; 4],
             };
             keep(&key, &value)?;
-            (number, backend, source_port)
+            (number, backend, source_port, is_direct)
         }
     };
     packet.backend = number;
     let (ip, port) = (words(&backend.addr), backend.port);
+    if is_direct {
+        // Its flow is known by these ends; the packet itself goes on as it came.
+        packet.flags |= DIRECT;
+        packet.src_port = source_port;
+        packet.dst = ip;
+        packet.dst_port = port;
+        return Ok(());
+    }
     let mut source = packet.src;
     if same(&ip, &packet.src) && !packet.has(OUTSIDE) {
         // The pod itself: it would drop a packet from its own address.
@@ -318,7 +335,7 @@ fn kept(
     key: &ServiceFlowKey,
     entry: &ServiceEntry,
     now: u64,
-) -> Result<Option<(u32, &'static BackendEntry, u16)>, Reason> {
+) -> Result<Option<(u32, &'static BackendEntry, u16, bool)>, Reason> {
     let Some(flow) = known(key) else { return Ok(None) };
     // SAFETY: the value stays in place while the program runs; a racing writer writes whole words.
     let flow = unsafe { &mut *flow };
@@ -341,7 +358,8 @@ fn kept(
     if now.saturating_sub(flow.last_seen) > SECOND {
         flow.last_seen = now;
     }
-    Ok(Some((number, backend, source_port)))
+    let is_direct = flow.flags & SERVICE_FLOW_DIRECT != 0;
+    Ok(Some((number, backend, source_port, is_direct)))
 }
 
 /// Whether the flow to this backend is tracked and not over: a SYN is then a repetition, not a new connection.

@@ -20,6 +20,9 @@ pub const ICMP_FLOW: u32 = 12;
 pub const LEARN: u32 = 13;
 pub const UNWRAP: u32 = 14;
 pub const TOO_BIG: u32 = 15;
+pub const SEND_DIRECT: u32 = 16;
+pub const TAKE_DIRECT: u32 = 17;
+pub const SERVE_DIRECT: u32 = 18;
 
 /// Goes on in another stage; returns only when that stage is missing, and then the packet must be dropped.
 #[inline(always)]

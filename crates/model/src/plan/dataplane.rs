@@ -155,6 +155,9 @@ pub enum Route {
         node: NodeName,
         /// Its underlay address.
         via: IpAddr,
+        /// Whether clients' packets may go there as they came (`services.mode: dsr`): IPv4, or the node's first IPv6 range
+        /// of at most 64 bits, of which the pods' addresses are told by the last 64.
+        direct: bool,
     },
     /// A pod range of the cluster that no node owns now: unreachable, and never masqueraded towards.
     Unowned,
@@ -184,6 +187,8 @@ pub struct Overlay {
     pub router_addresses: Vec<IpAddr>,
     /// This node's pod ranges.
     pub pod_cidrs: Vec<IpNet>,
+    /// Whether clients' new flows go to other nodes' pods as they came (`services.mode: dsr`).
+    pub direct: bool,
     /// Which of its node and router addresses and of [`LOOPBACK`] do not lead to node ports.
     pub without_node_ports: Vec<IpAddr>,
 }

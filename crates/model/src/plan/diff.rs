@@ -184,7 +184,7 @@ impl fmt::Display for Entry {
             Entry::Overlay(overlay) => write!(f, "overlay {}", overlay.mode),
             Entry::Route(key, route) => match route {
                 Route::Local => write!(f, "route {key} local"),
-                Route::Node { node, via } => write!(f, "route {key} via {via} ({node})"),
+                Route::Node { node, via, .. } => write!(f, "route {key} via {via} ({node})"),
                 Route::Unowned => write!(f, "route {key} unreachable"),
                 Route::NodeAddress { node, other, node_ports } => {
                     write!(f, "route {key} is node {node}")?;

@@ -81,8 +81,38 @@ pub struct NetworkConfig {
     pub service_cidrs: Vec<IpNet>,
     /// Which addresses of nodes lead to node ports.
     pub node_port_addresses: NodePortAddresses,
+    /// Which way answers of other nodes' pods go back to clients elsewhere.
+    pub service_mode: ServiceMode,
     /// Where the clients of a node find its own DNS server.
     pub node_local_dns: NodeLocalDns,
+}
+
+/// How clients outside of the cluster reach an endpoint on another node than the one they asked (`services.mode`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceMode {
+    /// Under the address of the node they asked, by which answers come back.
+    #[default]
+    Snat,
+    /// Under their own; the endpoint's node answers them itself (direct server return).
+    Dsr,
+}
+
+/// The name is none of a [`ServiceMode`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("services.mode {0:?} does not exist; use snat or dsr")]
+pub struct ServiceModeError(String);
+
+impl FromStr for ServiceMode {
+    type Err = ServiceModeError;
+
+    fn from_str(text: &str) -> Result<Self, ServiceModeError> {
+        match text {
+            "snat" => Ok(Self::Snat),
+            "dsr" => Ok(Self::Dsr),
+            _ => Err(ServiceModeError(text.to_owned())),
+        }
+    }
 }
 
 /// Which addresses of nodes lead to node ports (`services.nodePortAddresses`). Host ports choose theirs themselves.

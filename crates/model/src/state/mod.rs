@@ -23,7 +23,10 @@ pub use attachment::{Attachment, AttachmentId, Bandwidth, Rate};
 pub use cluster_policy::{
     Action, Blocks, ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodsByLabels, Priority, Tier, TierPlace,
 };
-pub use config::{NetworkConfig, NetworkMode, NetworkModeError, NodeLocalDns, NodePortAddresses};
+pub use config::{
+    NetworkConfig, NetworkMode, NetworkModeError, NodeLocalDns, NodePortAddresses, ServiceMode,
+    ServiceModeError,
+};
 pub use load_balancer::{
     AddressRange, AddressRangeError, Exposure, L2Announcement, LOAD_BALANCER_CLASS, LoadBalancerPool,
 };

@@ -9,6 +9,7 @@ mod flows;
 mod kubernetes;
 mod node_local;
 mod node_ports;
+mod service_mode;
 mod source;
 mod yaml;
 
@@ -204,6 +205,11 @@ pub const KEYS: &[Key] = &[
         help: "Addresses of nodes that lead to node ports: blocks, or primary for each Node's first InternalIPs. A family without a block has all; without any, so have both.",
     },
     Key {
+        name: "services.mode",
+        default: "snat",
+        help: "How clients outside of the cluster reach endpoints on another node than the one they asked: snat, under that node's address; or dsr, under their own, and answers go past that node (network.mode vxlan only).",
+    },
+    Key {
         name: "services.healthAddress",
         default: "[::]:10256",
         help: "Where load balancers ask whether this node forwards for Services (/healthz, /livez), kube-proxy's port; or none.",
@@ -313,6 +319,7 @@ impl Config {
                 non_masquerade_cidrs: sources.list("network.nonMasqueradeCIDRs", parse_cidr),
                 service_cidrs: sources.list("network.serviceCIDRs", parse_cidr),
                 node_port_addresses: node_ports::load(&mut sources),
+                service_mode: service_mode::load(&mut sources),
                 node_local_dns: node_local::load(&mut sources, &pods),
             },
             node: NodeConfig {
@@ -342,6 +349,7 @@ impl Config {
             log_level: sources.text("log.level", non_empty).unwrap_or(defaults.log_level),
             log_format: sources.text("log.format", log_format).unwrap_or_default(),
         };
+        service_mode::check(&mut sources, &config.network);
         sources.finish(config)
     }
 }

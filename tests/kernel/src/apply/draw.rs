@@ -96,8 +96,11 @@ fn route() -> impl Strategy<Value = Route> {
                 node_ports
             }
         ),
-        select(vec!["192.0.2.2", "192.0.2.3"])
-            .prop_map(|via| Route::Node { node: NodeName::new("b"), via: addr(via) }),
+        (select(vec!["192.0.2.2", "192.0.2.3"]), any::<bool>()).prop_map(|(via, direct)| Route::Node {
+            node: NodeName::new("b"),
+            via: addr(via),
+            direct
+        }),
     ]
 }
 
@@ -181,9 +184,13 @@ fn pods() -> impl Strategy<Value = Vec<(AttachmentId, LocalPod)>> {
 fn overlay() -> impl Strategy<Value = Overlay> {
     let addresses: Vec<IpAddr> = ["192.0.2.1", "2001:db8:f::1"].map(addr).to_vec();
     let without = addresses.iter().chain(&LOOPBACK).copied().collect::<Vec<_>>();
-    let drawn = (any::<bool>(), subsequence(addresses, 0..=2), subsequence(without, 0..=4));
-    drawn.prop_map(|(routed, node_addresses, without_node_ports)| Overlay {
+    let ranges = subsequence(vec![block("10.1.1.0/24").block, block("fd00:1::/64").block], 0..=2);
+    let drawn =
+        (any::<bool>(), any::<bool>(), subsequence(addresses, 0..=2), subsequence(without, 0..=4), ranges);
+    drawn.prop_map(|(routed, direct, node_addresses, without_node_ports, pod_cidrs)| Overlay {
         mode: if routed { NetworkMode::HostGw } else { NetworkMode::Vxlan },
+        direct,
+        pod_cidrs,
         node_addresses,
         without_node_ports,
         ..Overlay::default()

@@ -129,6 +129,41 @@ fn open(place: &Place, instance: &str, want: &Dataplane) -> anyhow::Result<Kerne
     Ok(kernel)
 }
 
+/// `ServiceFlowKey` and `ServiceFlowValue` by their documented layout, of a flow of the pod without backend and frontend.
+fn service_flow(port: u16, source_port: u16, flags: u16, idle: u64) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
+    let mut key = 0u32.to_ne_bytes().to_vec();
+    key.extend(abi::mapped(POD));
+    key.extend([0; 16]);
+    key.extend([port, 0].map(u16::to_ne_bytes).concat());
+    key.extend([TCP, 0, 0, 0]);
+    let last_seen = (monotonic()?.as_nanos() as u64).saturating_sub(idle * 1_000_000_000);
+    let mut value = last_seen.to_ne_bytes().to_vec();
+    value.extend([0; 8]);
+    value.extend([source_port, flags].map(u16::to_ne_bytes).concat());
+    value.extend([0; 4]);
+    Ok((key, value))
+}
+
+/// Under which port a client's flow goes on that another node passes on here: nobody else knows it.
+pub(super) fn a_port_of_a_direct_flow_is_kept_while_it_may_go_on(place: &Place) -> anyhow::Result<()> {
+    let mut kernel = open(place, "direct", &one_pod("a", 50)?)?;
+    let flows = Flows::of(place, "direct");
+    let mut table: Table<{ size_of::<abi::ServiceFlowKey>() }, { size_of::<abi::ServiceFlowValue>() }> =
+        flows.open("SERVICE_FLOWS")?;
+    for (port, flags, stays) in [(1, 0, false), (2, abi::SERVICE_FLOW_DIRECT, true)] {
+        let (key, value) = service_flow(port, 40_000, flags, 600)?;
+        table.insert(bytes(&key), bytes(&value), 0)?;
+        kernel.sweep()?;
+        let found = table.get(&bytes(&key), 0).is_ok();
+        ensure!(
+            found == stays,
+            "flags {flags}: the Service flow {}",
+            if found { "stays" } else { "is gone" }
+        );
+    }
+    Ok(())
+}
+
 /// A Service flow goes with its flow, but not with an older one of the same client port that reached its
 /// backend from another port, or another backend.
 pub(super) fn a_sweep_leaves_a_clients_next_connection_alone(place: &Place) -> anyhow::Result<()> {
@@ -139,16 +174,7 @@ pub(super) fn a_sweep_leaves_a_clients_next_connection_alone(place: &Place) -> a
         flows.open("SERVICE_FLOWS")?;
     for (port, source_port, stays) in [(1_u16, 1_u16, false), (2, 40_000, true)] {
         flows.put(TCP, port, both | abi::CT_SERVICE, 68)?;
-        // `ServiceFlowKey` and `ServiceFlowValue` by their documented layout.
-        let mut key = 0u32.to_ne_bytes().to_vec();
-        key.extend(abi::mapped(POD));
-        key.extend([0; 16]);
-        key.extend([port, 0].map(u16::to_ne_bytes).concat());
-        key.extend([TCP, 0, 0, 0]);
-        let mut value = (monotonic()?.as_nanos() as u64).to_ne_bytes().to_vec();
-        value.extend([0; 8]);
-        value.extend(source_port.to_ne_bytes());
-        value.extend([0; 6]);
+        let (key, value) = service_flow(port, source_port, 0, 0)?;
         table.insert(bytes(&key), bytes(&value), 0)?;
         kernel.sweep()?;
         ensure!(flows.has(TCP, port)? == (false, false), "port {port}");

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
+use aya::maps::{Array, Map, MapData};
 use sheetbend_apply::bpf::{BpfError, Kernel, KernelConfig, Link};
-use sheetbend_ebpf_abi::{Hook, LAYOUT_VERSION, SOCKET_PROGRAMS};
+use sheetbend_ebpf_abi::{Hook, LAYOUT_VERSION, NodeConfig, SOCKET_PROGRAMS};
 use sheetbend_model::plan::Dataplane;
 
 use super::{Place, links};
@@ -30,6 +31,26 @@ pub(super) fn a_pinned_map_of_another_layout_is_refused(place: &Place) -> anyhow
         Err(text) => ensure!(text.contains("PODS") && text.contains("key size"), "{text}"),
         Ok(_) => anyhow::bail!("a map with another key was taken"),
     }
+    Ok(())
+}
+
+/// Uplink, MTUs and ports of masquerade stay in use until the next agent has found them itself.
+pub(super) fn facts_of_the_node_outlive_the_agent(place: &Place) -> anyhow::Result<()> {
+    let pin = place.bpffs().join(format!("sheetbend/facts/v{LAYOUT_VERSION}/CONFIG"));
+    let read = || -> anyhow::Result<[u8; size_of::<NodeConfig>()]> {
+        let map = Array::<_, [u8; size_of::<NodeConfig>()]>::try_from(Map::Array(MapData::from_pin(&pin)?))?;
+        Ok(map.get(&0, 0)?)
+    };
+    let mut kernel = place.open("facts")?;
+    kernel.sync(&Dataplane::default(), &links)?;
+    let facts =
+        NodeConfig { uplink_ifindex: 7, tunnel_ifindex: 8, nat_port_count: 9, ..NodeConfig::default() };
+    kernel.configure(facts)?;
+    let before = read()?;
+    drop(kernel);
+    let unknown = KernelConfig { node: NodeConfig::default(), ..place.config("facts") };
+    drop(Kernel::open(unknown)?);
+    ensure!(read()? == before, "the next agent knows nothing yet, and has written that");
     Ok(())
 }
 

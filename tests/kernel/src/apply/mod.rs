@@ -22,6 +22,7 @@ pub fn cases() -> &'static [(&'static str, Case)] {
         ("restart_keeps_numbers_and_writes_nothing", sequences::restart_keeps_numbers_and_writes_nothing),
         ("numbers_rest_through_a_sweep", sequences::numbers_rest_through_a_sweep),
         ("a_pinned_map_of_another_layout_is_refused", life::a_pinned_map_of_another_layout_is_refused),
+        ("facts_of_the_node_outlive_the_agent", life::facts_of_the_node_outlive_the_agent),
         ("no_bpffs_is_refused", life::no_bpffs_is_refused),
         ("link_replacement_keeps_the_link", life::link_replacement_keeps_the_link),
         ("programs_of_sockets_outlive_the_agent", life::programs_of_sockets_outlive_the_agent),
@@ -33,6 +34,10 @@ pub fn cases() -> &'static [(&'static str, Case)] {
             moves::a_device_that_goes_while_it_moves_is_forgotten,
         ),
         ("a_sweep_frees_closed_and_idle_flows", flows::a_sweep_frees_closed_and_idle_flows),
+        (
+            "a_port_of_a_direct_flow_is_kept_while_it_may_go_on",
+            flows::a_port_of_a_direct_flow_is_kept_while_it_may_go_on,
+        ),
         (
             "a_sweep_leaves_a_clients_next_connection_alone",
             flows::a_sweep_leaves_a_clients_next_connection_alone,

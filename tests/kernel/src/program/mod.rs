@@ -6,6 +6,7 @@ pub mod node;
 pub mod tables;
 
 mod balance;
+mod direct;
 mod flows;
 mod growth;
 mod node_ports;
@@ -28,6 +29,7 @@ pub type Case = fn(&mut Node) -> Result<()>;
 pub fn cases() -> Vec<(&'static str, Case)> {
     [
         balance::CASES,
+        direct::CASES,
         flows::CASES,
         growth::CASES,
         services::CASES,

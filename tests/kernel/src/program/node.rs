@@ -411,7 +411,7 @@ pub fn config() -> NodeConfig {
         nat_port_first: 40_000,
         nat_port_count: 20_000,
         tunnel_port: 4789,
-        without_node_ports: 0,
+        flags: 0,
         node_ipv4: mapped([192, 0, 2, 1]),
         node_ipv6: [0x20, 0x01, 0x0d, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
         netns: [0; 8],

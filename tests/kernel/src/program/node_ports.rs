@@ -29,7 +29,7 @@ impl Node {
         let other = (WITHOUT_NODE | WITHOUT_ROUTER) << u16::from(self.family == Family::V4);
         let own = bits << u16::from(self.family == Family::V6);
         let netns = netns.to_ne_bytes();
-        self.tables.config(NodeConfig { without_node_ports: other | own, netns, ..config() })
+        self.tables.config(NodeConfig { flags: other | own, netns, ..config() })
     }
 
     /// A node's address that does not lead to node ports.

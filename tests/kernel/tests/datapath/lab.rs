@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -89,6 +90,21 @@ impl Lab {
     /// Agents that start from now on bring the committed programs, or others.
     pub(crate) fn set_object(&self, other: bool) -> Result<()> {
         Ok(fs::write(self.object.path(), object(other)?)?)
+    }
+
+    /// Agents of `node` that start from now on read `text` as the part `key` of their configuration file.
+    pub(crate) fn configure(&self, node: &str, key: &str, text: &str) -> Result<()> {
+        let root = format!("/proc/{}/root", self.supervisor);
+        let path = format!("{root}/run/sheetbend/lab/{}/nodes/{node}/config.yaml", self.name);
+        let file = fs::read_to_string(&path).with_context(|| path.clone())?;
+        let others = file.split_inclusive('\n').scan(false, |skips, line| {
+            if !line.starts_with(' ') {
+                *skips = line.starts_with(key);
+            }
+            Some(if *skips { "" } else { line })
+        });
+        let file: String = others.chain([text]).collect();
+        Ok(fs::write(&path, file)?)
     }
 
     /// The version of the programs on a node, as its agent says.
@@ -233,6 +249,26 @@ impl Place {
         let stream = self.run(|| Ok(TcpStream::connect_timeout(&to, timeout)?))?;
         stream.set_read_timeout(Some(ANSWER))?;
         stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// The same from an address of its own choice.
+    pub(crate) fn connect_from(&self, from: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
+        use nix::sys::socket::{
+            AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+        };
+        let family = if from.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let stream = self.run(|| {
+            let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+            setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+            // Also how long a connection is tried.
+            let patience = nix::sys::time::TimeVal::new(1, 0);
+            setsockopt(&fd, sockopt::SendTimeout, &patience)?;
+            bind(fd.as_raw_fd(), &SockaddrStorage::from(from))?;
+            connect(fd.as_raw_fd(), &SockaddrStorage::from(to)).with_context(|| format!("TCP to {to}"))?;
+            Ok(TcpStream::from(fd))
+        })?;
+        stream.set_read_timeout(Some(ANSWER))?;
         Ok(stream)
     }
 

@@ -3,6 +3,7 @@
 
 mod around;
 mod bandwidth;
+mod direct;
 mod errors;
 mod growth;
 mod lab;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
             sctp::TESTS,
             in_vxlan(tunnel::TESTS),
             in_vxlan(around::TESTS),
+            in_vxlan(direct::TESTS),
             in_vxlan(published::TUNNEL_TESTS),
             restart::TESTS,
         ];

@@ -24,7 +24,7 @@ pub(crate) const TESTS: &[crate::Test] = &[
 pub(crate) const TUNNEL_TESTS: &[crate::Test] =
     &[("the_world_learns_the_mtu_towards_another_nodes_backend", the_world_learns_the_mtu)];
 
-const CONNECT: Duration = Duration::from_secs(3);
+pub(crate) const CONNECT: Duration = Duration::from_secs(3);
 /// Node port with endpoints on both nodes.
 const EVERYWHERE: u16 = 30_080;
 /// externalTrafficPolicy Local, with an endpoint on node-1 only.
@@ -43,10 +43,10 @@ fn nodes() -> Result<[(u8, Both); 2]> {
 
 /// Who answered, which address it saw, and which address we had.
 #[derive(Debug)]
-struct Answer {
-    pod: String,
-    client: IpAddr,
-    own: IpAddr,
+pub(crate) struct Answer {
+    pub(crate) pod: String,
+    pub(crate) client: IpAddr,
+    pub(crate) own: IpAddr,
 }
 
 fn read_answer(text: &[u8], own: IpAddr) -> Result<Answer> {
@@ -56,7 +56,7 @@ fn read_answer(text: &[u8], own: IpAddr) -> Result<Answer> {
     Ok(Answer { pod, client: client.to_canonical(), own: own.to_canonical() })
 }
 
-fn ask_tcp(from: &Place, to: SocketAddr) -> Result<Answer> {
+pub(crate) fn ask_tcp(from: &Place, to: SocketAddr) -> Result<Answer> {
     let mut stream = from.connect(to, CONNECT).with_context(|| format!("TCP to {to}"))?;
     let own = stream.local_addr()?.ip();
     stream.write_all(b"who\n")?;
@@ -65,7 +65,7 @@ fn ask_tcp(from: &Place, to: SocketAddr) -> Result<Answer> {
     read_answer(line.as_bytes(), own)
 }
 
-fn ask_udp(from: &Place, to: SocketAddr) -> Result<Answer> {
+pub(crate) fn ask_udp(from: &Place, to: SocketAddr) -> Result<Answer> {
     ask_udp_with(from, to, b"who")
 }
 
@@ -78,7 +78,7 @@ fn ask_udp_with(from: &Place, to: SocketAddr, question: &[u8]) -> Result<Answer>
     read_answer(&buffer[..size], socket.local_addr()?.ip())
 }
 
-type Ask = fn(&Place, SocketAddr) -> Result<Answer>;
+pub(crate) type Ask = fn(&Place, SocketAddr) -> Result<Answer>;
 
 /// Both endpoints answer at both nodes; the one on the node that was asked sees the client, the other that node.
 fn world_asks(lab: &Lab, ask: Ask) -> Result<()> {

@@ -35,7 +35,7 @@ fn destinations(lab: &Lab) -> Result<Vec<SocketAddr>> {
 }
 
 /// Sends numbered datagrams until told to end; (sent, numbers without an answer).
-fn datagrams(socket: UdpSocket, end: Arc<AtomicBool>) -> Result<(usize, Vec<usize>)> {
+pub(crate) fn datagrams(socket: UdpSocket, end: Arc<AtomicBool>) -> Result<(usize, Vec<usize>)> {
     setsockopt(&socket, RcvBufForce, &(8 << 20))?;
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     let receiver = socket.try_clone()?;
@@ -61,7 +61,11 @@ fn datagrams(socket: UdpSocket, end: Arc<AtomicBool>) -> Result<(usize, Vec<usiz
 }
 
 /// Asks over one connection until told to end; the number of answers. An error is a lost connection.
-fn requests(client: &Place, to: SocketAddr, end: Arc<AtomicBool>) -> Result<JoinHandle<Result<usize>>> {
+pub(crate) fn requests(
+    client: &Place,
+    to: SocketAddr,
+    end: Arc<AtomicBool>,
+) -> Result<JoinHandle<Result<usize>>> {
     let mut stream = client.connect(to, Duration::from_secs(3)).with_context(|| format!("stream to {to}"))?;
     Ok(thread::spawn(move || {
         let mut answered = 0;

@@ -38,7 +38,8 @@ fn cluster(number: u8, mode: NetworkMode) -> Result<Cluster> {
             (format!("fd00:{other}::/64"), format!("2001:db8::{other}")),
         ] {
             let via = if mode == NetworkMode::Vxlan { format!("192.0.2.{other}") } else { via };
-            let node = Route::Node { node: NodeName::new(format!("node-{other}")), via: via.parse()? };
+            let node =
+                Route::Node { node: NodeName::new(format!("node-{other}")), via: via.parse()?, direct: true };
             routes.insert(BlockKey::new(block.parse()?), if other == number { Route::Local } else { node });
         }
     }
@@ -49,6 +50,7 @@ fn cluster(number: u8, mode: NetworkMode) -> Result<Cluster> {
         node_addresses: vec![format!("192.0.2.{number}").parse()?, format!("2001:db8::{number}").parse()?],
         router_addresses: vec![format!("10.244.{number}.1").parse()?, format!("fd00:{number}::1").parse()?],
         pod_cidrs: vec![format!("10.244.{number}.0/24").parse()?, format!("fd00:{number}::/64").parse()?],
+        direct: false,
         without_node_ports: Vec::new(),
     };
     Ok(Cluster { overlay, routes })

@@ -24,12 +24,13 @@ fn overlay(mode: NetworkMode, node_addresses: &[&str]) -> Overlay {
         node_addresses: node_addresses.iter().map(|addr| ip(addr)).collect(),
         router_addresses: vec![ip("10.244.1.1"), ip("fd00:1::1")],
         pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
+        direct: false,
         without_node_ports: Vec::new(),
     }
 }
 
 fn to_b(via: &str) -> Route {
-    Route::Node { node: NodeName::new("b"), via: ip(via) }
+    Route::Node { node: NodeName::new("b"), via: ip(via), direct: true }
 }
 
 fn cluster(via4: &str, via6: &str) -> BTreeMap<BlockKey, Route> {
