@@ -14,8 +14,8 @@ use crate::{
     forward::{config, route},
     hook, link, next_hop, node, outside,
     packet::{
-        DROP, ETHERNET, FIRST_FRAGMENT, ICMP_ERROR, Ip, LATER_FRAGMENT, Mac, PASS, Packet, UDP, mark, same,
-        words,
+        DROP, ETHERNET, FIRST_FRAGMENT, ICMP_ERROR, Ip, LATER_FRAGMENT, Mac, PASS, Packet, UDP, is_hairpin,
+        mark, same, words,
     },
     parse::{Frame, parse, pointer},
     snat, stage, unserved,
@@ -145,7 +145,8 @@ pub fn receive(ctx: &TcContext, packet: &mut Packet) -> Result<i32, Reason> {
 #[inline(always)]
 pub fn check_origin(ctx: &TcContext, packet: &mut Packet, config: &NodeConfig) -> Result<bool, Reason> {
     let kind = route(packet.network, &packet.src).map_or(0, |route| route.kind);
-    if kind == ROUTE_LOCAL || kind == ROUTE_UNOWNED {
+    // The hairpin source, which stands for a pod that reaches itself, is made on the pod's own node only.
+    if kind == ROUTE_LOCAL || kind == ROUTE_UNOWNED || is_hairpin(&packet.src) {
         return Err(Reason::TunnelSpoofed);
     }
     if kind != ROUTE_NODE {

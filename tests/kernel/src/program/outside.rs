@@ -187,7 +187,9 @@ fn icmp_error(node: &mut Node) -> Result<()> {
 
 fn uplink_spoofed(node: &mut Node) -> Result<()> {
     let client = node.family.client()?;
-    for (count, source) in [node.family.remote()?, node.family.server()?].into_iter().enumerate() {
+    // The hairpin source would pass a policy that denies everything.
+    let sources = [node.family.remote()?, node.family.server()?, node.family.hairpin()?];
+    for (count, source) in sources.into_iter().enumerate() {
         let frame = Frame::new(OTHER_MAC, UPLINK_MAC, source, client, Body::Udp(1, 2, vec![]));
         ensure!(node.run(Hook::FromUplink, UPLINK, &frame.bytes())?.verdict == DROP);
         let counted = node.tables.counter(CLIENT, Hook::FromUplink, Reason::TunnelSpoofed)?.packets;

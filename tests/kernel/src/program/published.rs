@@ -373,11 +373,11 @@ fn affinity(node: &mut Node) -> Result<()> {
 fn spoofed(node: &mut Node) -> Result<()> {
     let (own, server) = (node.family.node()?, node.family.server()?);
     node.node_port(SERVICE_OUTSIDE, &[(1, server, 8080)])?;
-    for source in [node.family.remote()?, node.family.client()?] {
+    for source in [node.family.remote()?, node.family.client()?, node.family.hairpin()?] {
         ensure!(node.arrives(source, own, Body::Udp(5000, NODE_PORT, vec![1]))?.verdict == DROP);
     }
     let counted = node.tables.counter(0, Hook::FromUplink, Reason::TunnelSpoofed)?.packets;
-    ensure!(counted == 2, "{counted}");
+    ensure!(counted == 3, "{counted}");
     Ok(())
 }
 
