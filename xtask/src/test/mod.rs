@@ -230,7 +230,7 @@ fn once_more(repo: &Repo, programs: &[&str], tally: &mut Tally) -> Result<()> {
         let mut command = repo.cargo();
         command.args(["test", "--no-fail-fast", "--workspace"]).args(programs);
         command.args(["--", "--exact", name]).env("SHEETBEND_KERNEL_TESTS", "1");
-        let mut step = Step::start(&format!("again, alone: {name}"));
+        let mut step = Step::start(format!("again, alone: {name}"));
         let done = process::capture(&mut command, &mut |line| step.note(line))?;
         if done.ok() && Tally::read(&done.output).passed == 1 {
             step.end(Mark::Done, "flaky");

@@ -64,10 +64,21 @@ pub fn forwarded(packet: &mut Packet, reason: Reason) {
         return;
     }
     if sender.stage != 0 {
-        report(packet, EventKind::Flow, reason, &sender);
+        judged(packet, reason, &sender);
     }
     if receiver.stage != 0 {
-        report(packet, EventKind::Flow, reason, &receiver);
+        judged(packet, reason, &receiver);
+    }
+}
+
+/// One end's policy let it pass, or would not have but for the audit: that counts beside what became of the packet.
+#[inline(always)]
+fn judged(packet: &Packet, reason: Reason, judgement: &Judgement) {
+    if judgement.audited != 0 {
+        count(packet, judgement.ifindex, Reason::PolicyAudited);
+        report(packet, EventKind::Flow, Reason::PolicyAudited, judgement);
+    } else {
+        report(packet, EventKind::Flow, reason, judgement);
     }
 }
 
@@ -75,7 +86,7 @@ pub fn forwarded(packet: &mut Packet, reason: Reason) {
 #[inline(always)]
 fn nobody(packet: &Packet) -> Judgement {
     let ifindex = if packet.from != 0 { packet.from } else { packet.to };
-    Judgement { stage: 0, ifindex, set: 0, class: 0, origin: 0 }
+    Judgement { stage: 0, ifindex, set: 0, class: 0, origin: 0, audited: 0 }
 }
 
 #[inline(always)]
