@@ -25,7 +25,7 @@ pub use conntrack::ConntrackConfig;
 pub use dns::DnsConfig;
 pub use flows::FlowsConfig;
 pub use kubernetes::{ClusterPoolConfig, CniConfig, KubernetesConfig};
-pub use policy::PolicyConfig;
+pub use policy::{LoggedVerdicts, PolicyConfig};
 pub use source::{ConfigError, ConfigErrors, Sources, distance};
 
 /// A key of the schema: its name and what it means.
@@ -117,6 +117,16 @@ pub const KEYS: &[Key] = &[
         name: "policy.audit",
         default: "false",
         help: "Whether all pods are in audit: what policies deny passes, is counted and told. A Namespace may ask for it alone, by annotation.",
+    },
+    Key {
+        name: "policy.log",
+        default: "none",
+        help: "Which verdicts of policies are in the agent's log: none, denied (and what passes by audit alone), or all, that is each new flow that a policy judged.",
+    },
+    Key {
+        name: "policy.logRate",
+        default: "10",
+        help: "Lines a second of that log and of rules with log: true, 1 to 10000; ten seconds' worth may come at once. How many were left out is said.",
     },
     Key { name: "nat.ports", default: "40000-59999", help: "Source ports for masquerade." },
     Key { name: "ipam.reuseDelay", default: "30", help: "Seconds that a released address rests." },
