@@ -107,6 +107,7 @@ impl Node {
                 host_ifindex: if number == 0 { self.pod } else { 1_000_000 + number },
                 posture: Posture::Judged(judged),
                 asks_names: false,
+                audited: false,
             };
             let id = AttachmentId { container_id: format!("bench-{number}").into(), ifname: "eth0".into() };
             want.pods.insert(id, pod);

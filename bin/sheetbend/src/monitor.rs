@@ -17,7 +17,7 @@ pub(crate) struct Args {
     /// Only what this pod sends or receives (NAMESPACE/NAME).
     #[arg(long, value_name = "POD")]
     pod: Option<String>,
-    /// Only drops and refusals.
+    /// Only drops and refusals, and what passed by audit alone.
     #[arg(long)]
     drops: bool,
     /// The agent's event socket; may be given several times.
@@ -112,6 +112,7 @@ fn print(args: &Args, event: &PacketEvent) -> std::io::Result<()> {
 pub(crate) fn line(event: &PacketEvent, colour: bool) -> String {
     let (word, code) = match event.verdict {
         PacketVerdict::Forwarded => ("forwarded", "32"),
+        PacketVerdict::Audited => ("audited", "33"),
         PacketVerdict::Dropped => ("dropped", "31"),
         PacketVerdict::Refused => ("refused", "33"),
     };

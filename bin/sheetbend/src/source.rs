@@ -50,8 +50,9 @@ pub(crate) async fn open(config: &Config, drain: &Drain) -> anyhow::Result<Sourc
     match &config.objects {
         Some(directory) => {
             let readings = file::watch(directory)?.readings;
-            let clusters = map(readings, |reading: file::Reading| Cluster {
-                snapshot: reading.snapshot,
+            let audit = config.policy.audit;
+            let clusters = map(readings, move |reading: file::Reading| Cluster {
+                snapshot: known(reading.snapshot, audit),
                 generation: reading.directory.file_name().map(|name| name.to_string_lossy().into_owned()),
                 fresh: true,
             });
@@ -85,14 +86,24 @@ async fn kubernetes(config: &Config, drain: &Drain) -> anyhow::Result<Source> {
         );
     }
     let watched = kube::watch(client.clone(), Waiting { last_good, grace: None });
-    let clusters = map(watched.readings.clone(), |Reading { snapshot, fresh }| Cluster {
-        snapshot,
+    let audit = config.policy.audit;
+    let clusters = map(watched.readings.clone(), move |Reading { snapshot, fresh }| Cluster {
+        snapshot: known(snapshot, audit),
         generation: None,
         fresh,
     });
     let ended = drain.clone();
     let keep = last_good::keep(path, watched.readings.clone(), async move { ended.requested().await });
     Ok(Source { clusters, kubernetes: Some(Kubernetes { client, watched, keeper: tokio::spawn(keep) }) })
+}
+
+/// `snapshot`, with what the configuration says of all namespaces.
+fn known(snapshot: Arc<Snapshot>, audit: bool) -> Arc<Snapshot> {
+    if snapshot.audit == audit {
+        snapshot
+    } else {
+        Arc::new(Snapshot { audit, ..Snapshot::clone(&snapshot) })
+    }
 }
 
 /// The newest of `readings`, as `make` sees it.

@@ -33,6 +33,8 @@ pub(crate) struct Changes<'a> {
     pub(crate) cluster_policies: Vec<Change<'a, Arc<str>, ClusterNetworkPolicy>>,
     pub(crate) learnt_names: Vec<Change<'a, Arc<str>, BTreeSet<IpAddr>>>,
     pub(crate) attachments: Vec<Change<'a, AttachmentId, Attachment>>,
+    /// Whether all pods are in audit is said otherwise.
+    pub(crate) audit: bool,
 }
 
 impl<'a> Changes<'a> {
@@ -48,6 +50,7 @@ impl<'a> Changes<'a> {
             cluster_policies: changed(&old.cluster_policies, &new.cluster_policies),
             learnt_names: changed(&old.learnt_names, &new.learnt_names),
             attachments: changed(&old.attachments, &new.attachments),
+            audit: old.audit != new.audit,
         }
     }
 
@@ -64,6 +67,7 @@ impl<'a> Changes<'a> {
             cluster_policies: Vec::new(),
             learnt_names: Vec::new(),
             attachments: Vec::new(),
+            audit: false,
         }
     }
 }

@@ -25,6 +25,9 @@ const PERIOD: Duration = Duration::from_secs(10);
 #[derive(Serialize, Deserialize)]
 struct Header {
     sheetbend_snapshot: u32,
+    /// [`Snapshot::audit`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    audit: bool,
 }
 
 /// Why a file is not used.
@@ -98,10 +101,11 @@ pub fn parse(file: impl BufRead, path: &Path) -> Result<Snapshot, LastGoodError>
             };
         }
         if index == 0 {
-            let header = serde_json::from_str::<Header>(&line);
-            if !header.is_ok_and(|header| header.sheetbend_snapshot == FORMAT) {
+            let header = serde_json::from_str::<Header>(&line).ok();
+            let Some(header) = header.filter(|header| header.sheetbend_snapshot == FORMAT) else {
                 return Err(LastGoodError::Format { path: path.to_owned() });
-            }
+            };
+            snapshot.audit = header.audit;
         } else {
             let part: Part =
                 serde_json::from_str(&line).map_err(|error| damaged(number, error.to_string()))?;
@@ -140,7 +144,7 @@ pub fn text(snapshot: &Snapshot) -> io::Result<String> {
 
 fn write_to(file: &mut impl Write, snapshot: &Snapshot) -> io::Result<()> {
     let mut digest = Sha256::new();
-    let mut line = serde_json::to_vec(&Header { sheetbend_snapshot: FORMAT })?;
+    let mut line = serde_json::to_vec(&Header { sheetbend_snapshot: FORMAT, audit: snapshot.audit })?;
     for part in std::iter::once(None).chain(Part::all(snapshot).map(Some)) {
         if let Some(part) = part {
             line.clear();

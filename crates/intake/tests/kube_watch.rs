@@ -167,7 +167,8 @@ async fn without_a_server_the_last_good_snapshot_is_in_force_until_the_first_ful
 async fn with_a_server_nothing_old_is_ever_used() {
     let server = cluster();
     let mut old = Snapshot::default();
-    let gone = sheetbend_model::state::Namespace { name: "gone".into(), labels: Default::default() };
+    let gone =
+        sheetbend_model::state::Namespace { name: "gone".into(), labels: Default::default(), audit: false };
     old.namespaces.insert("gone".into(), gone.into());
     let mut watched = watched(&server, Waiting { last_good: Some(old), grace: None }).await;
     let reading = until(&mut watched, Option::is_some).await;

@@ -87,6 +87,25 @@ fn a_policy_is_staged_or_enforced_and_never_both() {
 }
 
 #[test]
+fn a_namespace_is_in_audit_where_its_annotation_says_so() {
+    for (word, audit, named) in
+        [("audit", true, 0), ("enforced", false, 0), ("staged", false, 1), ("Audit", false, 1)]
+    {
+        let text = format!(
+            "{{apiVersion: v1, kind: Namespace, metadata: {{name: shop, annotations: {{sheetbend.dev/enforcement: {word}}}}}}}"
+        );
+        let source = Source { name: Path::new("namespace.yaml").into(), bytes: text.into_bytes() };
+        let manifests = parse(&[source]).unwrap();
+        let cluster = snapshot(objects(&manifests));
+        assert_eq!((cluster.audits("shop"), cluster.audits("elsewhere")), (audit, false), "{word}");
+        let notices: Vec<String> = manifests.notices.iter().map(ToString::to_string).collect();
+        assert_eq!(notices.len(), named, "{notices:?}");
+        let all = Snapshot { audit: true, ..cluster };
+        assert!(all.audits("shop") && all.audits("elsewhere"));
+    }
+}
+
+#[test]
 fn what_is_not_understood_is_enforced_and_named() {
     let manifests = manifests(["stagd"; 4]);
     assert_eq!(snapshot(objects(&manifests)), snapshot(objects(&self::manifests(["enforced"; 4]))));

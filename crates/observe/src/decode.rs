@@ -86,6 +86,7 @@ pub fn decode(event: &Event, node: &Arc<str>, lookup: &dyn Lookup) -> PacketEven
 
 fn verdict(event: &Event, reason: Option<Reason>) -> PacketVerdict {
     match reason.map(Reason::verdict) {
+        Some(Verdict::Forward) if reason == Some(Reason::PolicyAudited) => PacketVerdict::Audited,
         Some(Verdict::Forward) => PacketVerdict::Forwarded,
         Some(Verdict::Refuse) => PacketVerdict::Refused,
         Some(Verdict::Drop) => PacketVerdict::Dropped,

@@ -30,6 +30,7 @@ pub(crate) fn spawn(
     ring: RingBuf<MapData>,
     views: watch::Receiver<Arc<View>>,
     flows: FlowLog,
+    log: PolicyLog,
 ) -> anyhow::Result<()> {
     let hub = Hub::default();
     let server = hub.clone();
@@ -41,7 +42,7 @@ pub(crate) fn spawn(
     });
     std::thread::Builder::new()
         .name("events".to_owned())
-        .spawn(move || pump(ring, &hub, &node, &views, flows))?;
+        .spawn(move || pump(ring, &hub, &node, &views, flows, log))?;
     Ok(())
 }
 
@@ -51,8 +52,8 @@ fn pump(
     node: &NodeName,
     views: &watch::Receiver<Arc<View>>,
     mut flows: FlowLog,
+    mut log: PolicyLog,
 ) {
-    let mut log = PolicyLog::new(Instant::now());
     loop {
         let mut waiting = [PollFd::new(ring.as_fd(), PollFlags::POLLIN)];
         match poll(&mut waiting, PollTimeout::from(LOOK)) {
@@ -62,13 +63,13 @@ fn pump(
         let view = Arc::clone(&views.borrow());
         while let Some(record) = ring.next() {
             let is_heard = hub.has_listeners();
-            if !is_heard && view.logged().is_empty() && !flows.records() {
+            if !is_heard && view.logged().is_empty() && !log.is_on() && !flows.records() {
                 continue; // freed unread, so that the kernel never finds the buffer full
             }
             match parse(&record) {
                 Some(event) => {
                     flows.take(&event);
-                    let is_logged = view.logged().contains(&event.origin);
+                    let is_logged = log.wants(&event) || view.logged().contains(&event.origin);
                     if !is_heard && !is_logged {
                         continue;
                     }
@@ -87,6 +88,7 @@ fn pump(
             }
         }
         flows.flush();
+        log.settle(Instant::now());
     }
 }
 

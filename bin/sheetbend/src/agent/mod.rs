@@ -29,7 +29,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use sheetbend_apply::bpf::{FlowTableState, Kernel, KernelConfig};
@@ -55,6 +55,7 @@ use core::{Core, CoreConfig, Outputs};
 use duties::Duties;
 use flow_log::FlowLog;
 pub(crate) use leaks::Leak;
+use policy_log::PolicyLog;
 pub(crate) use settings::SettingsFile;
 
 /// Runs until SIGTERM or SIGINT.
@@ -140,7 +141,8 @@ async fn work(config: &Config, node: NodeName) -> anyhow::Result<()> {
     }
     let flow_file = flow_log::path(&config.node.state_dir);
     let flow_log = FlowLog::open(&flow_file, config.flows.ring);
-    events::spawn(&run_dir.join("events.sock"), node, events, views.clone(), flow_log)?;
+    let policy_log = PolicyLog::new(&config.policy, config.log_format, Instant::now());
+    events::spawn(&run_dir.join("events.sock"), node, events, views.clone(), flow_log, policy_log)?;
     for rule in foreign_rules() {
         warn!("a rule of somebody else gets in our way: {rule}");
     }

@@ -102,6 +102,11 @@ impl View {
                     self.snapshot.cluster_policies.values().filter(|policy| policy.tier.is_standard()).count(),
                 "trafficPolicies": self.snapshot.traffic_policies.len(),
                 "stagedPolicies": self.snapshot.staged.len(),
+                "auditedNamespaces": if self.snapshot.audit {
+                    self.snapshot.namespaces.len()
+                } else {
+                    self.snapshot.namespaces.values().filter(|namespace| namespace.audit).count()
+                },
             },
             "pods": pods,
             "conditions": conditions,

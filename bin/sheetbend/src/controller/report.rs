@@ -28,6 +28,8 @@ pub(super) const INVALID: &str = "Invalid";
 pub(super) const NOT_SUPPORTED: &str = "NotSupported";
 /// Reason of what names an object that is not there.
 pub(super) const NOT_FOUND: &str = "NotFound";
+/// Reason of what says of itself in no known word whether it is enforced.
+const TREATED_AS_ENFORCED: &str = "TreatedAsEnforced";
 /// Between two Events, so that a thousand broken objects are no storm.
 const PACE: Duration = Duration::from_millis(100);
 
@@ -48,10 +50,15 @@ pub(super) fn faults(
     problems: &BTreeMap<ObjectId, Arc<[Problem]>>,
 ) -> BTreeSet<Fault> {
     let refused = problems.iter().flat_map(|(object, found)| {
-        found.iter().map(|problem| Fault {
-            object: object.clone(),
-            reason: if matches!(problem, Problem::NotBuilt { .. }) { NOT_SUPPORTED } else { INVALID },
-            message: format!("{problem}. {}", effect(object.kind)).into(),
+        found.iter().map(|problem| {
+            let (reason, message) = if matches!(problem, Problem::Disregarded { .. }) {
+                (TREATED_AS_ENFORCED, problem.to_string())
+            } else {
+                let is_not_built = matches!(problem, Problem::NotBuilt { .. });
+                let reason = if is_not_built { NOT_SUPPORTED } else { INVALID };
+                (reason, format!("{problem}. {}", effect(object.kind)))
+            };
+            Fault { object: object.clone(), reason, message: message.into() }
         })
     });
     // The plan is for nobody: only what it says of objects is wanted.

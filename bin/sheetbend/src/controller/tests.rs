@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::{act, lease};
 
 mod cluster_policies;
+mod enforcement;
 mod traffic_policies;
 
 const PATIENCE: Duration = Duration::from_secs(60);

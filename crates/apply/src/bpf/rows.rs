@@ -187,6 +187,7 @@ pub(super) fn pod(pod: &LocalPod, link: PodLink, set: u32) -> abi::PodEntry {
     };
     let flags = flags | if link.shaped { abi::POD_SHAPED } else { 0 };
     let flags = flags | if pod.asks_names { abi::POD_ASKS_NAMES } else { 0 };
+    let flags = flags | if pod.audited { abi::POD_AUDITED } else { 0 };
     abi::PodEntry {
         network: pod.addresses.first().map_or(0, |key| key.network.0),
         set,

@@ -203,9 +203,13 @@ fn direct(
             port,
         };
         let judgement = networkpolicy(snapshot, &flow);
-        for (direction, decision) in
-            [(Direction::Egress, judgement.egress), (Direction::Ingress, judgement.ingress)]
+        let [egress, ingress] = judgement.audited;
+        for (direction, decision, audited) in
+            [(Direction::Egress, judgement.egress, egress), (Direction::Ingress, judgement.ingress, ingress)]
         {
+            if audited {
+                continue;
+            }
             match decision {
                 Decision::Denied(selected_by) => return Expected::Deny { selected_by, direction },
                 Decision::Refused(ByTier { policy, rule, .. }) => {

@@ -69,8 +69,10 @@ impl Decision {
 /// What both ends say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// Both ends allow it.
+    /// Each end allows it, or its pod is in audit.
     pub allowed: bool,
+    /// Which ends deny it to a pod in audit, so that it passes them: egress, ingress.
+    pub audited: [bool; 2],
     /// The source pod's egress.
     pub egress: Decision,
     /// The destination pod's ingress.
@@ -96,12 +98,22 @@ pub fn networkpolicy(snapshot: &Snapshot, flow: &Flow<'_>) -> Judgement {
     if let (Some(source), Some(destination)) = (source, destination)
         && source.key == destination.key
     {
-        return Judgement { allowed: true, egress: Decision::NotJudged, ingress: Decision::NotJudged };
+        let (egress, ingress) = (Decision::NotJudged, Decision::NotJudged);
+        return Judgement { allowed: true, audited: [false; 2], egress, ingress };
     }
     let egress =
         judge(snapshot, Direction::Egress, source, (destination, flow.destination), destination, flow);
     let ingress = judge(snapshot, Direction::Ingress, destination, (source, flow.source), destination, flow);
-    Judgement { allowed: egress.allows() && ingress.allows(), egress, ingress }
+    let audited = [(&egress, source), (&ingress, destination)]
+        .map(|(decision, pod)| !decision.allows() && pod.is_some_and(|pod| is_in_audit(snapshot, pod)));
+    let allowed = (egress.allows() || audited[0]) && (ingress.allows() || audited[1]);
+    Judgement { allowed, audited, egress, ingress }
+}
+
+/// All pods are, or all of its namespace.
+fn is_in_audit(snapshot: &Snapshot, pod: &Pod) -> bool {
+    let mut namespaces = snapshot.namespaces.values();
+    snapshot.audit || namespaces.any(|namespace| namespace.audit && namespace.name == pod.key.namespace)
 }
 
 fn end<'a>(snapshot: &'a Snapshot, pod: Option<&ObjectKey>, addr: IpAddr) -> Option<&'a Arc<Pod>> {

@@ -270,9 +270,10 @@ mod tests {
         let mut snapshot = Snapshot::default();
         for (name, own) in namespaces {
             let own = own.iter().map(|(key, value)| (Arc::from(*key), Arc::from(*value))).collect();
-            snapshot
-                .namespaces
-                .insert((*name).into(), Arc::new(Namespace { name: (*name).into(), labels: own }));
+            snapshot.namespaces.insert(
+                (*name).into(),
+                Arc::new(Namespace { name: (*name).into(), labels: own, audit: false }),
+            );
         }
         for (name, label) in tenants {
             let tenant = Tenant { name: (*name).into(), namespaces: labels([*label]) };

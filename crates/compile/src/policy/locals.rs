@@ -100,6 +100,8 @@ impl Locals {
         let mut again: BTreeSet<AttachmentId> = before.keys().cloned().collect();
         self.reselect(next, changes, &mut again);
         self.reselect_tiers(next, changes, &mut again);
+        self.audit(next, changes, &mut before);
+        again.extend(before.keys().cloned());
         if again.is_empty() {
             return delta;
         }
@@ -188,6 +190,30 @@ impl Locals {
             }
             if touched {
                 again.insert(id.clone());
+            }
+        }
+    }
+
+    /// Asks of each pod whether its namespace is in audit now.
+    fn audit(
+        &mut self,
+        next: &Snapshot,
+        changes: &Changes<'_>,
+        before: &mut BTreeMap<AttachmentId, Option<LocalPod>>,
+    ) {
+        if !changes.audit && changes.namespaces.is_empty() {
+            return;
+        }
+        for (id, local) in &mut self.rows {
+            let Some(pod) = local.judged_pod(next) else { continue };
+            let namespace = &pod.key.namespace;
+            if !changes.audit && !changes.namespaces.iter().any(|change| change.key == namespace) {
+                continue;
+            }
+            let audited = next.audits(namespace);
+            if audited != local.row.audited {
+                before.entry(id.clone()).or_insert_with(|| Some(local.row.clone()));
+                local.row.audited = audited;
             }
         }
     }
@@ -325,6 +351,7 @@ impl Local {
             host_ifindex: attachment.host_ifindex,
             posture,
             asks_names: false,
+            audited: false,
         };
         let mut local = Self { row, selected: Vec::new(), tiers: Vec::new() };
         if let Some(pod) = known_pod(attachment, next) {
@@ -332,6 +359,7 @@ impl Local {
             let selecting = policies.filter(|(_, policy)| policy.pod_selector.matches(&pod.labels));
             local.selected = selecting.map(|(key, _)| key.clone()).collect();
             local.tiers = tier::selecting(next, pod);
+            local.row.audited = next.audits(&pod.key.namespace);
             // The set follows when the policies have their documents.
             local.row.posture = Posture::Judged(PolicySet::default());
         }

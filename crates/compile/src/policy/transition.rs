@@ -79,7 +79,10 @@ pub(super) fn steps(tables: &PolicyTables, delta: &Delta) -> PolicySteps {
             && delete.is_empty()
             && delta.addresses.is_empty()
             && delta.blocks.is_empty())
-            || moves().any(|change| change.old.is_some() && change.new.is_some()),
+            || delta.locals.pods.iter().any(|change| match (&change.old, &change.new) {
+                (Some(old), Some(new)) => !old.judges_as(new),
+                _ => false,
+            }),
         ..PolicySteps::default()
     };
     steps.refine.extend(put.into_iter().map(|(key, ruling)| Step::Put(Entry::Rule(key, ruling))));

@@ -14,7 +14,7 @@ use sheetbend_testkit::generators::cluster::{Event, sequence};
 use sheetbend_testkit::generators::objects::RandomPod;
 use sheetbend_testkit::generators::pools;
 
-use crate::kernel::{Question, verdict};
+use crate::kernel::{Question, passes};
 use crate::runner;
 
 #[test]
@@ -47,9 +47,8 @@ fn check(before: &Dataplane, after: &Dataplane, plan: &Plan, state: &Snapshot) -
         .flat_map(|pod| questions(state).into_iter().map(|question| (pod.clone(), question)))
         .filter(|(pod, question)| !is_self(before, after, pod, question))
         .collect();
-    let passes = |tables: &Dataplane, (pod, question): &(AttachmentId, Question)| {
-        verdict(tables, pod, question).passes()
-    };
+    let passes =
+        |tables: &Dataplane, (pod, question): &(AttachmentId, Question)| passes(tables, pod, question);
     let verdicts =
         |tables: &Dataplane| -> Vec<bool> { asked.iter().map(|asked| passes(tables, asked)).collect() };
     let (old, new) = (verdicts(before), verdicts(after));

@@ -39,6 +39,7 @@ fn what_opens_and_closes_is_what_the_objects_say() {
     let seen = seen.into_inner();
     eprintln!("{seen:?}");
     let judged: usize = seen.values().sum();
+    assert!(seen.contains_key("audited"), "no difference is of audit");
     for what in ["opens", "closes", "stays open", "stays closed"] {
         assert!(seen.get(what).copied().unwrap_or_default() * 100 >= judged, "{what} is rare");
     }
@@ -155,12 +156,17 @@ fn check_family(
                 prop_assert_eq!(span.is_some(), was.allowed != is.allowed, "{:?} {}", flow, what);
                 let Some(span) = span else { continue };
                 prop_assert_eq!(span.opens, is.allowed, "{:?}", flow);
-                let (was, is) = match span.direction {
-                    Direction::Egress => (&was.egress, &is.egress),
-                    Direction::Ingress => (&was.ingress, &is.ingress),
-                };
-                prop_assert!(is_said(&span.before, was, span.direction), "{span:?}: before {was:?}");
-                prop_assert!(is_said(&span.after, is, span.direction), "{span:?}: after {is:?}");
+                for (verdict, judged) in [(&span.before, &was), (&span.after, &is)] {
+                    let (decision, audited) = match span.direction {
+                        Direction::Egress => (&judged.egress, judged.audited[0]),
+                        Direction::Ingress => (&judged.ingress, judged.audited[1]),
+                    };
+                    prop_assert!(is_said(verdict, decision, span.direction), "{span:?}: {judged:?}");
+                    prop_assert_eq!(verdict.audited, audited, "{:?}", span);
+                    if audited {
+                        *seen.entry("audited").or_default() += 1;
+                    }
+                }
                 prop_assert!(span.before.allows() != span.after.allows(), "{span:?} decides nothing");
             }
         }
@@ -186,7 +192,7 @@ fn find(
 
 fn is_said(verdict: &Verdict, decision: &Decision, direction: Direction) -> bool {
     let origin = verdict.ruling.as_ref().and_then(|ruling| ruling.origin.clone());
-    verdict.allows() == decision.allows()
+    verdict.allows() == (decision.allows() || verdict.audited)
         && match decision {
             Decision::NotJudged => verdict.ruling.is_none(),
             Decision::NotIsolated => origin.is_none(),

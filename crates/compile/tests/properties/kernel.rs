@@ -25,6 +25,11 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
+    /// A policy decided, or the lack of one.
+    fn is_of_policy(&self) -> bool {
+        !matches!(self, Verdict::NoPod | Verdict::Closed)
+    }
+
     pub(crate) fn passes(&self) -> bool {
         matches!(self, Verdict::Open | Verdict::Allowed(_))
     }
@@ -76,6 +81,12 @@ pub(crate) fn verdict(tables: &Dataplane, pod: &AttachmentId, question: &Questio
         }
     }
     Verdict::Denied
+}
+
+/// Whether a pod's programs let it pass.
+pub(crate) fn passes(tables: &Dataplane, pod: &AttachmentId, question: &Question) -> bool {
+    let verdict = verdict(tables, pod, question);
+    verdict.passes() || verdict.is_of_policy() && tables.pods.get(pod).is_some_and(|row| row.audited)
 }
 
 /// Exact, else longest match in a table where IPv4 is mapped into IPv6.

@@ -17,7 +17,7 @@ use sheetbend_testkit::generators::cluster::{cluster, isolated_cluster, tiered_c
 use sheetbend_testkit::generators::packet::{Packet, PacketEnd, packet};
 use sheetbend_testkit::generators::pools;
 
-use crate::kernel::{Question, Verdict, verdict};
+use crate::kernel::{Question, Verdict, passes, verdict};
 use crate::runner;
 
 const PACKETS: usize = 400;
@@ -159,9 +159,10 @@ fn check(
     let (protocol, port) = carried(cluster, packet, destination.pod);
     let flow = oracle_flow((&source, &destination), (protocol, port));
     let judgement = networkpolicy(cluster, &flow);
-    for (direction, subject, peer, decision) in [
-        (Direction::Egress, &source, &destination, &judgement.egress),
-        (Direction::Ingress, &destination, &source, &judgement.ingress),
+    let [egress, ingress] = judgement.audited;
+    for (direction, subject, peer, decision, audited) in [
+        (Direction::Egress, &source, &destination, &judgement.egress, egress),
+        (Direction::Ingress, &destination, &source, &judgement.ingress, ingress),
     ] {
         let Some(attachment) = subject.attachment else { continue };
         let question = Question { direction, peer: peer.addr, protocol, port };
@@ -183,6 +184,10 @@ fn check(
             _ => false,
         };
         prop_assert!(agrees, "{question:?} of {subject:?}: tables {found:?}, objects {decision:?}");
+        prop_assert_eq!(passes(tables, attachment, &question), decision.allows() || audited);
+        if audited {
+            coverage.hit("audited");
+        }
         coverage.count(named, subject.pod.unwrap(), &question, decision, peer.pod);
     }
     Ok(())
@@ -201,8 +206,9 @@ struct Coverage {
 
 impl Coverage {
     const ISOLATION: [&'static str; 3] = ["isolation: denied", "isolation: names", "isolation: own tenant"];
-    const POLICIES: [&'static str; 17] = [
+    const POLICIES: [&'static str; 18] = [
         "not isolated",
+        "audited",
         "denied",
         "allowed",
         "except hit",

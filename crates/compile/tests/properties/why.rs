@@ -68,8 +68,17 @@ impl Seen {
     fn assert_wide(self) {
         let seen = self.0.into_inner();
         eprintln!("{seen:?}");
-        let outcomes =
-            ["not judged", "itself", "open", "default deny", "NetworkPolicy", "Accept", "Deny", "passed on"];
+        let outcomes = [
+            "not judged",
+            "itself",
+            "open",
+            "audited",
+            "default deny",
+            "NetworkPolicy",
+            "Accept",
+            "Deny",
+            "passed on",
+        ];
         let misses = [
             "pod_label",
             "namespace_label",
@@ -129,9 +138,17 @@ fn check(
     if ready {
         prop_assert_eq!(found.allows(), wanted.allowed, "{:?}", flow);
     }
-    for (judgement, decision, subject, peer) in
-        [(&found.egress, &wanted.egress, ends.0, ends.1), (&found.ingress, &wanted.ingress, ends.1, ends.0)]
-    {
+    let [egress, ingress] = wanted.audited;
+    for (judgement, decision, audited, (subject, peer)) in [
+        (&found.egress, &wanted.egress, egress, ends),
+        (&found.ingress, &wanted.ingress, ingress, (ends.1, ends.0)),
+    ] {
+        if judgement.outcome != Outcome::NotReady {
+            prop_assert_eq!(judgement.audited, audited, "{:?}", flow);
+        }
+        if audited {
+            seen.see("audited");
+        }
         prop_assert!(judgement.agrees, "the walk and the tables: {:?} of {:?}", judgement, flow);
         check_verdict(judgement, decision, seen)?;
         if let Some(attachment) = subject.attachment

@@ -38,6 +38,9 @@ pub const POD_ISOLATED_EGRESS: u32 = 4;
 pub const POD_SHAPED: u32 = 8;
 /// `PodEntry::flags`: what it asks at port 53, whomever, goes to `SERVICES` of [`SCOPE_NAMES`](crate::SCOPE_NAMES).
 pub const POD_ASKS_NAMES: u32 = 16;
+/// `PodEntry::flags`: what its policy denies passes, and is told as [`Reason::PolicyAudited`](crate::Reason::PolicyAudited).
+/// Means nothing without [`POD_READY`].
+pub const POD_AUDITED: u32 = 32;
 
 /// Value of hash `PODS`, key: `u32` interface index of the veth's end on the node.
 #[repr(C)]

@@ -53,6 +53,7 @@ reasons! {
     ToWorld = 3, Forward, "to_world", "Sent outside the cluster.";
     ToStack = 4, Forward, "to_stack", "Handed to the node's own network stack.";
     FromNode = 5, Forward, "from_node", "Made by this node's own stack, which always reaches its pods.";
+    PolicyAudited = 6, Forward, "policy_audited", "The pod's policy would have denied it, and the pod is in audit: it went on.";
     PolicyDenied = 16, Drop, "policy_denied", "No rule of the policies that select the pod allows it.";
     NotReady = 17, Drop, "not_ready", "The pod's policy is not in place yet.";
     SourceSpoofed = 18, Drop, "source_spoofed", "The pod used a source address or Ethernet address that is not its own.";

@@ -64,10 +64,19 @@ pub fn forwarded(packet: &mut Packet, reason: Reason) {
         return;
     }
     if sender.stage != 0 {
-        report(packet, EventKind::Flow, reason, &sender);
+        judged(packet, reason, &sender);
     }
     if receiver.stage != 0 {
-        report(packet, EventKind::Flow, reason, &receiver);
+        judged(packet, reason, &receiver);
+    }
+}
+
+/// One end's policy let it pass, or would not have but for the audit: that counts beside what became of the packet.
+#[inline(always)]
+fn judged(packet: &Packet, reason: Reason, judgement: &Judgement) {
+    report(packet, EventKind::Flow, reason, judgement);
+    if judgement.audited != 0 {
+        count(packet, judgement.ifindex, Reason::PolicyAudited);
     }
 }
 
@@ -75,7 +84,7 @@ pub fn forwarded(packet: &mut Packet, reason: Reason) {
 #[inline(always)]
 fn nobody(packet: &Packet) -> Judgement {
     let ifindex = if packet.from != 0 { packet.from } else { packet.to };
-    Judgement { stage: 0, ifindex, set: 0, class: 0, origin: 0 }
+    Judgement { stage: 0, ifindex, set: 0, class: 0, origin: 0, audited: 0 }
 }
 
 #[inline(always)]
@@ -126,7 +135,9 @@ pub fn report(packet: &Packet, kind: EventKind, reason: Reason, judgement: &Judg
         }
         (*event).dst_port = dst_port;
         (*event).frontend_port = if service { packet.frontend_port } else { 0 };
-        (*event).reason = reason as u16;
+        // By arithmetic, since a branch would double the verifier's paths.
+        let told = reason as u32;
+        (*event).reason = (told ^ ((told ^ Reason::PolicyAudited as u32) * judgement.audited)) as u16;
         (*event).kind = kind as u8;
         (*event).hook = packet.hook as u8;
         (*event).stage = judgement.stage as u8;

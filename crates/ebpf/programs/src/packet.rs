@@ -118,6 +118,8 @@ pub struct Judgement {
     pub class: u32,
     /// Origin of the rule.
     pub origin: u32,
+    /// 1 = it denied, and the pod is in audit.
+    pub audited: u32,
 }
 
 /// Per-CPU scratch space of the packet under way. Softirqs do not nest on a CPU, so it has one user at a time.

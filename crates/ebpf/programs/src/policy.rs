@@ -2,7 +2,7 @@
 
 use aya_ebpf::maps::lpm_trie::Key;
 use sheetbend_ebpf_abi::{
-    ClassKey, DIRECTION_EGRESS, DIRECTION_INGRESS, FLOW_STAGE_EGRESS, FLOW_STAGE_INGRESS,
+    ClassKey, DIRECTION_EGRESS, DIRECTION_INGRESS, FLOW_STAGE_EGRESS, FLOW_STAGE_INGRESS, POD_AUDITED,
     POD_ISOLATED_EGRESS, POD_ISOLATED_INGRESS, POD_READY, PrefixKey, Reason, RuleKey, RuleValue,
     VERDICT_ALLOW,
 };
@@ -24,7 +24,8 @@ pub fn epoch() -> u32 {
 }
 
 /// Judges one end of a flow in the flow's original direction: `egress` asks the initiator's policy, else the
-/// responder's; `port` is the flow's destination port. `ifindex` is the pod's.
+/// responder's; `port` is the flow's destination port. `ifindex` is the pod's. What the policy of a pod in audit denies
+/// passes, and is marked ([`Judgement::audited`](crate::packet::Judgement::audited)).
 ///
 /// # Errors
 /// [`Reason::PolicyDenied`].
@@ -52,6 +53,7 @@ pub fn judge(
     judged.set = set;
     judged.class = class;
     judged.origin = 0;
+    judged.audited = 0;
     let mut rule = None;
     if class != 0 {
         rule = find(packet.protocol, set, class, direction, port);
@@ -64,6 +66,10 @@ pub fn judge(
         if rule.verdict == VERDICT_ALLOW {
             return Ok(());
         }
+    }
+    if flags & POD_AUDITED != 0 {
+        packet.judged[end].audited = 1;
+        return Ok(());
     }
     packet.denied = end as u32;
     Err(Reason::PolicyDenied)

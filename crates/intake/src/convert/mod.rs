@@ -18,9 +18,9 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use serde::{Deserialize, Serialize};
 use sheetbend_model::state::{
-    self, ClusterNetworkPolicy, ENFORCEMENT, EndpointSlice, L2Announcement, LabelSelector, LoadBalancerPool,
-    Namespace, NetworkPolicy, Node, Operator, Pod, Requirement, STAGED, Service, ServiceCidr, Sharing,
-    Snapshot, Staged, Tenant,
+    self, AUDIT, ClusterNetworkPolicy, ENFORCEMENT, EndpointSlice, L2Announcement, LabelSelector,
+    LoadBalancerPool, Namespace, NetworkPolicy, Node, Operator, Pod, Requirement, STAGED, Service,
+    ServiceCidr, Sharing, Snapshot, Staged, Tenant,
 };
 use sheetbend_model::types::{Labels, NodeName, ObjectKey, Protocol, Uid};
 
@@ -294,18 +294,22 @@ fn apart(staged: &Staged) -> Snapshot {
     }
 }
 
-/// What a policy says of itself with [`ENFORCEMENT`]; `None` for other kinds of objects.
+/// What a policy or Namespace says of itself with [`ENFORCEMENT`]; `None` for other kinds of objects.
 pub(crate) fn enforcement(object: &Object) -> Option<&str> {
-    let is_policy = matches!(
-        object.kind(),
-        Kind::NetworkPolicy | Kind::ClusterNetworkPolicy | Kind::ClusterTrafficPolicy | Kind::TrafficPolicy
-    );
-    let annotations = object.metadata().annotations.as_ref().filter(|_| is_policy)?;
+    let has_it = object.kind() == Kind::Namespace || is_policy(object.kind());
+    let annotations = object.metadata().annotations.as_ref().filter(|_| has_it)?;
     annotations.get(ENFORCEMENT).map(String::as_str)
 }
 
+fn is_policy(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::NetworkPolicy | Kind::ClusterNetworkPolicy | Kind::ClusterTrafficPolicy | Kind::TrafficPolicy
+    )
+}
+
 fn is_staged(object: &Object) -> bool {
-    enforcement(object) == Some(STAGED)
+    is_policy(object.kind()) && enforcement(object) == Some(STAGED)
 }
 
 /// The Snapshot of `objects`. `status` counts: a Pod without `status.podIPs` has no address. Attachments are empty.
@@ -361,7 +365,9 @@ fn namespace(namespace: &core::Namespace) -> Namespace {
     let name: Arc<str> = namespace.metadata.name.as_deref().unwrap_or_default().into();
     let mut labels = labels(namespace.metadata.labels.as_ref());
     labels.insert(NAMESPACE_NAME_LABEL.into(), Arc::clone(&name));
-    Namespace { name, labels }
+    let annotations = namespace.metadata.annotations.as_ref();
+    let enforcement = annotations.and_then(|annotations| annotations.get(ENFORCEMENT));
+    Namespace { name, labels, audit: enforcement.is_some_and(|value| value == AUDIT) }
 }
 
 fn tenant(tenant: &crate::resources::Tenant) -> Tenant {

@@ -65,6 +65,14 @@ impl fmt::Display for Notice {
 /// What is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
+    /// Not understood, and so without effect; all else of the object holds.
+    #[error("{field}: {effect}")]
+    Disregarded {
+        /// What it is about.
+        field: String,
+        /// What is held against it, and what holds instead.
+        effect: String,
+    },
     /// The file or directory cannot be read.
     #[error("cannot be read: {0}; check the path and its permissions")]
     Unreadable(String),
@@ -194,7 +202,8 @@ impl Problem {
     /// The field that is wrong, as `spec.ports[0].port`; `None` where it is the whole object.
     pub fn field(&self) -> Option<&str> {
         match self {
-            Problem::DuplicateField { field, .. }
+            Problem::Disregarded { field, .. }
+            | Problem::DuplicateField { field, .. }
             | Problem::UnknownField { field, .. }
             | Problem::WrongType { field, .. }
             | Problem::Missing { field, .. }

@@ -15,7 +15,7 @@ mod watch;
 mod yaml;
 
 pub use crate::convert::{applied, deleted, snapshot};
-pub(crate) use check::problems;
+pub(crate) use check::{disregarded, problems};
 pub use error::{ManifestError, Notice, Place, Problem};
 pub use expand::{Assigned, Cluster, Expanded, build_endpoint_slices, expand};
 pub use manifests::{Manifest, Manifests, Skipped};

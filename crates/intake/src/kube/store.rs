@@ -9,7 +9,7 @@ use sheetbend_model::state::{Sharing, Snapshot};
 use super::closed;
 use super::standing::Standing;
 use crate::convert::Part;
-use crate::file::{Kind, Object, ObjectId, Problem, problems};
+use crate::file::{Kind, Object, ObjectId, Problem, disregarded, problems};
 
 /// The kinds that an agent watches.
 pub(super) const KINDS: &[Kind] = &[
@@ -96,7 +96,7 @@ impl Store {
         self.kinds.iter().copied().filter(|kind| !self.synced.contains(kind))
     }
 
-    /// What the API server should have refused, by object.
+    /// What the API server should have refused, and what has no effect, by object.
     pub(super) fn problems(&self) -> &BTreeMap<ObjectId, Arc<[Problem]>> {
         &self.problems
     }
@@ -139,13 +139,15 @@ impl Store {
 
     fn put(&mut self, object: &Object) {
         let id = object.id();
-        let found = problems(object);
+        let mut found = problems(object);
         if let Some(standing) = Standing::of(object)
             && self.standings.get(&id) != Some(&standing)
         {
             self.standings.insert(id.clone(), standing);
         }
         let part = closed::part(object, &found).map(|part| self.share(part));
+        // What is wrong with an object closes it; this does not.
+        found.extend(disregarded(object));
         if found.is_empty() {
             self.problems.remove(&id);
         } else {

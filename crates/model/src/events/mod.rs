@@ -41,6 +41,8 @@ pub struct PacketEvent {
 pub enum PacketVerdict {
     /// It went on.
     Forwarded,
+    /// It went on; the policy of a pod in audit would have dropped it.
+    Audited,
     /// It ended, silently.
     Dropped,
     /// It ended, and the sender was told.
@@ -62,11 +64,11 @@ pub struct EventEnd {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DecidedBy {
-    /// The policy whose rule allowed it, or the first that isolates the pod.
+    /// The policy whose rule decided, or the first that isolates the pod.
     pub policy: ObjectKey,
     /// Which of the pod's directions.
     pub direction: Direction,
-    /// Index of the rule that allowed it; `None` = default deny.
+    /// Index of the rule that decided; `None` = default deny.
     pub rule: Option<u32>,
     /// The policies that isolate the pod in this direction.
     pub selected_by: Vec<ObjectKey>,

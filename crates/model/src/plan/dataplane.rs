@@ -49,6 +49,15 @@ pub struct LocalPod {
     pub posture: Posture,
     /// A policy of it has peers by domain names: it asks this node's name server, whichever it means.
     pub asks_names: bool,
+    /// What its policies deny passes, and is told.
+    pub audited: bool,
+}
+
+impl LocalPod {
+    /// Whether the same packets of it pass as of `other`, as long as their sets' rows stay.
+    pub fn judges_as(&self, other: &Self) -> bool {
+        self.posture == other.posture && self.audited == other.audited
+    }
 }
 
 /// What the policy says of a pod as a whole.

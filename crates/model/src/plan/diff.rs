@@ -153,7 +153,7 @@ pub fn diff(have: &Dataplane, want: &Dataplane) -> Plan {
         && gone_blocks.is_empty()
         && classes.is_empty()
         && gone_classes.is_empty())
-        || want.pods.iter().any(|(id, pod)| have.pods.get(id).is_some_and(|old| old.posture != pod.posture));
+        || want.pods.iter().any(|(id, pod)| have.pods.get(id).is_some_and(|old| !old.judges_as(pod)));
     plan.refine.extend(routes.into_iter().chain(rules).chain(blocks).chain(classes));
     plan.swap.extend(services.into_iter().chain(addresses).chain(pods));
     plan.retire.extend(gone_pods.into_iter().chain(gone_services).chain(gone_addresses));
@@ -218,6 +218,9 @@ impl fmt::Display for Entry {
                     Posture::Closed => f.write_str(" closed")?,
                     Posture::Judged(set) => write!(f, " {set}")?,
                 }
+                if pod.audited {
+                    f.write_str(" in audit")?;
+                }
                 if pod.asks_names { f.write_str(" asks for names here") } else { Ok(()) }
             }
         }
@@ -280,7 +283,10 @@ mod tests {
         let addresses = vec![AddrKey::new([10, 244, 0, 2].into())];
         let pod = Some(ObjectKey::new("shop", "cart"));
         let posture = Posture::Judged(set(digest));
-        tables.pods.insert(id, LocalPod { pod, addresses, host_ifindex: 7, posture, asks_names: false });
+        tables.pods.insert(
+            id,
+            LocalPod { pod, addresses, host_ifindex: 7, posture, asks_names: false, audited: false },
+        );
         let rule = RuleKey {
             set: set(digest),
             direction: Direction::Ingress,
@@ -315,6 +321,17 @@ mod tests {
         let mut reached = old;
         reached.apply(&plan);
         assert_eq!(reached, new);
+    }
+
+    #[test]
+    fn the_end_of_audit_judges_flows_anew() {
+        let (mut old, new) = (tables(1), tables(1));
+        old.pods.values_mut().for_each(|pod| pod.audited = true);
+        let plan = diff(&old, &new);
+        assert_eq!(
+            plan.to_string(),
+            "swap: + pod shop/cart (shop/deny#00000001)\nretire: raise policy_epoch\n"
+        );
     }
 
     #[test]

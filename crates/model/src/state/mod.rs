@@ -40,6 +40,6 @@ pub use service::{
 };
 pub use sharing::Sharing;
 pub use snapshot::Snapshot;
-pub use staged::{ENFORCED, ENFORCEMENT, STAGED, Staged};
+pub use staged::{AUDIT, ENFORCED, ENFORCEMENT, STAGED, Staged};
 pub use tenant::{ISOLATION, TENANT, Tenant};
 pub use weights::Weights;

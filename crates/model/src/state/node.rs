@@ -49,4 +49,7 @@ pub struct Namespace {
     pub name: Arc<str>,
     /// `metadata.labels`, `kubernetes.io/metadata.name` included.
     pub labels: Labels,
+    /// Annotation [`ENFORCEMENT`](super::ENFORCEMENT) [`AUDIT`](super::AUDIT): what policies deny its pods passes, and is told.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub audit: bool,
 }

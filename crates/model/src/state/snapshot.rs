@@ -48,11 +48,18 @@ pub struct Snapshot {
     /// Domain name, in lower case and without a dot at its end → the addresses that it has, as the name server of *this* node
     /// said to pods of it. Only names that some policy in force here asks for, and no empty sets.
     pub learnt_names: OrdMap<Arc<str>, Arc<BTreeSet<IpAddr>>>,
+    /// The namespaces of all pods are in audit, whatever they say: `policy.audit` of *this* node.
+    pub audit: bool,
     /// What CNI has attached on *this* node.
     pub attachments: OrdMap<AttachmentId, Arc<Attachment>>,
 }
 
 impl Snapshot {
+    /// Whether pods of `namespace` are in audit: what policies deny them passes, and is told.
+    pub fn audits(&self, namespace: &str) -> bool {
+        self.audit || self.namespaces.get(namespace).is_some_and(|namespace| namespace.audit)
+    }
+
     /// The cluster as it would be with its staged policies enforced.
     pub fn with_staged(&self) -> Self {
         let Staged { policies, cluster_policies, traffic_policies } = &self.staged;

@@ -7,11 +7,14 @@ use imbl::OrdMap;
 use super::{ClusterNetworkPolicy, NetworkPolicy, traffic};
 use crate::types::ObjectKey;
 
-/// Annotation of a policy of any kind: [`STAGED`] or [`ENFORCED`]; another value counts as enforced.
+/// Annotation of a policy of any kind: [`STAGED`] or [`ENFORCED`]; of a Namespace: [`AUDIT`] or [`ENFORCED`]. Another value
+/// counts as enforced.
 pub const ENFORCEMENT: &str = "sheetbend.dev/enforcement";
 /// The policy is not enforced.
 pub const STAGED: &str = "staged";
-/// It is, as without the annotation.
+/// Of a Namespace: what policies deny its pods passes, and is told.
+pub const AUDIT: &str = "audit";
+/// It is enforced, as without the annotation.
 pub const ENFORCED: &str = "enforced";
 
 /// Policies with [`ENFORCEMENT`] [`STAGED`]. They are apart from the enforced ones, so that no verdict can depend on them.

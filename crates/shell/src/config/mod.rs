@@ -9,6 +9,7 @@ mod flows;
 mod kubernetes;
 mod node_local;
 mod node_ports;
+mod policy;
 mod service_mode;
 mod source;
 mod yaml;
@@ -25,6 +26,7 @@ pub use conntrack::ConntrackConfig;
 pub use dns::DnsConfig;
 pub use flows::FlowsConfig;
 pub use kubernetes::{ClusterPoolConfig, CniConfig, KubernetesConfig};
+pub use policy::{LoggedVerdicts, PolicyConfig};
 pub use source::{ConfigError, ConfigErrors, Sources, distance};
 
 /// A key of the schema: its name and what it means.
@@ -111,6 +113,21 @@ pub const KEYS: &[Key] = &[
         name: "flows.ring",
         default: "100000",
         help: "The newest flows that a node remembers for `sheetbend policy diff`: addresses, port, verdict, time, no payload; 64 bytes each in the state directory. 0 to 10000000, 0 remembers none.",
+    },
+    Key {
+        name: "policy.audit",
+        default: "false",
+        help: "Whether all pods are in audit: what policies deny passes, is counted and told. A Namespace may ask for it alone, by annotation.",
+    },
+    Key {
+        name: "policy.log",
+        default: "none",
+        help: "Which verdicts of policies are in the agent's log: none, denied (and what passes by audit alone), or all, that is each new flow that a policy judged.",
+    },
+    Key {
+        name: "policy.logRate",
+        default: "10",
+        help: "Lines a second of that log and of rules with log: true, 1 to 10000; ten seconds' worth may come at once. How many were left out is said.",
     },
     Key { name: "nat.ports", default: "40000-59999", help: "Source ports for masquerade." },
     Key { name: "ipam.reuseDelay", default: "30", help: "Seconds that a released address rests." },
@@ -241,6 +258,8 @@ pub struct Config {
     pub conntrack: ConntrackConfig,
     /// `flows.*`.
     pub flows: FlowsConfig,
+    /// `policy.*`.
+    pub policy: PolicyConfig,
     /// `nat.ports`.
     pub nat_ports: PortSpan,
     /// `ipam.reuseDelay`, seconds.
@@ -337,6 +356,7 @@ impl Config {
             cluster_pool,
             conntrack: ConntrackConfig::load(&mut sources),
             flows: FlowsConfig::load(&mut sources),
+            policy: PolicyConfig::load(&mut sources),
             nat_ports: sources.text("nat.ports", PortSpan::parse).unwrap_or(defaults.nat_ports),
             reuse_delay: sources.text("ipam.reuseDelay", str::parse::<u64>).unwrap_or(defaults.reuse_delay),
             dns: DnsConfig::load(&mut sources),
@@ -373,6 +393,7 @@ impl Default for Config {
             cluster_pool: ClusterPoolConfig::default(),
             conntrack: ConntrackConfig::default(),
             flows: FlowsConfig::default(),
+            policy: PolicyConfig::default(),
             nat_ports: PortSpan { first: 40_000, last: 59_999 },
             reuse_delay: 30,
             dns: DnsConfig::default(),

@@ -55,6 +55,8 @@ pub enum Event {
     Namespace(Namespace),
     /// A namespace's object goes.
     NamespaceGone(usize),
+    /// All pods are in audit, or no more.
+    Audit(bool),
     /// A Tenant comes or changes.
     Tenant(Tenant),
     /// A Tenant goes.
@@ -110,6 +112,7 @@ impl Event {
                 snapshot.namespaces.insert(namespace.name.clone(), Arc::new(namespace.clone()));
             }
             Event::NamespaceGone(index) => drop(snapshot.namespaces.remove(NAMESPACES[*index])),
+            Event::Audit(audit) => snapshot.audit = *audit,
             Event::Tenant(tenant) => {
                 snapshot.tenants.insert(tenant.name.clone(), Arc::new(tenant.clone()));
             }
@@ -223,6 +226,7 @@ pub fn event() -> impl Strategy<Value = Event> {
         1 => (0..NETWORK_SETS.len()).prop_map(Event::NetworkSetGone),
         2 => (0..NAMESPACES.len()).prop_flat_map(namespace).prop_map(Event::Namespace),
         1 => (0..NAMESPACES.len()).prop_map(Event::NamespaceGone),
+        1 => prop::bool::weighted(0.3).prop_map(Event::Audit),
         1 => (0..TENANTS.len()).prop_flat_map(tenant).prop_map(Event::Tenant),
         1 => (0..TENANTS.len()).prop_map(Event::TenantGone),
         2 => (0..SERVICES).prop_flat_map(service).prop_map(Event::Service),

@@ -62,7 +62,7 @@ pub fn policies(size: Size) -> Snapshot {
             ("kubernetes.io/metadata.name".into(), name.clone()),
             label("team", format!("team-{}", index % 10)),
         ]);
-        snapshot.namespaces.insert(name.clone(), Arc::new(Namespace { name, labels }));
+        snapshot.namespaces.insert(name.clone(), Arc::new(Namespace { name, labels, audit: false }));
     }
     for index in 0..size.pods {
         add_pod(&mut snapshot, &size, index);

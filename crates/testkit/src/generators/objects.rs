@@ -82,11 +82,12 @@ pub fn namespace(index: usize) -> impl Strategy<Value = Namespace> {
 pub fn namespace_with(index: usize, isolated: f64) -> impl Strategy<Value = Namespace> {
     let word = prop::sample::select(&["strict", "tenant", "tenant", "no-such-word"][..]);
     let isolation = (prop::option::weighted(isolated, word), prop::option::weighted(0.5, one_of(&TENANTS)));
-    (labels(), isolation).prop_map(move |(mut labels, (word, tenant))| {
+    let audit = prop::bool::weighted(0.15);
+    (labels(), isolation, audit).prop_map(move |(mut labels, (word, tenant), audit)| {
         labels.extend(word.map(|word| (text(ISOLATION), text(word))));
         labels.extend(tenant.map(|tenant| (text(TENANT), tenant)));
         labels.insert(text("kubernetes.io/metadata.name"), text(NAMESPACES[index]));
-        Namespace { name: text(NAMESPACES[index]), labels }
+        Namespace { name: text(NAMESPACES[index]), labels, audit }
     })
 }
 

@@ -98,7 +98,7 @@ pub(crate) fn as_held(cluster: &Snapshot) -> Snapshot {
     for name in pools::NAMESPACES {
         let name: Arc<str> = name.into();
         let label = (Arc::from("kubernetes.io/metadata.name"), Arc::clone(&name));
-        let new = || Arc::new(Namespace { name: Arc::clone(&name), labels: [label].into() });
+        let new = || Arc::new(Namespace { name: Arc::clone(&name), labels: [label].into(), audit: false });
         if !held.namespaces.contains_key(&name) {
             held.namespaces.insert(Arc::clone(&name), new());
         }

@@ -174,6 +174,7 @@ fn pods() -> impl Strategy<Value = Vec<(AttachmentId, LocalPod)>> {
                 host_ifindex: 1_000 + 2 * n as u32 + u32::from(second),
                 posture,
                 asks_names: false,
+                audited: false,
             };
             Some((id, pod))
         };

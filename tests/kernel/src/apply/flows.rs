@@ -118,6 +118,7 @@ pub(super) fn one_pod(container: &str, ifindex: u32) -> anyhow::Result<Dataplane
         host_ifindex: ifindex,
         posture: Posture::Judged(PolicySet::default()),
         asks_names: false,
+        audited: false,
     };
     want.pods.insert(id, pod);
     Ok(want)

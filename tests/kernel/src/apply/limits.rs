@@ -89,6 +89,7 @@ pub(super) fn a_pod_whose_tiers_do_not_fit_is_shut(place: &Place) -> anyhow::Res
         host_ifindex: 4_000,
         posture: Posture::Judged(set.clone()),
         asks_names: false,
+        audited: false,
     };
     let mut want = Dataplane::default();
     want.pods.insert(id, pod);

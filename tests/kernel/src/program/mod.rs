@@ -5,6 +5,7 @@ pub mod frame;
 pub mod node;
 pub mod tables;
 
+mod audit;
 mod balance;
 mod direct;
 mod flows;
@@ -28,6 +29,7 @@ pub type Case = fn(&mut Node) -> Result<()>;
 /// All cases by name.
 pub fn cases() -> Vec<(&'static str, Case)> {
     [
+        audit::CASES,
         balance::CASES,
         direct::CASES,
         flows::CASES,

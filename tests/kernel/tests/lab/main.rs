@@ -1,6 +1,7 @@
 //! `sheetbend lab` with manifests nobody tuned for: `cargo xtask test kernel`.
 #![allow(clippy::print_stdout, reason = "says which right is missing")]
 
+mod audit;
 mod domains;
 mod explained;
 mod isolated;
@@ -28,6 +29,7 @@ const CASES: &[(&str, Case)] = &[
     ("namespaces_are_isolated_as_their_labels_say", isolated::namespaces),
     ("traffic_policies_hold_on_sockets", traffic::policies),
     ("staged_policies_change_nothing_and_are_told_of", staged::policies),
+    ("a_namespace_in_audit_passes_and_is_told_of_until_it_is_enforced", audit::namespace),
     ("domain_names_open_what_answers_say", domains::names),
     ("the_world_reaches_load_balancer_addresses", balanced),
     ("pods_ask_their_own_nodes_name_server_else_another", node_local),

@@ -50,7 +50,7 @@ impl DropWatch {
 
     /// Gives `event` to the probe it is about, if any.
     pub(crate) fn dispatch(&self, event: PacketEvent) {
-        if event.verdict == PacketVerdict::Forwarded {
+        if let PacketVerdict::Forwarded | PacketVerdict::Audited = event.verdict {
             return;
         }
         let speech = match &*event.protocol {

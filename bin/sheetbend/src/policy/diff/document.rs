@@ -145,16 +145,18 @@ fn groups(cluster: &Snapshot, parties: &[Party]) -> Vec<Vec<Group>> {
 fn said(verdict: &Verdict, direction: Direction) -> Said {
     let origin = verdict.ruling.as_ref().and_then(|ruling| ruling.origin.as_ref());
     let written = origin.map(|origin| written_as(&origin.policy));
-    let word = if verdict.allows() { "allowed" } else { "denied" };
+    let audited = if verdict.audited { "allowed in audit, would be " } else { "" };
+    let denied = !verdict.allows() || verdict.audited;
+    let word = if denied { format!("{audited}denied") } else { "allowed".to_owned() };
     let selected_by: Vec<String> = verdict.isolated_by.iter().map(ToString::to_string).collect();
     let message = match (origin, &written) {
         (Some(_), Some(("TrafficTier", name))) => format!("{word} by default of TrafficTier {name}"),
         (Some(origin), Some((kind, name))) => {
             format!("{word} by {kind} {name}, {direction}[{}]", origin.rule)
         }
-        _ if verdict.allows() => format!("allowed by default: no policy decides on {direction}"),
+        _ if !denied => format!("allowed by default: no policy decides on {direction}"),
         _ => format!(
-            "denied by default: no rule of NetworkPolic{} {} allows it",
+            "{word} by default: no rule of NetworkPolic{} {} allows it",
             if selected_by.len() == 1 { "y" } else { "ies" },
             selected_by.join(", ")
         ),

@@ -135,9 +135,10 @@ fn side(of: &Judgement<'_>) -> Side {
     });
     Side {
         direction: of.direction.to_string(),
-        verdict: verdict(of.outcome.allows()).to_owned(),
+        verdict: verdict(of.allows()).to_owned(),
         outcome: outcome.to_owned(),
-        message: message(of),
+        audited: of.audited,
+        message: if of.audited { format!("allowed: audit (would be {})", message(of)) } else { message(of) },
         decided_by: origin.map(|origin| Decider {
             kind: written_as(&origin.policy).0.to_owned(),
             policy: written_as(&origin.policy).1.to_string(),

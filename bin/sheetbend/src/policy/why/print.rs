@@ -63,7 +63,11 @@ impl Printer<'_> {
     fn side(&mut self, path: &Path, side: &Side) -> Result<()> {
         let who = subject(path, side);
         let who = who.pod.clone().unwrap_or_else(|| end(who));
-        let code = if side.verdict == "allow" { GREEN } else { RED };
+        let code = match side.verdict.as_str() {
+            _ if side.audited => YELLOW,
+            "allow" => GREEN,
+            _ => RED,
+        };
         let message = self.paint(&side.message, code);
         writeln!(self.out, "  {} of {who}: {message}", side.direction)?;
         for policy in &side.consulted {
@@ -79,7 +83,7 @@ impl Printer<'_> {
                 let message = self.paint(&miss.message, YELLOW);
                 writeln!(self.out, "      {message}")?;
             }
-        } else if side.outcome == "default" && side.verdict == "deny" {
+        } else if side.outcome == "default" && (side.verdict == "deny" || side.audited) {
             writeln!(self.out, "    no rule of these could ever allow it: they have none that allows")?;
         }
         Ok(())

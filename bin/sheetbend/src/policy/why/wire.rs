@@ -75,6 +75,9 @@ pub(crate) struct Side {
     pub(crate) verdict: String,
     /// `rule`, `default`, `not_judged`, `itself`, `own_node` or `not_ready`.
     pub(crate) outcome: String,
+    /// It is denied, and passes: the pod is in audit.
+    #[serde(default)]
+    pub(crate) audited: bool,
     /// The same as a sentence.
     pub(crate) message: String,
     /// The rule that decided.

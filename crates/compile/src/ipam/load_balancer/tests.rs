@@ -82,7 +82,7 @@ fn cluster(pools: &[LoadBalancerPool], services: &[Service]) -> Snapshot {
     for service in services {
         snapshot.services.insert(service.key.clone(), Arc::new(service.clone()));
     }
-    let shop = Namespace { name: "shop".into(), labels: labels(&[("team", "blue")]) };
+    let shop = Namespace { name: "shop".into(), labels: labels(&[("team", "blue")]), audit: false };
     snapshot.namespaces.insert("shop".into(), Arc::new(shop));
     snapshot
 }

@@ -97,9 +97,10 @@ pub fn diff(before: &Snapshot, after: &Snapshot, progress: &mut dyn FnMut(u64, u
 /// A cluster and its tables, those of every pod.
 struct Side {
     explainer: Explainer,
-    sets: Vec<Arc<SetNode>>,
+    /// With whether their pods are in audit.
+    sets: Vec<(Arc<SetNode>, bool)>,
     classes: Vec<Option<Arc<ClassNode>>>,
-    of_set: HashMap<*const SetNode, usize>,
+    of_set: HashMap<(*const SetNode, bool), usize>,
     of_class: HashMap<Option<u64>, usize>,
 }
 
@@ -118,13 +119,16 @@ impl Side {
         &self.explainer.snapshot
     }
 
-    /// The number of a pod's set; `None` while the pod is closed.
+    /// The number of a pod's set, which is another in audit; `None` while the pod is closed.
     fn set(&mut self, pod: &ObjectKey) -> Option<usize> {
         let tables = &self.explainer.tables;
         let set = tables.locals.of_pod(pod).iter().find_map(|id| tables.set_of(id))?;
-        let number = *self.of_set.entry(Arc::as_ptr(set)).or_insert(self.sets.len());
+        let in_audit = self.snapshot().audits(&pod.namespace);
+        let key = (Arc::as_ptr(set), in_audit);
+        let set = Arc::clone(set);
+        let number = *self.of_set.entry(key).or_insert(self.sets.len());
         if number == self.sets.len() {
-            self.sets.push(Arc::clone(set));
+            self.sets.push((set, in_audit));
         }
         Some(number)
     }
@@ -211,11 +215,12 @@ impl Comparison {
                 return *known;
             }
             let of = &self.sides[side];
-            let symbol = of.sets.get(sets[side]).map(|set| &set.symbol);
+            let in_audit = of.sets.get(sets[side]).is_some_and(|(_, in_audit)| *in_audit);
+            let symbol = of.sets.get(sets[side]).map(|(set, _)| &set.symbol);
             let isolated_by =
                 symbol.into_iter().flat_map(|set| set.isolated_by(direction)).cloned().collect();
             let number = match rows(of, sets[side], classes[side]) {
-                Some(rows) => self.known.steps(&rows, direction, &isolated_by),
+                Some(rows) => self.known.steps(&rows, direction, &isolated_by, in_audit),
                 None => self.known.not_judged(),
             };
             self.steps.insert(key, number);

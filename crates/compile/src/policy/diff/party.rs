@@ -133,5 +133,5 @@ fn after(addr: IpAddr) -> Option<IpAddr> {
 /// The rows between one of a side's sets and one of its classes.
 pub(super) fn rows(side: &Side, set: usize, class: usize) -> Option<Rows> {
     let class = side.classes.get(class)?.as_ref().map(|class: &std::sync::Arc<ClassNode>| &**class);
-    Some(Rows::new(side.sets.get(set)?, class))
+    Some(Rows::new(&side.sets.get(set)?.0, class))
 }

@@ -19,17 +19,20 @@ pub struct Verdict {
     pub ruling: Option<Ruling>,
     /// Of a default denial: the NetworkPolicies that isolate the pod in this direction, sorted.
     pub isolated_by: Arc<[ObjectKey]>,
+    /// It is denied, and passes: the pod is in audit.
+    pub audited: bool,
 }
 
 impl Verdict {
     /// Whether it may pass this end.
     pub fn allows(&self) -> bool {
-        self.ruling.as_ref().is_none_or(|ruling| ruling.allows)
+        self.audited || self.ruling.as_ref().is_none_or(|ruling| ruling.allows)
     }
 
-    fn new(ruling: Ruling, isolated_by: &Arc<[ObjectKey]>) -> Self {
+    fn new(ruling: Ruling, isolated_by: &Arc<[ObjectKey]>, in_audit: bool) -> Self {
         let is_default = !ruling.allows && ruling.origin.is_none();
         Self {
+            audited: in_audit && !ruling.allows,
             ruling: Some(ruling),
             isolated_by: if is_default { Arc::clone(isolated_by) } else { [].into() },
         }
@@ -51,12 +54,13 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// The number of the steps that `rows` have in `direction`, for pods that `isolated_by` isolate.
+    /// The number of the steps that `rows` have in `direction`, for pods that `isolated_by` isolate, and that are in audit.
     pub(super) fn steps(
         &mut self,
         rows: &Rows,
         direction: Direction,
         isolated_by: &Arc<[ObjectKey]>,
+        in_audit: bool,
     ) -> usize {
         let steps = CARRIED.map(|protocol| {
             let mut starts = vec![0];
@@ -72,7 +76,7 @@ impl Known {
             let mut steps: Vec<(u16, usize)> = Vec::new();
             for start in starts {
                 let ruling = rows.ruling(direction, protocol, start);
-                let verdict = self.verdict(Verdict::new(ruling, isolated_by));
+                let verdict = self.verdict(Verdict::new(ruling, isolated_by, in_audit));
                 if steps.last().is_none_or(|(_, last)| *last != verdict) {
                     steps.push((start, verdict));
                 }
@@ -84,7 +88,7 @@ impl Known {
 
     /// Those of an end without policies of its own.
     pub(super) fn not_judged(&mut self) -> usize {
-        let verdict = self.verdict(Verdict { ruling: None, isolated_by: [].into() });
+        let verdict = self.verdict(Verdict { ruling: None, isolated_by: [].into(), audited: false });
         self.intern(CARRIED.map(|_| vec![(0, verdict)]))
     }
 

@@ -82,7 +82,7 @@ pub struct Explanation<'a> {
 impl Explanation<'_> {
     /// Whether both ends let it pass.
     pub fn allows(&self) -> bool {
-        self.egress.outcome.allows() && self.ingress.outcome.allows()
+        self.egress.allows() && self.ingress.allows()
     }
 }
 
@@ -97,12 +97,21 @@ pub struct Judgement<'a> {
     pub peer: Option<&'a Pod>,
     /// What comes of it.
     pub outcome: Outcome,
+    /// It is denied, and passes: the pod is in audit.
+    pub audited: bool,
     /// The policies of this direction that select the pod, in the order of evaluation.
     pub consulted: Vec<Consulted<'a>>,
     /// Of a default deny, the rule that would allow it and is nearest to a match, if there is any such rule.
     pub nearest: Option<Nearest>,
     /// Whether the policies, read one by one, say what the tables say. Anything else is our fault.
     pub agrees: bool,
+}
+
+impl Judgement<'_> {
+    /// Whether it passes this end.
+    pub fn allows(&self) -> bool {
+        self.audited || self.outcome.allows()
+    }
 }
 
 /// What comes of a flow at one end.
@@ -121,7 +130,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Whether it may pass.
+    /// Whether it may pass; in audit it does anyway.
     pub fn allows(&self) -> bool {
         match self {
             Outcome::NotJudged | Outcome::Itself | Outcome::OwnNode => true,
@@ -284,6 +293,7 @@ impl Explainer {
             subject,
             peer: asked.peer,
             outcome: Outcome::NotJudged,
+            audited: false,
             consulted: Vec::new(),
             nearest: None,
             agrees: true,
@@ -316,6 +326,7 @@ impl Explainer {
             None if !ruling.allows => judgement.nearest = walk.nearest(),
             None => {}
         }
+        judgement.audited = !ruling.allows && self.snapshot.audits(&pod.key.namespace);
         judgement.outcome = Outcome::Ruled(ruling);
         judgement.consulted = walk.consulted;
         judgement

@@ -1,9 +1,10 @@
 //! `metadata` (apimachinery `ValidateObjectMeta`).
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use sheetbend_model::state::{ENFORCED, ENFORCEMENT, STAGED};
+use sheetbend_model::state::{AUDIT, ENFORCED, ENFORCEMENT, STAGED};
 
 use super::{Check, names};
+use crate::file::error::Problem;
 use crate::file::field::Field;
 use crate::file::object::{Kind, Object};
 
@@ -24,11 +25,22 @@ pub(super) fn check(check: &mut Check<'_>, object: &Object) {
 
 /// What nobody understands is enforced: a policy that is left out by a slip of the pen would open what it closes.
 fn enforcement(check: &mut Check<'_>, metadata: &Field<'_>, object: &Object) {
-    let Some(value) = crate::convert::enforcement(object) else { return };
-    if ![STAGED, ENFORCED].contains(&value) {
-        let effect = format!("{value:?} is none of {STAGED}, {ENFORCED}; the policy is enforced");
+    if let Some(Problem::Disregarded { effect, .. }) = disregarded(object) {
         check.not_built(&metadata.key("annotations").key(ENFORCEMENT), &effect);
     }
+}
+
+/// The annotation [`ENFORCEMENT`], where it is not understood.
+pub(crate) fn disregarded(object: &Object) -> Option<Problem> {
+    let value = crate::convert::enforcement(object)?;
+    let (known, what) = if object.kind() == Kind::Namespace {
+        (AUDIT, "policies are enforced for its pods")
+    } else {
+        (STAGED, "the policy is enforced")
+    };
+    let effect = format!("{value:?} is none of {known}, {ENFORCED}; {what}");
+    let field = format!("annotation {ENFORCEMENT}");
+    (![known, ENFORCED].contains(&value)).then_some(Problem::Disregarded { field, effect })
 }
 
 /// `labels` and the keys of `annotations`.

@@ -72,6 +72,8 @@ pub(super) fn object(check: &mut Check<'_>, object: &Object) {
     }
 }
 
+pub(crate) use metadata::disregarded;
+
 /// What an API server should have refused in `object`, as far as the data path depends on it.
 pub(crate) fn problems(object: &Object) -> Vec<Problem> {
     let file = Place { file: std::path::Path::new("").into(), line: 0 };
