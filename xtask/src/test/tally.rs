@@ -70,7 +70,9 @@ impl Tally {
             } else if let Some(name) = section(line) {
                 saying = tally.failures.iter().position(|failure| failure.lines().next() == Some(name));
                 lines = 0;
-            } else if line.starts_with("failures:") || line.trim_start().starts_with("Running ") {
+            } else if ["failures:", "stack backtrace:", "Stack backtrace:"].contains(&line.trim_end())
+                || line.trim_start().starts_with("Running ")
+            {
                 saying = None;
             } else if let Some(said) = saying
                 && !line.trim().is_empty()
@@ -134,6 +136,8 @@ failures:\n\
 \n\
 ---- a::c stdout ----\n\
 boom\n\
+stack backtrace:\n\
+0: f\n\
 \n\
 test result: FAILED. 1 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
 test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.10s\n";
@@ -158,6 +162,9 @@ test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; fin
 
     #[test]
     fn the_reason_of_a_failure_is_shown() {
-        assert_eq!(failures_of(OUTPUT), "failures:\n\n---- a::c stdout ----\nboom\n\n");
+        assert_eq!(
+            failures_of(OUTPUT),
+            "failures:\n\n---- a::c stdout ----\nboom\nstack backtrace:\n0: f\n\n"
+        );
     }
 }

@@ -293,16 +293,16 @@ mod tests {
     #[test]
     fn a_name_too_many_takes_the_place_of_the_one_that_ends_first() {
         let mut learnt = Learnt::default();
-        let all = patterns(&["*.test"]);
-        let name = |index: usize| format!("n{index}.test");
+        let all = patterns(&["*.example.test"]);
+        let name = |index: usize| format!("n{index}.example.test");
         for index in 0..NAMES {
             let ttl = if index == 7 { 40 } else { 60 };
             learnt.learn(&answer(&[&name(index)], &["192.0.2.1"], ttl), &all, 1_000);
         }
         assert_eq!((learnt.names().len(), learnt.crowded_out()), (NAMES, 0));
-        assert!(learnt.learn(&answer(&["late.test"], &["192.0.2.1"], 60), &all, 1_000));
+        assert!(learnt.learn(&answer(&["late.example.test"], &["192.0.2.1"], 60), &all, 1_000));
         assert_eq!((learnt.names().len(), learnt.crowded_out(), learnt.crowded_out()), (NAMES, 1, 0));
-        assert!(learnt.names().contains_key("late.test"));
+        assert!(learnt.names().contains_key("late.example.test"));
         assert!(!learnt.names().contains_key(name(7).as_str()));
     }
 
@@ -310,13 +310,13 @@ mod tests {
     fn it_writes_little_of_the_time() {
         let path = std::env::temp_dir().join(format!("sheetbend-learnt-often-{}.json", std::process::id()));
         let mut learnt = Learnt::default();
-        let all = patterns(&["*.test"]);
-        learnt.learn(&answer(&["a.test"], &["192.0.2.1"], 300), &all, 1_000);
+        let all = patterns(&["*.example.test"]);
+        learnt.learn(&answer(&["a.example.test"], &["192.0.2.1"], 300), &all, 1_000);
         learnt.write(&path).unwrap();
         learnt.rests = Some(Instant::now() + std::time::Duration::from_secs(3_600));
-        learnt.learn(&answer(&["b.test"], &["192.0.2.1"], 300), &all, 1_000);
+        learnt.learn(&answer(&["b.example.test"], &["192.0.2.1"], 300), &all, 1_000);
         learnt.write(&path).unwrap();
-        assert_eq!(shown(&Learnt::read(&path)), ["a.test 192.0.2.1"]);
+        assert_eq!(shown(&Learnt::read(&path)), ["a.example.test 192.0.2.1"]);
         learnt.rests = None;
         learnt.write(&path).unwrap();
         assert_eq!(shown(&Learnt::read(&path)).len(), 2);
