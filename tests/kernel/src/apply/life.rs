@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use aya::maps::{Array, Map, MapData};
@@ -183,7 +184,12 @@ pub(super) fn programs_of_sockets_outlive_the_agent(place: &Place) -> anyhow::Re
     }
     kernel.detach_cgroup()?;
     ensure!(kernel.socket_links()?.is_empty());
-    other.attach_cgroup(&cgroup.0)?;
+    // The kernel takes programs of a link that nobody holds away in its own time.
+    let end = Instant::now() + Duration::from_secs(10);
+    while let Err(error) = other.attach_cgroup(&cgroup.0) {
+        ensure!(matches!(error, BpfError::CgroupClaimed { .. }) && Instant::now() < end, "{error}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     other.detach_cgroup()?;
     Ok(())
 }
