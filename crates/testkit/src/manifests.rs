@@ -5,20 +5,26 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sheetbend_model::state::{
-    ContainerPort, LabelSelector, NetworkPolicy, Operator, Peer, Pod, PodPhase, PolicyPort, PolicyRule,
-    PortMatch, Requirement, Snapshot,
+    AUDIT, ContainerPort, ENFORCEMENT, LabelSelector, NetworkPolicy, Operator, Peer, Pod, PodPhase,
+    PolicyPort, PolicyRule, PortMatch, Requirement, Snapshot,
 };
 
 /// Every Namespace that the Snapshot knows or a Pod or NetworkPolicy of it lives in: an API server has them all.
 pub fn namespaces(snapshot: &Snapshot) -> Vec<Value> {
     let named = snapshot.pods.keys().chain(snapshot.policies.keys()).map(|key| &key.namespace);
-    let mut labels: BTreeMap<Arc<str>, Value> =
-        named.map(|name| (Arc::clone(name), json!({ "kubernetes.io/metadata.name": name }))).collect();
+    let metadata =
+        |name: &Arc<str>| json!({ "name": name, "labels": { "kubernetes.io/metadata.name": name } });
+    let mut all: BTreeMap<Arc<str>, Value> = named.map(|name| (Arc::clone(name), metadata(name))).collect();
     for (name, namespace) in &snapshot.namespaces {
-        labels.insert(Arc::clone(name), json!(namespace.labels));
+        let mut metadata = json!({ "name": name, "labels": namespace.labels });
+        if namespace.audit {
+            metadata["annotations"] = json!({ ENFORCEMENT: AUDIT });
+        }
+        all.insert(Arc::clone(name), metadata);
     }
-    let object = |(name, labels)| json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": labels } });
-    labels.into_iter().map(object).collect()
+    all.into_values()
+        .map(|metadata| json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata }))
+        .collect()
 }
 
 /// Every Pod. Each of its ports has a container of its own, as names of ports are unique in a container only.

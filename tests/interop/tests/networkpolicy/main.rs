@@ -56,13 +56,14 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// `cluster` without the labels, Tenants and TrafficPolicies that only we know.
+/// `cluster` without the labels, Tenants, TrafficPolicies and audits that only we know.
 fn without_isolation(mut cluster: Snapshot) -> Snapshot {
     cluster.tenants.clear();
     cluster.traffic_policies.clear();
     let namespaces = std::mem::take(&mut cluster.namespaces).into_iter().map(|(name, namespace)| {
         let mut namespace = Namespace::clone(&namespace);
         namespace.labels.retain(|key, _| ![ISOLATION, TENANT].contains(&&**key));
+        namespace.audit = false;
         (name, Arc::new(namespace))
     });
     cluster.namespaces = namespaces.collect();
