@@ -208,15 +208,21 @@ fn as_root(repo: &Repo, name: &str, programs: &[&str], filters: &[&str]) -> Resu
         return Ok(Tally::failure(format!("{name}: the binaries do not build")));
     }
     step.end(Mark::Done, "");
+    let command = root_command(repo, programs)?;
+    let mut tally = cargo_test(repo, name, command, filters)?;
+    once_more(repo, programs, &mut tally)?;
+    Ok(tally)
+}
+
+/// `cargo test` of test programs, with what those that need root are told.
+fn root_command(repo: &Repo, programs: &[&str]) -> Result<Command> {
     let mut command = repo.cargo();
     command.args(["test", "--no-fail-fast", "--workspace"]).args(programs);
     command.env("SHEETBEND_KERNEL_TESTS", "1").env("SHEETBEND_CNITOOL", cache().join("bin/cnitool"));
     if programs.contains(&CYCLONUS) {
         command.env("SHEETBEND_CYCLONUS", crate::kube::cyclonus(repo)?);
     }
-    let mut tally = cargo_test(repo, name, command, filters)?;
-    once_more(repo, programs, &mut tally)?;
-    Ok(tally)
+    Ok(command)
 }
 
 /// Tests that failed run once more, one at a time: what fails only beside other work is counted as passed, and named
@@ -227,9 +233,8 @@ fn once_more(repo: &Repo, programs: &[&str], tally: &mut Tally) -> Result<()> {
         return Ok(());
     }
     for (index, name) in failed.iter().enumerate().rev() {
-        let mut command = repo.cargo();
-        command.args(["test", "--no-fail-fast", "--workspace"]).args(programs);
-        command.args(["--", "--exact", name]).env("SHEETBEND_KERNEL_TESTS", "1");
+        let mut command = root_command(repo, programs)?;
+        command.args(["--", "--exact", name]);
         let mut step = Step::start(format!("again, alone: {name}"));
         let done = process::capture(&mut command, &mut |line| step.note(line))?;
         if done.ok() && Tally::read(&done.output).passed == 1 {
